@@ -1,0 +1,1 @@
+"""pyctrd: containerd's job as a Python library, with no daemon."""

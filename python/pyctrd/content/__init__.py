@@ -1,0 +1,1 @@
+"""Blobs by digest, and unpacked layers by diff_id."""

@@ -1,0 +1,1 @@
+"""The main lines: pull, unpack, run. The only code that joins two rooms."""

@@ -1,0 +1,1 @@
+"""Interfaces and network namespaces; usable alone."""

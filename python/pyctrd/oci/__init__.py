@@ -1,0 +1,1 @@
+"""Values: references, digests, descriptors, platforms, manifests, indexes, configs. No I/O."""

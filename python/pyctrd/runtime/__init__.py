@@ -1,0 +1,1 @@
+"""Containers: spec, bundle, runc, shim, state."""

@@ -1,0 +1,1 @@
+"""Root file systems: the snapshotter protocol, overlayfs and native."""

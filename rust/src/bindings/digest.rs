@@ -1,0 +1,63 @@
+//! Bindings of `digest`: hashing with no engine.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::error::{Error, Result};
+
+/// Bytes read at once: past this size a larger read gains nothing.
+const READ_BYTES: usize = 1 << 20;
+
+/// The digest of a file's bytes, as `algorithm:hex`.
+#[pyfunction]
+#[pyo3(signature = (path, *, algorithm = "sha256"))]
+fn digest_file(py: Python<'_>, path: PathBuf, algorithm: &str) -> PyResult<String> {
+    let algorithm = match algorithm {
+        "sha256" => Algorithm::Sha256,
+        "sha512" => Algorithm::Sha512,
+        _ => {
+            return Err(Error::Invalid {
+                field: "algorithm",
+                value: algorithm.to_owned(),
+                reason: "expected sha256 or sha512".to_owned(),
+            }
+            .into());
+        }
+    };
+    Ok(py.detach(|| hash_file(&path, algorithm))?.to_string())
+}
+
+/// Raises unless the file's bytes hash to `digest`.
+#[pyfunction]
+fn verify_file(py: Python<'_>, path: PathBuf, digest: &str) -> PyResult<()> {
+    let expected: Digest = digest.parse()?;
+    let actual = py.detach(|| hash_file(&path, expected.algorithm()))?;
+    if actual == expected {
+        return Ok(());
+    }
+    Err(Error::DigestMismatch { subject: path.display().to_string(), expected, actual }.into())
+}
+
+fn hash_file(path: &PathBuf, algorithm: Algorithm) -> Result<Digest> {
+    let mut file = File::open(path).map_err(|e| Error::io("open", path, &e))?;
+    let mut hasher = Hasher::new(algorithm);
+    let mut block = vec![0; READ_BYTES];
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(n) => hasher.update(&block[..n]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io("read", path, &e)),
+        }
+    }
+}
+
+/// Adds this room's names to the module.
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(digest_file, module)?)?;
+    module.add_function(wrap_pyfunction!(verify_file, module)?)
+}

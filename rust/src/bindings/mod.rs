@@ -1,0 +1,23 @@
+//! The PyO3 classes, one file a room; the only code that names pyo3.
+
+mod cas;
+mod digest;
+mod errors;
+mod layer;
+mod mount;
+mod pipeline;
+mod spawn;
+
+use pyo3::prelude::*;
+
+/// The private native module; its public names are re-exported by `pyctrd`.
+#[pymodule(gil_used = false)]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    cas::register(module)?;
+    digest::register(module)?;
+    layer::register(module)?;
+    mount::register(module)?;
+    pipeline::register(module)?;
+    spawn::register(module)
+}

@@ -1,0 +1,1 @@
+//! The content-addressable store: ingest, blobs, locks.

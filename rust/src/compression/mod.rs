@@ -1,0 +1,1 @@
+//! Detection and decompression of layer blobs.

@@ -1,0 +1,1 @@
+//! The kernel's mount API: overlay, bind, unmount.

@@ -1,0 +1,1 @@
+//! The single pass that joins digest, decompression and unpacking.

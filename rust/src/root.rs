@@ -1,0 +1,1 @@
+//! A directory descriptor; every path is resolved beneath it by the kernel.

@@ -1,0 +1,1 @@
+//! Starting the shim without forking the caller's process.

@@ -1,0 +1,1 @@
+//! Layer archives: headers, apply, whiteouts, the layer index.
