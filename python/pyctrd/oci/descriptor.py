@@ -1,0 +1,60 @@
+"""Descriptors: media type, digest and size of some content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from pyctrd.oci.digest import Digest
+from pyctrd.oci.document import Fields, invalid
+from pyctrd.oci.platform import Platform
+
+# RFC 6838 allows 127 characters on each side of the slash.
+MEDIA_TYPE_MAX_CHARS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What some content is, and how to know it.
+
+    Attributes:
+        media_type: RFC 6838.
+        digest: Of the bytes as they are stored.
+        size: Bytes.
+        platform: In an index, whom the manifest is for.
+        annotations: Free text by key.
+        artifact_type: What kind of artifact a manifest is, "" where not said.
+        raw: The whole JSON object, with the fields that are not known here.
+
+    Spec:
+        image-spec v1.1 descriptor.md.
+    """
+
+    media_type: str
+    digest: Digest
+    size: int
+    platform: Platform | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    artifact_type: str = ""
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def read(cls, fields: Fields) -> Self:
+        """From an object of a document.
+
+        Raises:
+            InvalidError: A field is missing or wrong; ``.field`` is its path.
+        """
+        media_type = fields.text("mediaType")
+        if not 3 <= len(media_type) <= MEDIA_TYPE_MAX_CHARS or "/" not in media_type:
+            raise invalid(fields.at("mediaType"), media_type, "type/subtype")
+        return cls(
+            media_type=media_type,
+            digest=Digest.parse(fields.text("digest"), field=fields.at("digest")),
+            size=fields.size("size"),
+            platform=Platform.read(fields.object("platform")) if fields.has("platform") else None,
+            annotations=fields.table("annotations"),
+            artifact_type=fields.text("artifactType", ""),
+            raw=fields.values,
+        )

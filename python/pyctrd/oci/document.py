@@ -1,0 +1,143 @@
+"""JSON documents read field by field: every error names the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from pyctrd.errors import InvalidError
+
+# Registries refuse larger ones (distribution-spec v1.1, "Pushing Manifests"); an attacker would not.
+DOCUMENT_MAX_BYTES = 4 * 1024 * 1024
+_VALUE_MAX_CHARS = 80
+_SIZE_MAX = 2**63 - 1
+
+
+def invalid(field: str, value: object, expected: str) -> InvalidError:
+    """The error for a field: where, what stood there, what should."""
+    shown = repr(value)
+    if len(shown) > _VALUE_MAX_CHARS:
+        shown = shown[: _VALUE_MAX_CHARS - 1] + "…"
+    return InvalidError(f"invalid document: {field}: {shown}: expected {expected}", field=field, value=shown)
+
+
+class Fields:
+    """One JSON object under inspection.
+
+    Args:
+        values: The decoded object.
+        path: Where it stands in its document; "" for the top.
+    """
+
+    __slots__ = ("path", "values")
+
+    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+        self.values = values
+        self.path = path
+
+    @classmethod
+    def parse(cls, body: bytes, *, kind: str) -> Fields:
+        """Decode a document whose top is an object.
+
+        Raises:
+            InvalidError: Too large, no JSON, or another type at the top.
+        """
+        if len(body) > DOCUMENT_MAX_BYTES:
+            raise InvalidError(
+                f"invalid {kind}: {len(body)} bytes: expected at most {DOCUMENT_MAX_BYTES}",
+                field=kind,
+                value=len(body),
+            )
+        try:
+            values = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise InvalidError(f"invalid {kind}: no JSON: {error}", field=kind) from error
+        return cls.of(values, kind)
+
+    @classmethod
+    def of(cls, value: Any, path: str) -> Fields:
+        """An object that stands at a path.
+
+        Raises:
+            InvalidError: It is no object.
+        """
+        if not isinstance(value, dict):
+            raise invalid(path, value, "an object")
+        return cls(value, path)
+
+    def at(self, name: str) -> str:
+        """The path of a field."""
+        return f"{self.path}.{name}" if self.path else name
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not null: Go's encoders write null for what is empty."""
+        return self.values.get(name) is not None
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A string."""
+        value = self.values.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str):
+            raise invalid(self.at(name), value, "a string")
+        if "\0" in value:
+            raise invalid(self.at(name), value, "a string without NUL")
+        return value
+
+    def size(self, name: str) -> int:
+        """A number of bytes: 0 to 2^63-1."""
+        value = self.values.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _SIZE_MAX:
+            raise invalid(self.at(name), value, "a number of bytes")
+        return value
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """A whole number."""
+        value = self.values.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise invalid(self.at(name), value, "a whole number")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings; nothing is an empty one."""
+        value = self.values.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            raise invalid(self.at(name), value, "a list of strings")
+        for position, item in enumerate(value):
+            if not isinstance(item, str) or "\0" in item:
+                raise invalid(f"{self.at(name)}[{position}]", item, "a string without NUL")
+        return tuple(value)
+
+    def table(self, name: str) -> dict[str, str]:
+        """An object of strings; nothing is an empty one."""
+        value = self.values.get(name)
+        if value is None:
+            return {}
+        for key, item in self.of(value, self.at(name)).values.items():
+            if not isinstance(item, str):
+                raise invalid(f"{self.at(name)}.{key}", item, "a string")
+        return dict(value)
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """The keys of an object used as a set, as Docker writes ports and volumes."""
+        value = self.values.get(name)
+        return () if value is None else tuple(self.of(value, self.at(name)).values)
+
+    def object(self, name: str) -> Fields:
+        """An object that must be there."""
+        return self.of(self.values.get(name), self.at(name))
+
+    def objects(self, name: str, *, most: int) -> list[Fields]:
+        """A list of objects that must be there."""
+        value = self.values.get(name)
+        if not isinstance(value, list):
+            raise invalid(self.at(name), value, "a list")
+        if len(value) > most:
+            raise invalid(self.at(name), len(value), f"at most {most} entries")
+        return [self.of(item, f"{self.at(name)}[{position}]") for position, item in enumerate(value)]

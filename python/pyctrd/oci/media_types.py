@@ -1,0 +1,53 @@
+"""Media types of OCI and of Docker schema 2, and what they are."""
+
+from __future__ import annotations
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+
+INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
+MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+
+# What a registry is asked for: the newer form first, as containerd does.
+ACCEPT = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
+
+# Layer media type → compression. The non-distributable and foreign forms are read as the plain ones; their
+# `urls` are never followed.
+_LAYERS = {
+    "application/vnd.oci.image.layer.v1.tar": "none",
+    "application/vnd.oci.image.layer.v1.tar+gzip": "gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd": "zstd",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar": "none",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": "gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": "zstd",
+    "application/vnd.docker.image.rootfs.diff.tar": "none",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": "gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar": "none",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "gzip",
+}
+
+
+def is_index(media_type: str) -> bool:
+    """An index, or Docker's manifest list."""
+    return media_type in INDEXES
+
+
+def is_manifest(media_type: str) -> bool:
+    """An image manifest of OCI or Docker schema 2."""
+    return media_type in MANIFESTS
+
+
+def is_layer(media_type: str) -> bool:
+    """A layer that can be unpacked."""
+    return media_type in _LAYERS
+
+
+def layer_compression(media_type: str) -> str | None:
+    """Say "none", "gzip" or "zstd"; None where the type is no layer's."""
+    return _LAYERS.get(media_type)
