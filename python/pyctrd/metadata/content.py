@@ -1,0 +1,70 @@
+"""Which blobs a namespace has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pyctrd.metadata.table import Table
+
+_COLUMNS = "namespace, digest, size, media_type, source, created_ns"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRecord:
+    """One blob of one namespace.
+
+    Attributes:
+        namespace: Whose.
+        digest: ``algorithm:hex``.
+        size: Bytes.
+        media_type: As the descriptor said.
+        source: ``registry/repository`` that it came from.
+        created_ns: When, in nanoseconds since 1970.
+    """
+
+    namespace: str
+    digest: str
+    size: int
+    media_type: str
+    source: str
+    created_ns: int
+
+
+class ContentRecords(Table):
+    """The blobs of all namespaces."""
+
+    def add(self, namespace: str, digest: str, *, size: int, media_type: str, source: str) -> None:
+        """Record one; one that is recorded stays as it is."""
+        self._run(
+            f"INSERT OR IGNORE INTO content({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+            (namespace, digest, size, media_type, source, time.time_ns()),
+        )
+
+    def find(self, namespace: str, digest: str) -> ContentRecord | None:
+        """The record, None where the namespace has no such blob."""
+        row = self._run(
+            f"SELECT {_COLUMNS} FROM content WHERE namespace = ? AND digest = ?",
+            (namespace, digest),
+        ).fetchone()
+        return None if row is None else ContentRecord(*row)
+
+    def is_recorded(self, digest: str) -> bool:
+        """Whether any namespace has it: for removal from disk, never for an answer to a tenant."""
+        return self._run("SELECT 1 FROM content WHERE digest = ? LIMIT 1", (digest,)).fetchone() is not None
+
+    def delete(self, namespace: str, digest: str) -> None:
+        """Take it from one namespace."""
+        self._run("DELETE FROM content WHERE namespace = ? AND digest = ?", (namespace, digest))
+
+    def walk(self, namespace: str) -> Iterator[ContentRecord]:
+        """The blobs of one namespace, by digest."""
+        sql = f"SELECT {_COLUMNS} FROM content WHERE namespace = ? ORDER BY digest"
+        for row in self._run(sql, (namespace,)):
+            yield ContentRecord(*row)
+
+    def walk_all(self) -> Iterator[ContentRecord]:
+        """The blobs of every namespace."""
+        for row in self._run(f"SELECT {_COLUMNS} FROM content ORDER BY digest"):
+            yield ContentRecord(*row)

@@ -1,0 +1,89 @@
+"""Images: names that point at manifests."""
+
+from __future__ import annotations
+
+import builtins
+from dataclasses import astuple, dataclass, replace
+
+from pyctrd.metadata.table import Table
+
+_COLUMNS = (
+    "namespace, name, target_digest, target_media_type, target_size, manifest_digest, config_digest, platform, "
+    "created_ns, updated_ns"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord:
+    """One name in one namespace.
+
+    Attributes:
+        namespace: Whose.
+        name: The full reference.
+        target_digest: What the reference named in the registry: an index's digest, or a manifest's.
+        target_media_type: The same's media type.
+        target_size: The same's bytes.
+        manifest_digest: The manifest of the chosen platform.
+        config_digest: Its config.
+        platform: ``os/architecture[/variant]``.
+        created_ns: When the name was first pulled, in nanoseconds since 1970.
+        updated_ns: When it was last pulled.
+    """
+
+    namespace: str
+    name: str
+    target_digest: str
+    target_media_type: str
+    target_size: int
+    manifest_digest: str
+    config_digest: str
+    platform: str
+    created_ns: int
+    updated_ns: int
+
+
+class Images(Table):
+    """The names of all namespaces."""
+
+    def put(self, record: ImageRecord) -> ImageRecord:
+        """Set the name; a name that exists keeps its first time. Returns what is stored now."""
+        before = self.find(record.namespace, record.name)
+        if before is not None:
+            record = replace(record, created_ns=before.created_ns)
+        self._run(
+            f"INSERT OR REPLACE INTO images({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            astuple(record),
+        )
+        return record
+
+    def find(self, namespace: str, name: str) -> ImageRecord | None:
+        """The record, None where there is none."""
+        row = self._run(
+            f"SELECT {_COLUMNS} FROM images WHERE namespace = ? AND name = ?",
+            (namespace, name),
+        ).fetchone()
+        return None if row is None else _record(row)
+
+    def delete(self, namespace: str, name: str) -> None:
+        """Take a name away."""
+        self._run("DELETE FROM images WHERE namespace = ? AND name = ?", (namespace, name))
+
+    def list(self, namespace: str) -> builtins.list[ImageRecord]:
+        """By name."""
+        sql = f"SELECT {_COLUMNS} FROM images WHERE namespace = ? ORDER BY name"
+        return [_record(row) for row in self._run(sql, (namespace,))]
+
+
+def _record(row: tuple[str, str, str, str, int, str, str, str, int, int]) -> ImageRecord:
+    return ImageRecord(
+        namespace=row[0],
+        name=row[1],
+        target_digest=row[2],
+        target_media_type=row[3],
+        target_size=row[4],
+        manifest_digest=row[5],
+        config_digest=row[6],
+        platform=row[7],
+        created_ns=row[8],
+        updated_ns=row[9],
+    )

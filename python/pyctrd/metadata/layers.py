@@ -1,0 +1,58 @@
+"""Unpacked layers, by diff_id, shared by all namespaces."""
+
+from __future__ import annotations
+
+import builtins
+import time
+from dataclasses import dataclass
+
+from pyctrd.metadata.table import Table
+
+_COLUMNS = "diff_id, bytes, entries, implied, foreign_links, blob, created_ns"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """One unpacked layer.
+
+    Attributes:
+        diff_id: Digest of its tar.
+        bytes: Content bytes of its files.
+        entries: Entries of its tar.
+        implied: Parent directories that it does not list.
+        foreign_links: Hard links to files of lower layers.
+        blob: Digest of the blob that it was unpacked from.
+        created_ns: When, in nanoseconds since 1970.
+    """
+
+    diff_id: str
+    bytes: int
+    entries: int
+    implied: int
+    foreign_links: int
+    blob: str
+    created_ns: int
+
+
+class Layers(Table):
+    """All unpacked layers."""
+
+    def add(self, diff_id: str, *, bytes: int, entries: int, implied: int, foreign_links: int, blob: str) -> None:  # noqa: A002 - the column's name
+        """Record one; one that is recorded stays as it is."""
+        self._run(
+            f"INSERT OR IGNORE INTO layers({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (diff_id, bytes, entries, implied, foreign_links, blob, time.time_ns()),
+        )
+
+    def find(self, diff_id: str) -> LayerRecord | None:
+        """The record, None where it was not unpacked."""
+        row = self._run(f"SELECT {_COLUMNS} FROM layers WHERE diff_id = ?", (diff_id,)).fetchone()
+        return None if row is None else LayerRecord(*row)
+
+    def delete(self, diff_id: str) -> None:
+        """Forget one."""
+        self._run("DELETE FROM layers WHERE diff_id = ?", (diff_id,))
+
+    def list(self) -> builtins.list[LayerRecord]:
+        """By diff_id."""
+        return [LayerRecord(*row) for row in self._run(f"SELECT {_COLUMNS} FROM layers ORDER BY diff_id")]

@@ -1,0 +1,80 @@
+"""The schema, as the steps that made it. A step that was released never changes."""
+
+from __future__ import annotations
+
+_FIRST = (
+    """CREATE TABLE namespaces (
+        name TEXT PRIMARY KEY,
+        created_ns INTEGER NOT NULL,
+        labels TEXT NOT NULL DEFAULT '{}'
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE content (
+        namespace TEXT NOT NULL REFERENCES namespaces(name),
+        digest TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        media_type TEXT NOT NULL,
+        source TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        PRIMARY KEY (namespace, digest)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX content_by_digest ON content(digest)",
+    """CREATE TABLE layers (
+        diff_id TEXT PRIMARY KEY,
+        bytes INTEGER NOT NULL,
+        entries INTEGER NOT NULL,
+        implied INTEGER NOT NULL,
+        foreign_links INTEGER NOT NULL,
+        blob TEXT NOT NULL,
+        created_ns INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE images (
+        namespace TEXT NOT NULL REFERENCES namespaces(name),
+        name TEXT NOT NULL,
+        target_digest TEXT NOT NULL,
+        target_media_type TEXT NOT NULL,
+        target_size INTEGER NOT NULL,
+        manifest_digest TEXT NOT NULL,
+        config_digest TEXT NOT NULL,
+        platform TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        updated_ns INTEGER NOT NULL,
+        PRIMARY KEY (namespace, name)
+    ) STRICT, WITHOUT ROWID""",
+    # A blob is reserved here before its first byte is written; a row whose digest lock is free was left by
+    # a process that died (durability: write order, step 1).
+    """CREATE TABLE ingests (
+        id TEXT PRIMARY KEY,
+        namespace TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        diff_id TEXT,
+        size INTEGER NOT NULL,
+        started_ns INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE snapshots (
+        key TEXT PRIMARY KEY,
+        namespace TEXT NOT NULL,
+        snapshotter TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        chain_id TEXT NOT NULL,
+        diff_ids TEXT NOT NULL,
+        target TEXT NOT NULL,
+        created_ns INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE containers (
+        namespace TEXT NOT NULL REFERENCES namespaces(name),
+        id TEXT NOT NULL,
+        name TEXT NOT NULL,
+        image_name TEXT NOT NULL,
+        image_digest TEXT NOT NULL,
+        snapshot_key TEXT NOT NULL,
+        command TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        auto_remove INTEGER NOT NULL,
+        stop_signal TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        PRIMARY KEY (namespace, id)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE UNIQUE INDEX containers_by_name ON containers(namespace, name)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)

@@ -1,0 +1,75 @@
+"""Snapshots, and where they are mounted: the durable intent behind each mount."""
+
+from __future__ import annotations
+
+import builtins
+import time
+from dataclasses import dataclass
+
+from pyctrd.metadata.table import Table
+
+_COLUMNS = "key, namespace, snapshotter, kind, chain_id, diff_ids, target, created_ns"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """One snapshot.
+
+    Attributes:
+        key: Names it, and its directory.
+        namespace: Whose.
+        snapshotter: "overlayfs" or "native".
+        kind: "active" (writable) or "view".
+        chain_id: Identifies the stack of layers beneath it.
+        diff_ids: Those layers, lowest first.
+        target: Where it is, or is about to be, mounted; "" for nowhere.
+        created_ns: When, in nanoseconds since 1970.
+    """
+
+    key: str
+    namespace: str
+    snapshotter: str
+    kind: str
+    chain_id: str
+    diff_ids: tuple[str, ...]
+    target: str
+    created_ns: int
+
+
+class Snapshots(Table):
+    """All snapshots."""
+
+    def add(
+        self,
+        key: str,
+        *,
+        namespace: str,
+        snapshotter: str,
+        kind: str,
+        chain_id: str,
+        diff_ids: tuple[str, ...],
+        target: str,
+    ) -> None:
+        """Record one, before anything of it is made."""
+        self._run(
+            f"INSERT INTO snapshots({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (key, namespace, snapshotter, kind, chain_id, " ".join(diff_ids), target, time.time_ns()),
+        )
+
+    def find(self, key: str) -> SnapshotRecord | None:
+        """The record, None where there is none."""
+        row = self._run(f"SELECT {_COLUMNS} FROM snapshots WHERE key = ?", (key,)).fetchone()
+        return None if row is None else _record(row)
+
+    def delete(self, key: str) -> None:
+        """Forget one, after everything of it is gone."""
+        self._run("DELETE FROM snapshots WHERE key = ?", (key,))
+
+    def list(self) -> builtins.list[SnapshotRecord]:
+        """All, by key."""
+        return [_record(row) for row in self._run(f"SELECT {_COLUMNS} FROM snapshots ORDER BY key")]
+
+
+def _record(row: tuple[str, str, str, str, str, str, str, int]) -> SnapshotRecord:
+    key, namespace, snapshotter, kind, chain_id, diff_ids, target, created_ns = row
+    return SnapshotRecord(key, namespace, snapshotter, kind, chain_id, tuple(diff_ids.split()), target, created_ns)
