@@ -75,7 +75,14 @@ class ConflictError(PyctrdError):
     """
 
     def __init__(
-        self, message: str, *, kind: str = "", name: str = "", state: str = "", allowed: str = "", hint: str = ""
+        self,
+        message: str,
+        *,
+        kind: str = "",
+        name: str = "",
+        state: str = "",
+        allowed: str = "",
+        hint: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
@@ -94,7 +101,13 @@ class IntegrityError(PyctrdError):
     """
 
     def __init__(
-        self, message: str, *, subject: str = "", expected: object = None, actual: object = None, hint: str = ""
+        self,
+        message: str,
+        *,
+        subject: str = "",
+        expected: object = None,
+        actual: object = None,
+        hint: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.subject = subject
@@ -123,9 +136,7 @@ class UnsafeArchiveError(PyctrdError):
         reason: What was wrong.
     """
 
-    def __init__(
-        self, message: str, *, entry: bytes = b"", offset: int = 0, reason: str = "", hint: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, entry: bytes = b"", offset: int = 0, reason: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.entry = entry
         self.offset = offset
@@ -203,6 +214,10 @@ class UnavailableError(RegistryError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class UnreachableError(UnavailableError):
+    """No connection at all: the name or the address is wrong, or nothing listens there."""
+
+
 class RuncError(PyctrdError):
     """The OCI runtime refused or failed.
 
@@ -213,7 +228,13 @@ class RuncError(PyctrdError):
     """
 
     def __init__(
-        self, message: str, *, argv: Sequence[str] = (), exit_status: int = 0, stderr: str = "", hint: str = ""
+        self,
+        message: str,
+        *,
+        argv: Sequence[str] = (),
+        exit_status: int = 0,
+        stderr: str = "",
+        hint: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.argv = tuple(argv)

@@ -1,0 +1,101 @@
+"""A blob's bytes on their way from a registry into buffers of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+from typing import TYPE_CHECKING, Any, Self
+
+from pyctrd.errors import RegistryError, UnavailableError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import urllib3
+
+
+class BlobBody:
+    """One answer's body. ``readinto`` in one thread; ``close`` from any.
+
+    Attributes:
+        offset: Which byte of the blob comes first: 0 where the server ignored the range that was asked for.
+        length: Bytes that will come, None where the server did not say.
+    """
+
+    def __init__(self, answer: urllib3.BaseHTTPResponse, *, offset: int, length: int | None, url: str) -> None:
+        self._answer = answer
+        # http.client's own readinto fills our buffer; urllib3's would read into bytes and copy them.
+        self._source: Any = answer._fp  # type: ignore[attr-defined] # noqa: SLF001 - no public way to it
+        self._url = url
+        self._came = 0
+        self._ended = False
+        self.offset = offset
+        self.length = length
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the front of ``buffer``; 0 at the end.
+
+        Raises:
+            UnavailableError: The connection broke, or ended before the last byte.
+        """
+        if self._ended:
+            return 0
+        try:
+            count: int = self._source.readinto(buffer)
+        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+            # ValueError and AttributeError are http.client's ways of saying that close() was called.
+            raise self._broken(type(error).__name__) from error
+        self._came += count
+        if count == 0:
+            if self.length is not None and self._came < self.length:
+                raise self._broken("closed")
+            self._ended = True
+            self._answer.release_conn()
+        return count
+
+    def _broken(self, how: str) -> UnavailableError:
+        expected = f" of {self.length}" if self.length is not None else ""
+        return UnavailableError(
+            f"connection broke: {self._url}: {how} after {self._came}{expected} bytes", method="GET", url=self._url
+        )
+
+    def close(self) -> None:
+        """End it; a read that waits in another thread returns at once. Idempotent."""
+        if self._ended:
+            return
+        self._ended = True
+        # It may have been closed already, or have no socket of its own any more.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            self._answer.shutdown()
+        self._answer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def body_offset(answer: urllib3.BaseHTTPResponse, wanted: int, url: str) -> tuple[int, int | None]:
+    """From which byte an answer starts, and how many come.
+
+    Raises:
+        RegistryError: The range is another than the one that was asked for.
+    """
+    length_text = answer.headers.get("Content-Length", "")
+    length = int(length_text) if length_text.isascii() and length_text.isdigit() else None
+    if answer.status != 206:
+        return 0, length
+    content_range = answer.headers.get("Content-Range", "")
+    unit, _, spans = content_range.partition(" ")
+    first = spans.partition("-")[0]
+    if unit != "bytes" or not first.isdigit() or int(first) != wanted:
+        raise RegistryError(
+            f"wrong range: {url}: asked for bytes from {wanted}, got {content_range[:80]!r}",
+            method="GET",
+            url=url,
+            status=206,
+        )
+    return wanted, length

@@ -1,0 +1,140 @@
+"""``WWW-Authenticate``: what a registry asks for, and the tokens that answer it."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from pyctrd.errors import AuthenticationError, RegistryError
+from pyctrd.registry.credentials import Credentials
+
+# A token without `expires_in` lives 60 seconds (distribution's token specification).
+DEFAULT_TOKEN_SECONDS = 60
+# A token that ends within this is asked for anew: a request takes time too.
+TOKEN_MARGIN_SECONDS = 10
+TOKEN_MAX_BYTES = 1024 * 1024
+CLIENT_ID = "pyctrd"
+
+_PARAMETER = re.compile(r'([a-zA-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One challenge: scheme (lower case) and parameters (RFC 9110, section 11.6.1)."""
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+def parse_challenges(header: str) -> list[Challenge]:
+    """The challenges of a header, in their order; what cannot be read is passed over."""
+    found: list[Challenge] = []
+    for part in re.split(r",\s*(?=[A-Za-z]+\s+[A-Za-z_]+=)|,\s*(?=[A-Za-z]+\s*(?:,|$))", header):
+        scheme, _, rest = part.strip().partition(" ")
+        parameters = {
+            name.lower(): re.sub(r"\\(.)", r"\1", quoted) or plain for name, quoted, plain in _PARAMETER.findall(rest)
+        }
+        if scheme:
+            found.append(Challenge(scheme.lower(), parameters))
+    return found
+
+
+class Fetch(Protocol):
+    """How a token endpoint is asked; returns status and body."""
+
+    def __call__(
+        self, method: str, url: str, *, fields: Mapping[str, str], headers: Mapping[str, str], plain_ok: bool
+    ) -> tuple[int, bytes]:
+        """One request, no redirects."""
+        ...
+
+
+class Tokens:
+    """Bearer tokens by realm, service and scope, kept until they end. Thread-safe."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[str, str, str, str], tuple[str, float]] = {}
+
+    def get(
+        self,
+        challenge: Challenge,
+        *,
+        scope: str,
+        credentials: Credentials | None,
+        registry: str,
+        plain_ok: bool,
+        refresh: bool = False,
+    ) -> str:
+        """A token for a challenge.
+
+        Args:
+            challenge: A bearer challenge.
+            scope: What is wanted where the challenge does not say.
+            credentials: Whose; None for an anonymous token.
+            registry: Whose challenge it is, for messages and so that registries never share tokens.
+            plain_ok: Whether the registry is one to talk to without TLS; the token endpoint then may be too.
+            refresh: Do not take a kept one: the registry refused it.
+
+        Raises:
+            AuthenticationError: The endpoint refused, or the challenge has none.
+        """
+        realm = challenge.parameters.get("realm", "")
+        key = (registry, realm, challenge.parameters.get("service", ""), challenge.parameters.get("scope") or scope)
+        if not realm:
+            raise AuthenticationError(f"challenge without realm: {registry}", url=registry, status=401)
+        with self._lock:
+            kept = self._kept.get(key)
+        if kept is not None and not refresh and kept[1] > time.monotonic():
+            return kept[0]
+        status, body = self._ask(realm, key[2], key[3], credentials, plain_ok=plain_ok)
+        token, seconds = _read_token(status, body, registry)
+        with self._lock:
+            self._kept[key] = (token, time.monotonic() + max(0, seconds - TOKEN_MARGIN_SECONDS))
+        return token
+
+    def _ask(
+        self, realm: str, service: str, scope: str, credentials: Credentials | None, *, plain_ok: bool
+    ) -> tuple[int, bytes]:
+        fields = {"service": service, "scope": scope}
+        if credentials is not None and credentials.identity_token:
+            fields |= {
+                "grant_type": "refresh_token",
+                "refresh_token": credentials.identity_token,
+                "client_id": CLIENT_ID,
+            }
+            return self._fetch("POST", realm, fields=fields, headers={}, plain_ok=plain_ok)
+        headers = {}
+        if credentials is not None:
+            headers["Authorization"] = credentials.basic()
+            fields["account"] = credentials.user
+        wanted = {name: value for name, value in fields.items() if value}
+        return self._fetch("GET", realm, fields=wanted, headers=headers, plain_ok=plain_ok)
+
+
+def _read_token(status: int, body: bytes, registry: str) -> tuple[str, int]:
+    if status in (401, 403):
+        raise AuthenticationError(
+            f"credentials refused: {registry}: the token server answered {status}",
+            url=registry,
+            status=status,
+            hint=f"log in: docker login {registry}",
+        )
+    try:
+        answer: Any = orjson.loads(body) if status == 200 else None
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise RegistryError(f"no token: {registry}: the token server answered {status}", url=registry, status=status)
+    token = answer.get("token") or answer.get("access_token")
+    seconds = answer.get("expires_in", DEFAULT_TOKEN_SECONDS)
+    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+        raise RegistryError(f"no token: {registry}: the token server's answer has none", url=registry, status=status)
+    return token, seconds if isinstance(seconds, int) else DEFAULT_TOKEN_SECONDS

@@ -1,0 +1,379 @@
+"""The distribution API: manifests and blobs of any registry."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlencode, urlsplit
+
+import orjson
+
+from pyctrd.errors import (
+    AuthenticationError,
+    DeniedError,
+    IntegrityError,
+    InvalidError,
+    NotFoundError,
+    RegistryError,
+    SizeMismatchError,
+    UnavailableError,
+    UnsupportedError,
+)
+from pyctrd.oci.descriptor import Descriptor
+from pyctrd.oci.digest import Digest
+from pyctrd.oci.document import DOCUMENT_MAX_BYTES
+from pyctrd.oci.index import detect
+from pyctrd.oci.media_types import ACCEPT, INDEXES, MANIFESTS
+from pyctrd.registry.body import BlobBody, body_offset
+from pyctrd.registry.challenge import Challenge, Tokens, parse_challenges
+from pyctrd.registry.credentials import CredentialStore
+from pyctrd.registry.hosts import api_host, host_of, is_loopback, may_be_plain
+from pyctrd.registry.transport import CONNECT_TIMEOUT_SECONDS, Transport, redacted, retry_after_seconds
+
+if TYPE_CHECKING:
+    import urllib3
+
+    from pyctrd.oci.reference import Reference
+
+ERROR_BODY_MAX_BYTES = 64 * 1024
+ERROR_MESSAGE_MAX_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedManifest:
+    """A manifest or index as it was served, its digest computed from its bytes."""
+
+    descriptor: Descriptor
+    body: bytes
+
+
+class Client:
+    """Talks to registries; one connection pool for each host. Thread-safe.
+
+    Args:
+        ca: PEM certificates to trust beside the system's.
+        plain_http: ``host`` or ``host:port`` to talk to without TLS. Loopback hosts are tried with TLS first and
+            without it second, as Docker does.
+        credentials: User and password by registry, before any configuration file.
+    """
+
+    def __init__(
+        self,
+        *,
+        ca: Path | None = None,
+        plain_http: Collection[str] = (),
+        credentials: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
+        self._plain_http = frozenset(plain_http)
+        self._credentials = CredentialStore(credentials)
+        self._transport = Transport(ca=ca)
+        self._tokens = Tokens(self._fetch_token)
+        self._lock = threading.Lock()
+        self._schemes: dict[str, str] = {}
+        # What a repository's last request was let in with: (registry, scope) → Authorization.
+        self._grants: dict[tuple[str, str], str] = {}
+
+    def manifest(self, reference: Reference) -> FetchedManifest:
+        """Get the manifest or index of a reference, by its digest where it has one, else by its tag.
+
+        Raises:
+            NotFoundError: The registry has none.
+            RegistryError: It refused, or could not be reached.
+            IntegrityError: The bytes are not those that a digest names.
+            InvalidError: They are no manifest, or say two different things about themselves.
+
+        Spec:
+            distribution-spec v1.1, "Pulling manifests".
+        """
+        path = f"/v2/{reference.repository}/manifests/{reference.target}"
+        with self._get(reference, path, "manifest", {"Accept": ", ".join(ACCEPT)}) as answer:
+            body = _read_limited(answer, DOCUMENT_MAX_BYTES, f"manifest {reference}")
+            headers = answer.headers
+        _check_manifest_digest(reference, headers.get("Docker-Content-Digest"), body)
+        media_type = detect(body)
+        announced = headers.get("Content-Type", "").partition(";")[0].strip()
+        if announced in INDEXES | MANIFESTS and announced != media_type:
+            raise InvalidError(
+                f"invalid manifest: {reference}: served as {announced}, reads as {media_type}",
+                field="mediaType",
+                value=media_type,
+            )
+        digest = reference.digest or Digest.of(body)
+        return FetchedManifest(Descriptor(media_type=media_type, digest=digest, size=len(body)), body)
+
+    def open_blob(self, reference: Reference, descriptor: Descriptor, *, offset: int = 0) -> BlobBody:
+        """Ask for a blob's bytes from ``offset`` on. Nothing of them is verified here.
+
+        Returns:
+            The body; its ``offset`` tells where it really starts.
+
+        Raises:
+            NotFoundError: The registry has no such blob.
+            RegistryError: It refused, or could not be reached.
+
+        Spec:
+            distribution-spec v1.1, "Pulling blobs"; RFC 9110, section 14 (ranges).
+        """
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
+        answer = self._get(reference, path, "blob", headers, subject=str(descriptor.digest))
+        url = redacted(answer.url or path)
+        try:
+            _check_not_encoded(answer, url)
+            start, length = body_offset(answer, offset, url)
+        except BaseException:
+            answer.close()
+            raise
+        return BlobBody(answer, offset=start, length=length, url=url)
+
+    def read_blob(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        """Get a small blob whole: a config.
+
+        Raises:
+            InvalidError: Its descriptor says that it is larger than a document may be.
+            IntegrityError: The bytes are not those of the descriptor.
+            RegistryError, NotFoundError: As ``open_blob``.
+        """
+        if descriptor.size > DOCUMENT_MAX_BYTES:
+            raise InvalidError(
+                f"invalid size: {descriptor.digest}: {descriptor.size} bytes: expected at most {DOCUMENT_MAX_BYTES}",
+                field="size",
+                value=descriptor.size,
+            )
+        content = bytearray(descriptor.size + 1)
+        came = 0
+        with self.open_blob(reference, descriptor) as body, memoryview(content) as view:
+            while came < len(content) and (count := body.readinto(view[came:])):
+                came += count
+        if came != descriptor.size:
+            raise SizeMismatchError(
+                f"size mismatch: {descriptor.digest}: expected {descriptor.size} bytes, got {came}",
+                subject=str(descriptor.digest),
+                expected=descriptor.size,
+                actual=came,
+            )
+        found = bytes(content[:came])
+        descriptor.digest.check(found, subject=str(descriptor.digest))
+        return found
+
+    def close(self) -> None:
+        """Close the connections; idempotent."""
+        self._transport.close()
+
+    def _get(
+        self, reference: Reference, path: str, kind: str, headers: Mapping[str, str], *, subject: str = ""
+    ) -> urllib3.BaseHTTPResponse:
+        """One GET with whatever authorization the registry asks for; answers other than 200 and 206 are raised."""
+        registry = reference.registry
+        scope = f"repository:{reference.repository}:pull"
+        url = f"{self._scheme(registry)}://{api_host(registry)}{path}"
+        grant = self._grants.get((registry, scope))
+        refreshed = False
+        while True:
+            sent = {**headers, "Authorization": grant} if grant else dict(headers)
+            answer = self._transport.request("GET", url, headers=sent, plain_hosts=self._plain_hosts(registry))
+            # A blob server behind a redirect has its own ideas of 401; its challenge is not ours to answer.
+            ours = urlsplit(answer.url or url).netloc == urlsplit(url).netloc
+            if answer.status != 401 or not ours or refreshed:
+                break
+            challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""))
+            answer.drain_conn()
+            refreshed = grant is None or self._was_token(grant)
+            grant = self._answer(challenges, registry, scope, refresh=grant is not None)
+            self._grants[registry, scope] = grant
+        if answer.status not in (200, 206):
+            _raise_status(answer, reference, kind, subject or str(reference))
+        return answer
+
+    @staticmethod
+    def _was_token(grant: str) -> bool:
+        return grant.startswith("Bearer ")
+
+    def _answer(self, challenges: list[Challenge], registry: str, scope: str, *, refresh: bool) -> str:
+        """The Authorization that answers a 401.
+
+        Raises:
+            AuthenticationError: There are no credentials, or the challenge is of no known kind.
+        """
+        credentials = self._credentials.find(registry)
+        for challenge in challenges:
+            if challenge.scheme == "bearer":
+                token = self._tokens.get(
+                    challenge,
+                    scope=scope,
+                    credentials=credentials,
+                    registry=registry,
+                    plain_ok=may_be_plain(registry, self._plain_http),
+                    refresh=refresh,
+                )
+                return f"Bearer {token}"
+        if any(challenge.scheme == "basic" for challenge in challenges):
+            if credentials is None or not credentials.password or refresh:
+                raise AuthenticationError(
+                    f"credentials refused: {registry}" if refresh else f"credentials needed: {registry}",
+                    method="GET",
+                    url=registry,
+                    status=401,
+                    hint=f"log in: docker login {registry}",
+                )
+            return credentials.basic()
+        raise AuthenticationError(
+            f"credentials refused: {registry}: no challenge that is known", url=registry, status=401
+        )
+
+    def _fetch_token(
+        self, method: str, url: str, *, fields: Mapping[str, str], headers: Mapping[str, str], plain_ok: bool
+    ) -> tuple[int, bytes]:
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not (parts.scheme == "http" and plain_ok):
+            raise AuthenticationError(
+                f"token server refused: {redacted(url)}: credentials are sent over HTTPS only", url=redacted(url)
+            )
+        if method == "POST":
+            answer = self._transport.post(url, fields)
+        else:
+            joined = f"{url}{'&' if parts.query else '?'}{urlencode(fields)}"
+            answer = self._transport.request("GET", joined, headers=headers)
+        with answer:
+            return answer.status, _read_limited(answer, DOCUMENT_MAX_BYTES, "token")
+
+    def _plain_hosts(self, registry: str) -> frozenset[str]:
+        if self._scheme(registry) == "https":
+            return self._plain_http
+        return self._plain_http | {api_host(registry), host_of(registry)}
+
+    def _scheme(self, registry: str) -> str:
+        """TLS, but for hosts that were declared plain, and loopback ones that do not speak it."""
+        with self._lock:
+            known = self._schemes.get(registry)
+        if known is not None:
+            return known
+        if registry in self._plain_http or host_of(registry) in self._plain_http:
+            scheme = "http"
+        elif is_loopback(registry):
+            scheme = "https" if _speaks_tls(registry) else "http"
+        else:
+            scheme = "https"
+        with self._lock:
+            self._schemes[registry] = scheme
+        return scheme
+
+
+def _speaks_tls(registry: str) -> bool:
+    """Shake hands, nothing more: a plain server answers with what is no TLS.
+
+    The certificate is not looked at here: the real connection does that.
+    """
+    port = registry.rpartition(":")[2] if ":" in registry.rpartition("]")[2] else "443"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    host = host_of(registry)
+    try:
+        with (
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return True
+    except (ssl.SSLError, ConnectionResetError, TimeoutError):
+        return False
+    except OSError:
+        return False  # the real connection says what is wrong
+
+
+def _check_not_encoded(answer: urllib3.BaseHTTPResponse, url: str) -> None:
+    encoding = answer.headers.get("Content-Encoding", "identity")
+    if encoding not in ("", "identity"):
+        raise RegistryError(f"encoded blob: {url}: Content-Encoding: {encoding[:40]}", method="GET", url=url)
+
+
+def _check_manifest_digest(reference: Reference, announced: str | None, body: bytes) -> None:
+    """What was asked for by digest must hash to it; what the registry announces must be true as well."""
+    if reference.digest is not None:
+        reference.digest.check(body, subject=f"manifest {reference}")
+    elif announced is not None:
+        try:
+            digest = Digest.parse(announced, field="Docker-Content-Digest")
+        except InvalidError as error:
+            raise IntegrityError(
+                f"wrong digest header: manifest {reference}: {announced[:80]!r}", subject=str(reference)
+            ) from error
+        digest.check(body, subject=f"manifest {reference}")
+
+
+def _read_limited(answer: urllib3.BaseHTTPResponse, most: int, what: str) -> bytes:
+    """A body of at most ``most`` bytes; a larger one is refused unread where its length is announced."""
+    announced = answer.headers.get("Content-Length", "")
+    if announced.isdigit() and int(announced) > most:
+        raise InvalidError(
+            f"too large: {what}: {announced} bytes: expected at most {most}", field=what, value=announced
+        )
+    try:
+        body = answer.read(most + 1)
+    except Exception as error:
+        from urllib3.exceptions import HTTPError
+
+        if not isinstance(error, HTTPError | OSError):
+            raise
+        raise UnavailableError(f"connection broke: {what}: {type(error).__name__}") from error
+    if len(body) > most:
+        raise InvalidError(f"too large: {what}: expected at most {most} bytes", field=what, value=len(body))
+    if announced.isdigit() and len(body) != int(announced):
+        raise UnavailableError(f"connection broke: {what}: {len(body)} of {announced} bytes")
+    return body
+
+
+def _raise_status(answer: urllib3.BaseHTTPResponse, reference: Reference, kind: str, subject: str) -> NoReturn:
+    url = redacted(answer.url or "")
+    status = answer.status
+    retry_after = retry_after_seconds(answer.headers.get("Retry-After"))
+    codes, message = _read_errors(answer)
+    said = f": {message}" if message else ""
+    shared: dict[str, Any] = {"method": "GET", "url": url, "status": status, "codes": codes}
+    host = urlsplit(url).netloc
+    if status == 401:
+        raise AuthenticationError(
+            f"credentials refused: {reference.repository_name}{said}",
+            **shared,
+            hint=f"log in: docker login {reference.registry}",
+        )
+    if status == 403:
+        raise DeniedError(f"access denied: {reference.repository_name}{said}", **shared)
+    if status in (404, 410):
+        raise NotFoundError(
+            f"{kind} not found: {subject}{said}", kind=kind, name=subject, hint="look at the repository's name and tag"
+        )
+    if status == 429:
+        raise UnavailableError(
+            f"too many requests: {host}{said}", **shared, retry_after_seconds=retry_after, hint="try again later"
+        )
+    if status >= 500:
+        raise UnavailableError(
+            f"registry failed: {host}: status {status}{said}", **shared, retry_after_seconds=retry_after
+        )
+    if status == 406 or "MANIFEST_SCHEMA1" in "".join(codes):
+        raise UnsupportedError(f"no known form: {subject}: the registry has none that was asked for", feature=subject)
+    raise RegistryError(f"unexpected answer: {host}: {kind} {subject}: status {status}{said}", **shared)
+
+
+def _read_errors(answer: urllib3.BaseHTTPResponse) -> tuple[tuple[str, ...], str]:
+    """The codes and the first message of a registry's error body; an HTML page says nothing."""
+    try:
+        body = answer.read(ERROR_BODY_MAX_BYTES)
+        document = orjson.loads(body)
+        errors = [item for item in document["errors"] if isinstance(item, dict)]
+    except Exception:  # noqa: BLE001 - whatever a body is, the status is what counts
+        return (), ""
+    finally:
+        answer.close()
+    codes = tuple(str(item.get("code", ""))[:64] for item in errors)
+    message = str(errors[0].get("message", "")) if errors else ""
+    safe = "".join(c if c.isprintable() else "?" for c in message[:ERROR_MESSAGE_MAX_CHARS])
+    return codes, safe

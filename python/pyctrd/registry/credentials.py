@@ -1,0 +1,172 @@
+"""Who we are to a registry: arguments, Docker's and Podman's files, credential helpers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pyctrd.errors import AuthenticationError, InvalidError
+
+HELPER_TIMEOUT_SECONDS = 30.0
+CONFIG_MAX_BYTES = 1024 * 1024
+# docker.io's credentials stand under this key in Docker's file.
+_DOCKER_KEY = "https://index.docker.io/v1/"
+_HELPER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+# What helpers give as the user's name when the secret is an identity token.
+_TOKEN_USER = "<token>"  # noqa: S105 - the protocol's marker, no secret
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user and a secret, or an identity token; neither shows in ``repr``."""
+
+    user: str
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+    def basic(self) -> str:
+        """The value of an Authorization header."""
+        pair = f"{self.user}:{self.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode("ascii")
+
+
+class CredentialStore:
+    """Finds credentials for a registry host: explicit ones, then each file in turn.
+
+    Args:
+        explicit: User and password by host.
+        files: Configuration files; Docker's and Podman's by default.
+    """
+
+    def __init__(
+        self, explicit: Mapping[str, tuple[str, str]] | None = None, *, files: tuple[Path, ...] | None = None
+    ) -> None:
+        self._explicit = dict(explicit or {})
+        self._files = default_files() if files is None else files
+
+    def find(self, registry: str) -> Credentials | None:
+        """The credentials of a registry; None for an anonymous request.
+
+        Raises:
+            InvalidError: A file is no configuration.
+            AuthenticationError: A helper failed.
+        """
+        if (pair := self._explicit.get(registry)) is not None:
+            return Credentials(*pair)
+        for path in self._files:
+            found = _find_in(path, registry)
+            if found is not None:
+                return found
+        return None
+
+
+def default_files() -> tuple[Path, ...]:
+    """Docker's ``config.json``, then Podman's ``auth.json``."""
+    docker = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
+    named = os.environ.get("REGISTRY_AUTH_FILE")
+    podman = (
+        (Path(named),) if named else (runtime / "containers/auth.json", Path.home() / ".config/containers/auth.json")
+    )
+    return (docker, *podman)
+
+
+def _find_in(path: Path, registry: str) -> Credentials | None:
+    document = _read(path)
+    if document is None:
+        return None
+    keys: tuple[str, ...] = (registry, f"https://{registry}", f"https://{registry}/v1/", f"https://{registry}/v2/")
+    if registry == "docker.io":
+        keys = (_DOCKER_KEY, *keys, "index.docker.io", "registry-1.docker.io")
+    helpers = document.get("credHelpers")
+    for key in keys:
+        if isinstance(helpers, dict) and isinstance(name := helpers.get(key), str):
+            return _ask_helper(name, key)
+    store = document.get("credsStore")
+    if isinstance(store, str) and store:
+        found = _ask_helper(store, _DOCKER_KEY if registry == "docker.io" else registry)
+        if found is not None:
+            return found
+    auths = document.get("auths")
+    for key in keys:
+        if isinstance(auths, dict) and isinstance(entry := auths.get(key), dict):
+            return _from_entry(entry, path, key)
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        with path.open("rb") as file:
+            body = file.read(CONFIG_MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # The error's own text may quote what stands there, which may be a secret.
+        raise InvalidError(f"invalid credentials file: {path}: no JSON", field=str(path)) from error
+    if not isinstance(document, dict):
+        raise InvalidError(f"invalid credentials file: {path}: expected an object", field=str(path))
+    return document
+
+
+def _from_entry(entry: dict[str, Any], path: Path, key: str) -> Credentials | None:
+    token = entry.get("identitytoken")
+    if isinstance(token, str) and token:
+        return Credentials(_TOKEN_USER, identity_token=token)
+    auth = entry.get("auth")
+    if isinstance(auth, str) and auth:
+        try:
+            user, colon, password = base64.b64decode(auth, validate=True).decode().rstrip("\0").partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            colon = user = password = ""
+        if not colon:
+            raise InvalidError(
+                f"invalid credentials file: {path}: auths[{key!r}].auth is no base64 of user:password",
+                field=f"auths[{key!r}].auth",
+            )
+        return Credentials(user, password)
+    name, secret = entry.get("username"), entry.get("password")
+    if isinstance(name, str) and isinstance(secret, str) and name:
+        return Credentials(name, secret)
+    return None
+
+
+def _ask_helper(name: str, server: str) -> Credentials | None:
+    """Run ``docker-credential-NAME get``; None where it knows nothing of the server."""
+    if _HELPER_NAME.fullmatch(name) is None:
+        raise InvalidError(f"invalid credential helper: {name!r}", field="credHelpers", value=name)
+    program = f"docker-credential-{name}"
+    try:
+        done = subprocess.run(
+            [program, "get"], input=server.encode(), capture_output=True, timeout=HELPER_TIMEOUT_SECONDS, check=False
+        )
+    except FileNotFoundError as error:
+        raise AuthenticationError(
+            f"credential helper not found: {program}", hint=f"install {program}, or take it out of config.json"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise AuthenticationError(
+            f"credential helper hangs: {program}: no answer in {HELPER_TIMEOUT_SECONDS:.0f} seconds"
+        ) from error
+    if done.returncode != 0:
+        if b"credentials not found" in done.stdout + done.stderr:
+            return None
+        raise AuthenticationError(f"credential helper failed: {program}: exit status {done.returncode}")
+    try:
+        answer = orjson.loads(done.stdout)
+        user, secret = answer["Username"], answer["Secret"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise AuthenticationError(f"credential helper answered no credentials: {program}") from error
+    if user == _TOKEN_USER:
+        return Credentials(user, identity_token=secret)
+    return Credentials(user, secret) if user or secret else None

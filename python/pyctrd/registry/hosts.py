@@ -1,0 +1,31 @@
+"""Where a registry answers, and whether it may be talked to without TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+# The name that people write, and the host that serves it.
+_API_HOSTS = {"docker.io": "registry-1.docker.io"}
+
+
+def api_host(registry: str) -> str:
+    """The host (with port, if any) that serves a registry's API."""
+    return _API_HOSTS.get(registry, registry)
+
+
+def host_of(registry: str) -> str:
+    """The name without its port."""
+    if registry.startswith("["):
+        return registry[1:].partition("]")[0]
+    return registry.partition(":")[0]
+
+
+def is_loopback(registry: str) -> bool:
+    """Whether the name is this machine's own: localhost, 127.0.0.0/8, ::1."""
+    host = host_of(registry)
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def may_be_plain(registry: str, plain_http: Collection[str]) -> bool:
+    """Whether plain HTTP is allowed: loopback as Docker has it, and what the user named."""
+    return is_loopback(registry) or registry in plain_http or host_of(registry) in plain_http
