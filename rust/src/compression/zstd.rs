@@ -1,0 +1,115 @@
+//! zstd: every frame of the blob, skippable ones too.
+
+use ::zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use ::zstd::zstd_safe::DParameter;
+
+use super::{Step, damaged};
+use crate::error::{Error, Result};
+
+/// 128 MiB: what `zstd --long=27` needs, and what zstd itself takes for a sane default. A frame that asks for
+/// more is refused before anything is allocated.
+const WINDOW_LOG_MAX: u32 = 27;
+
+pub(super) struct Zstd {
+    inner: Decoder<'static>,
+    /// Whether the last call left a frame unfinished.
+    inside: bool,
+    offset: u64,
+}
+
+impl Zstd {
+    pub(super) fn new() -> Result<Self> {
+        let make = || -> std::io::Result<Decoder<'static>> {
+            let mut inner = Decoder::new()?;
+            inner.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+            Ok(inner)
+        };
+        // An empty blob has no frame: it is cut off too.
+        Ok(Self { inner: make().map_err(|e| Error::io("zstd", "", &e))?, inside: true, offset: 0 })
+    }
+
+    pub(super) fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step> {
+        let mut from = InBuffer::around(input);
+        let mut to = OutBuffer::around(output);
+        if !input.is_empty() || self.inside {
+            let hint = self.inner.run(&mut from, &mut to).map_err(|e| {
+                damaged(self.offset, format!("zstd data is damaged or asks for too large a window: {e}"))
+            })?;
+            self.inside = hint != 0;
+            if hint == 0 {
+                self.inner.reinit().map_err(|e| Error::io("zstd", "", &e))?;
+            }
+        }
+        self.offset += from.pos() as u64;
+        Ok(Step { consumed: from.pos(), produced: to.pos() })
+    }
+
+    pub(super) fn finish(&self) -> Result<()> {
+        if self.inside { Err(damaged(self.offset, "zstd stream is cut off")) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expand(input: &[u8], chunk: usize, window: usize) -> Result<Vec<u8>> {
+        let mut zstd = Zstd::new()?;
+        let mut found = Vec::new();
+        let mut output = vec![0; window];
+        for piece in input.chunks(chunk) {
+            let mut at = 0;
+            loop {
+                let step = zstd.decode(&piece[at..], &mut output)?;
+                at += step.consumed;
+                found.extend_from_slice(&output[..step.produced]);
+                if at == piece.len() && step.produced < window {
+                    break;
+                }
+            }
+        }
+        zstd.finish()?;
+        Ok(found)
+    }
+
+    fn compress(data: &[u8]) -> Vec<u8> {
+        ::zstd::encode_all(data, 1).expect("memory")
+    }
+
+    #[test]
+    fn frames_are_joined_and_skippable_ones_passed_over() {
+        let mut packed = vec![0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 9, 9, 9];
+        packed.extend(compress(b"one "));
+        packed.extend([0x5f, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]);
+        packed.extend(compress(b"two"));
+        for chunk in [1, 5, 4096] {
+            assert_eq!(expand(&packed, chunk, 64).expect("good stream"), b"one two");
+        }
+    }
+
+    #[test]
+    fn any_chunking_gives_the_same_bytes() {
+        let data: Vec<u8> = (0..300_000u32).flat_map(|i| (i % 977).to_le_bytes()).collect();
+        let packed = compress(&data);
+        for (chunk, window) in [(1, 700), (4096, 1 << 20), (packed.len(), 333)] {
+            assert_eq!(expand(&packed, chunk, window).expect("good stream"), data);
+        }
+    }
+
+    #[test]
+    fn a_cut_or_damaged_stream_is_refused() {
+        let packed = compress(b"some bytes that are long enough to be cut");
+        assert!(expand(&packed[..packed.len() - 1], 4096, 4096).is_err());
+        assert!(expand(&[], 4096, 4096).is_err());
+        let mut junk = packed;
+        junk.extend(b"junk");
+        assert!(expand(&junk, 4096, 4096).is_err());
+    }
+
+    #[test]
+    fn a_window_over_the_limit_is_refused() {
+        // Magic, no single segment, no content size; window descriptor exponent 20: 2^30 bytes.
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 20 << 3, 0x01, 0x00, 0x00];
+        assert!(expand(&frame, 4096, 4096).is_err());
+    }
+}
