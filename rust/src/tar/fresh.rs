@@ -1,0 +1,443 @@
+//! A layer made in a directory of its own, in the form that overlayfs stacks.
+//!
+//! Nobody else writes there, so safety needs no `openat2` for each file: every directory was made by this writer,
+//! every name is made with `O_EXCL` or a call that refuses an existing one, and what stands where is known from
+//! [`Nodes`]. Whiteouts become character devices 0:0 and opaque directories get overlayfs' mark.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
+use rustix::io::Errno;
+
+use super::entry::{Entry, Kind};
+use super::index::{self, What};
+use super::metadata::{Attributes, Maker, set_xattr_at};
+use super::name::{self, Last};
+use super::nodes::{Inode, NodeId, Nodes, ROOT, Step};
+use super::stream::{Sink, Stream};
+use super::{AppliedLayer, Limits, failed, refuse};
+use crate::error::{Error, Result};
+
+/// Descriptors of directories kept open: archives go depth first, so nearly every file finds its own.
+const OPEN_DIRECTORIES: usize = 256;
+/// Until the end nobody but the owner enters.
+const WORKING_MODE: u32 = 0o700;
+
+/// Makes `tree/` and `index` in a directory from an archive that is pushed in.
+#[derive(Debug)]
+pub struct LayerWriter {
+    stream: Stream,
+    layer: Layer,
+}
+
+impl LayerWriter {
+    /// Starts in an empty directory, which becomes the layer's.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn new(directory: OwnedFd, limits: Limits) -> Result<Self> {
+        rustix::fs::mkdirat(&directory, "tree", Mode::from_raw_mode(WORKING_MODE))
+            .map_err(|e| Error::errno("make directory", "tree", e))?;
+        let tree = open_path(directory.as_fd(), b"tree").map_err(|e| Error::errno("open", "tree", e))?;
+        let layer = Layer {
+            directory,
+            nodes: Nodes::default(),
+            open: Directories { open: HashMap::from([(ROOT, (Arc::new(tree), 0))]), clock: 0 },
+            maker: Maker::of_this_process(),
+            current: None,
+            limits,
+            applied: AppliedLayer::default(),
+        };
+        Ok(Self { stream: Stream::default(), layer })
+    }
+
+    /// Takes in the next bytes of the uncompressed archive.
+    ///
+    /// # Errors
+    /// [`Error::UnsafeArchive`] for what is refused, [`Error::Io`] where the kernel refused.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.write(bytes, &mut self.layer)
+    }
+
+    /// Ends the layer: attributes of directories are set, the index is written. Nothing is flushed yet.
+    ///
+    /// # Errors
+    /// As [`LayerWriter::write`]; an archive that was cut off.
+    pub fn finish(self) -> Result<AppliedLayer> {
+        self.stream.finish()?;
+        self.layer.finish()
+    }
+}
+
+#[derive(Debug)]
+struct Layer {
+    directory: OwnedFd,
+    nodes: Nodes,
+    open: Directories,
+    maker: Maker,
+    current: Option<File>,
+    limits: Limits,
+    applied: AppliedLayer,
+}
+
+/// The directories that are open, least recently used ones closed.
+#[derive(Debug)]
+struct Directories {
+    open: HashMap<NodeId, (Arc<OwnedFd>, u64)>,
+    clock: u64,
+}
+
+impl Directories {
+    fn get(&mut self, nodes: &Nodes, id: NodeId) -> Result<Arc<OwnedFd>> {
+        self.clock += 1;
+        if let Some((fd, used)) = self.open.get_mut(&id) {
+            *used = self.clock;
+            return Ok(Arc::clone(fd));
+        }
+        let mut missing = vec![id];
+        let mut at = nodes.node(id).parent;
+        while !self.open.contains_key(&at) {
+            missing.push(at);
+            at = nodes.node(at).parent; // ends at the root, which is never closed
+        }
+        let mut fd = Arc::clone(&self.open[&at].0);
+        while let Some(id) = missing.pop() {
+            let name = &nodes.node(id).name;
+            let opened = open_path(fd.as_fd(), name)
+                .map_err(|e| Error::errno("open", crate::root::to_path(&nodes.path(id)), e))?;
+            fd = Arc::new(opened);
+            self.keep(id, &fd);
+        }
+        Ok(fd)
+    }
+
+    fn keep(&mut self, id: NodeId, fd: &Arc<OwnedFd>) {
+        if self.open.len() >= OPEN_DIRECTORIES {
+            let oldest = self.open.iter().filter(|(id, _)| **id != ROOT).min_by_key(|(_, (_, used))| *used);
+            if let Some((&oldest, _)) = oldest {
+                self.open.remove(&oldest);
+            }
+        }
+        self.open.insert(id, (Arc::clone(fd), self.clock));
+    }
+}
+
+fn open_path(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+impl Sink for Layer {
+    fn begin(&mut self, entry: &Entry) -> Result<()> {
+        self.limits.count(&mut self.applied, entry)?;
+        let split = name::split(&entry.name).map_err(|e| refuse(entry, e))?;
+        let parents = split.parents.iter().map(|part| part.to_vec()).collect();
+        let parent = self.enter(entry, ROOT, parents)?;
+        match split.last {
+            Last::Itself => self.update_directory(entry, parent),
+            Last::Name(name) => self.make(entry, parent, name),
+            Last::Whiteout(name) => self.white_out(entry, parent, name),
+            Last::Opaque => {
+                self.nodes.inode_mut(parent).opaque = true;
+                Ok(())
+            }
+            Last::Reserved => Ok(()),
+        }
+    }
+
+    fn data(&mut self, entry: &Entry, offset: u64, bytes: &[u8]) -> Result<()> {
+        let Some(file) = &mut self.current else { return Ok(()) };
+        let written = if entry.sparse {
+            std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+        } else {
+            std::io::Write::write_all(file, bytes)
+        };
+        written.map_err(|e| Error::io("write", crate::root::to_path(&entry.name), &e))
+    }
+
+    fn end(&mut self, entry: &Entry) -> Result<()> {
+        let Some(file) = self.current.take() else { return Ok(()) };
+        if entry.sparse {
+            file.set_len(entry.size).map_err(|e| Error::io("truncate", crate::root::to_path(&entry.name), &e))?;
+        }
+        let done = self.maker.finish_file(file.as_fd(), &attributes(entry));
+        done.map_err(|(operation, errno)| failed(entry, operation, errno))
+    }
+}
+
+impl Layer {
+    /// The directory that components lead to; what is missing of it is made.
+    fn enter(&mut self, entry: &Entry, from: NodeId, parts: Vec<Vec<u8>>) -> Result<NodeId> {
+        let (mut from, mut parts) = (from, parts);
+        loop {
+            match self.nodes.walk(from, parts).map_err(|e| refuse(entry, e))? {
+                Step::Found(id) => return Ok(id),
+                Step::Missing { parent, name, replaces, rest } => {
+                    let mut inode = Inode::implied();
+                    if let Some(old) = replaces {
+                        // What was whited out below stays hidden: the new directory shows nothing of it.
+                        inode.opaque = true;
+                        self.remove(entry, old)?;
+                    }
+                    from = self.make_directory(entry, parent, &name, inode)?;
+                    parts = rest;
+                }
+            }
+        }
+    }
+
+    fn make_directory(&mut self, entry: &Entry, parent: NodeId, name: &[u8], inode: Inode) -> Result<NodeId> {
+        let fd = self.open.get(&self.nodes, parent)?;
+        rustix::fs::mkdirat(fd.as_fd(), name, Mode::from_raw_mode(WORKING_MODE))
+            .map_err(|e| failed(entry, "make directory", e))?;
+        self.nodes.add(parent, name, inode).map_err(|e| refuse(entry, e))
+    }
+
+    fn update_directory(&mut self, entry: &Entry, id: NodeId) -> Result<()> {
+        if entry.kind != Kind::Directory {
+            return Err(refuse(entry, "its name comes down to a directory that is there, and it is none"));
+        }
+        let opaque = self.nodes.inode(id).opaque;
+        *self.nodes.inode_mut(id) = Inode { opaque, ..Inode::of(entry) };
+        Ok(())
+    }
+
+    fn make(&mut self, entry: &Entry, parent: NodeId, name: &[u8]) -> Result<()> {
+        let there = self.nodes.child(parent, name);
+        if entry.kind == Kind::Hardlink {
+            return self.make_link(entry, parent, name, there);
+        }
+        if entry.kind == Kind::Directory {
+            let mut inode = Inode::of(entry);
+            if let Some(old) = there {
+                if self.nodes.is_directory(old) {
+                    return self.update_directory(entry, old);
+                }
+                // Something else stood here in between: of a lower layer's directory nothing is left.
+                inode.opaque = true;
+                self.remove(entry, old)?;
+            }
+            return self.make_directory(entry, parent, name, inode).map(|_| ());
+        }
+        if let Some(old) = there {
+            self.remove(entry, old)?;
+        }
+        let fd = self.open.get(&self.nodes, parent)?;
+        match entry.kind {
+            Kind::File => self.current = Some(create_file(entry, fd.as_fd(), name)?),
+            Kind::Symlink => self.make_symlink(entry, fd.as_fd(), name)?,
+            _ => self.make_node(entry, fd.as_fd(), name)?,
+        }
+        self.nodes.add(parent, name, Inode::of(entry)).map_err(|e| refuse(entry, e)).map(|_| ())
+    }
+
+    fn make_symlink(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        check_symlink(entry)?;
+        rustix::fs::symlinkat(entry.link.as_slice(), parent, name).map_err(|e| failed(entry, "make link", e))?;
+        self.set_attributes(entry, parent, name)
+    }
+
+    fn make_node(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        make_special(entry, parent, name)?;
+        self.set_attributes(entry, parent, name)
+    }
+
+    fn set_attributes(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        let done = self.maker.finish_at(parent, name, entry.kind, &attributes(entry));
+        done.map_err(|(operation, errno)| failed(entry, operation, errno))
+    }
+
+    fn make_link(&mut self, entry: &Entry, parent: NodeId, name: &[u8], there: Option<NodeId>) -> Result<()> {
+        let found = self.find_target(entry)?;
+        if let Ok(target) = found {
+            if self.nodes.is_directory(target) {
+                return Err(refuse(entry, "hard link to a directory"));
+            }
+            if there.is_some_and(|old| self.nodes.node(old).inode == self.nodes.node(target).inode) {
+                return Ok(()); // it is that file already
+            }
+        }
+        if let Some(old) = there {
+            self.remove(entry, old)?;
+        }
+        let made = match found {
+            Err(path) => {
+                let inode = Inode { link: path, ..Inode::bare(What::Foreign) };
+                self.nodes.add(parent, name, inode)
+            }
+            Ok(target) => {
+                if self.nodes.is_removed(target) {
+                    return Err(refuse(entry, "hard link takes the place of its own target"));
+                }
+                if self.nodes.inode(target).what != What::Foreign {
+                    let from = self.open.get(&self.nodes, self.nodes.node(target).parent)?;
+                    let to = self.open.get(&self.nodes, parent)?;
+                    let target_name = &*self.nodes.node(target).name;
+                    rustix::fs::linkat(from.as_fd(), target_name, to.as_fd(), name, AtFlags::empty())
+                        .map_err(|e| failed(entry, "link", e))?;
+                }
+                self.nodes.link(parent, name, self.nodes.node(target).inode)
+            }
+        };
+        made.map_err(|e| refuse(entry, e)).map(|_| ())
+    }
+
+    /// What a hard link names: a node of this layer, or else the path at which a lower layer must have it.
+    fn find_target(&self, entry: &Entry) -> Result<std::result::Result<NodeId, Vec<u8>>> {
+        let mut parts = name::components(&entry.link).map_err(|e| refuse(entry, e))?;
+        let Some(last) = parts.pop().filter(|last| *last != b"..") else {
+            return Err(refuse(entry, "hard link to a directory"));
+        };
+        let parents = parts.into_iter().map(<[u8]>::to_vec).collect();
+        match self.nodes.walk(ROOT, parents).map_err(|e| refuse(entry, format!("hard link target: {e}")))? {
+            Step::Found(parent) => match self.nodes.child(parent, last) {
+                Some(id) if self.nodes.inode(id).what != What::Whiteout => Ok(Ok(id)),
+                _ => Ok(Err(join(self.nodes.path(parent), [last]))),
+            },
+            Step::Missing { parent, name, rest, .. } => {
+                let below = std::iter::once(name.as_slice()).chain(rest.iter().map(Vec::as_slice));
+                Ok(Err(join(self.nodes.path(parent), below.chain([last]))))
+            }
+        }
+    }
+
+    fn white_out(&mut self, entry: &Entry, parent: NodeId, name: &[u8]) -> Result<()> {
+        if let Some(there) = self.nodes.child(parent, name) {
+            // What this layer made stays, whatever the order; it hides a lower file by itself, a directory must be told.
+            if self.nodes.is_directory(there) {
+                self.nodes.inode_mut(there).opaque = true;
+            }
+            return Ok(());
+        }
+        let fd = self.open.get(&self.nodes, parent)?;
+        make_whiteout(fd.as_fd(), name).map_err(|e| failed(entry, "make whiteout", e))?;
+        self.nodes.add(parent, name, Inode::bare(What::Whiteout)).map_err(|e| refuse(entry, e)).map(|_| ())
+    }
+
+    /// Takes away what this layer made at a name before.
+    fn remove(&mut self, entry: &Entry, id: NodeId) -> Result<()> {
+        let mut order = vec![id];
+        let mut next = 0;
+        while let Some(&at) = order.get(next) {
+            order.extend(self.nodes.children(at));
+            next += 1;
+        }
+        for &at in order.iter().rev() {
+            let (what, flags) = match self.nodes.inode(at).what {
+                What::Directory => ("remove directory", AtFlags::REMOVEDIR),
+                What::Foreign => continue, // nothing stands for it
+                _ => ("remove", AtFlags::empty()),
+            };
+            self.open.open.remove(&at);
+            let fd = self.open.get(&self.nodes, self.nodes.node(at).parent)?;
+            rustix::fs::unlinkat(fd.as_fd(), &*self.nodes.node(at).name, flags).map_err(|e| failed(entry, what, e))?;
+        }
+        for &at in &order {
+            self.open.open.remove(&at);
+        }
+        self.nodes.remove(id);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<AppliedLayer> {
+        // Children first: a directory may forbid its owner to enter, and times change with every name made in it.
+        let mut order = vec![ROOT];
+        let mut next = 0;
+        while let Some(&id) = order.get(next) {
+            order.extend(self.nodes.children(id).into_iter().filter(|&child| self.nodes.is_directory(child)));
+            next += 1;
+        }
+        for id in order.into_iter().rev() {
+            self.finish_directory(id)?;
+        }
+        let records = self.nodes.records();
+        self.applied.implied = records.iter().filter(|r| r.implied && !r.path.is_empty()).count() as u64;
+        self.applied.foreign_links = records.iter().filter(|r| r.what == What::Foreign).count() as u64;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.directory, "index", flags, Mode::from_raw_mode(0o600))
+            .map_err(|e| Error::errno("create", "index", e))?;
+        index::write(&mut File::from(fd), &records)?;
+        Ok(self.applied)
+    }
+
+    fn finish_directory(&mut self, id: NodeId) -> Result<()> {
+        let (parent, name) = if id == ROOT {
+            (None, b"tree".as_slice())
+        } else {
+            (Some(self.open.get(&self.nodes, self.nodes.node(id).parent)?), &*self.nodes.node(id).name)
+        };
+        let parent = parent.as_ref().map_or(self.directory.as_fd(), |fd| fd.as_fd());
+        let inode = self.nodes.inode(id);
+        let attributes = Attributes {
+            mode: inode.mode,
+            uid: inode.uid,
+            gid: inode.gid,
+            mtime: inode.mtime,
+            xattrs: &inode.xattrs,
+        };
+        let wrong = |(operation, errno)| Error::errno(operation, crate::root::to_path(&self.nodes.path(id)), errno);
+        if inode.opaque && id != ROOT {
+            match set_xattr_at(parent, name, b"trusted.overlay.opaque", b"y") {
+                // Without the right to set it no overlay can be mounted either; the index has it.
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(e) => return Err(wrong(("mark opaque", e))),
+            }
+        }
+        self.maker.finish_at(parent, name, Kind::Directory, &attributes).map_err(wrong)
+    }
+}
+
+/// The attributes that an entry asks for.
+pub(super) fn attributes(entry: &Entry) -> Attributes<'_> {
+    Attributes { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, xattrs: &entry.xattrs }
+}
+
+/// Makes an empty file that was not there.
+pub(super) fn create_file(entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Set-id bits wait for the owner: a chown clears them.
+    rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(entry.mode & 0o777))
+        .map(File::from)
+        .map_err(|e| failed(entry, "create", e))
+}
+
+/// Refuses a symbolic link that cannot be made.
+pub(super) fn check_symlink(entry: &Entry) -> Result<()> {
+    if entry.link.is_empty() {
+        return Err(refuse(entry, "symbolic link without a target"));
+    }
+    Ok(())
+}
+
+/// Makes a device or a pipe.
+pub(super) fn make_special(entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    let (kind, device) = match entry.kind {
+        Kind::Character => (FileType::CharacterDevice, entry.device),
+        Kind::Block => (FileType::BlockDevice, entry.device),
+        _ => (FileType::Fifo, (0, 0)),
+    };
+    if kind == FileType::CharacterDevice && device == (0, 0) {
+        return Err(refuse(entry, "character device 0:0 is overlayfs' whiteout"));
+    }
+    let mode = Mode::from_raw_mode(entry.mode & 0o777);
+    rustix::fs::mknodat(parent, name, kind, mode, makedev(device.0, device.1)).map_err(|e| failed(entry, "mknod", e))
+}
+
+/// Overlayfs' whiteout: a character device 0:0, which any user may make since Linux 5.8.
+pub(super) fn make_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<(), Errno> {
+    rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), makedev(0, 0))
+}
+
+fn join<'a>(base: Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut path = base;
+    for part in parts {
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(part);
+    }
+    path
+}

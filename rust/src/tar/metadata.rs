@@ -1,0 +1,127 @@
+//! Owner, mode, xattrs and times of what was made. In this order: a chown clears set-id bits and capabilities,
+//! and everything changes times.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::entry::Kind;
+use super::pax::Time;
+
+/// Overlayfs' own marks: from an archive they must never act.
+const OVERLAY_MARKS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+
+/// What this process gives to files that it makes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Maker {
+    uid: u32,
+    gid: u32,
+    umask: u32,
+}
+
+impl Maker {
+    /// Reads them; the umask from /proc, since umask(2) would change it for all threads.
+    pub(super) fn of_this_process() -> Self {
+        let umask = std::fs::read_to_string("/proc/self/status")
+            .ok()
+            .and_then(|status| {
+                let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+                u32::from_str_radix(line.trim(), 8).ok()
+            })
+            .unwrap_or(0o777); // unknown: then every mode is set explicitly
+        let uid = rustix::process::geteuid().as_raw();
+        Self { uid, gid: rustix::process::getegid().as_raw(), umask }
+    }
+}
+
+/// The attributes that an entry has.
+#[derive(Debug)]
+pub(super) struct Attributes<'a> {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime: Time,
+    pub(super) xattrs: &'a [(Vec<u8>, Vec<u8>)],
+}
+
+type Done = Result<(), (&'static str, Errno)>;
+
+impl Maker {
+    /// Gives an open file, just made with `mode & 0777`, its attributes.
+    pub(super) fn finish_file(&self, fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Done {
+        let owned = attributes.uid == self.uid && attributes.gid == self.gid;
+        if !owned {
+            let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| ("chown", e))?;
+        }
+        if attributes.mode & (self.umask | 0o7000) != 0 {
+            rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode)).map_err(|e| ("chmod", e))?;
+        }
+        for (name, value) in applicable(attributes.xattrs, Kind::File) {
+            rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(|e| ("set xattr", e))?;
+        }
+        rustix::fs::futimens(fd, &timestamps(attributes.mtime)).map_err(|e| ("set times", e))
+    }
+
+    /// Gives an open directory its attributes.
+    pub(super) fn finish_directory(&self, fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Done {
+        let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+        rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| ("chown", e))?;
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode)).map_err(|e| ("chmod", e))?;
+        for (name, value) in applicable(attributes.xattrs, Kind::Directory) {
+            rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(|e| ("set xattr", e))?;
+        }
+        rustix::fs::futimens(fd, &timestamps(attributes.mtime)).map_err(|e| ("set times", e))
+    }
+
+    /// Gives what is at a name its attributes; the last component is never followed.
+    pub(super) fn finish_at(&self, parent: BorrowedFd<'_>, name: &[u8], kind: Kind, attributes: &Attributes<'_>) -> Done {
+        let owned = attributes.uid == self.uid && attributes.gid == self.gid;
+        // A directory may have inherited its group from a set-gid parent: always set.
+        if !owned || kind == Kind::Directory {
+            let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| ("chown", e))?;
+        }
+        if kind != Kind::Symlink {
+            chmod_at(parent, name, attributes.mode).map_err(|e| ("chmod", e))?;
+        }
+        for (xattr, value) in applicable(attributes.xattrs, kind) {
+            set_xattr_at(parent, name, xattr, value).map_err(|e| ("set xattr", e))?;
+        }
+        rustix::fs::utimensat(parent, name, &timestamps(attributes.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| ("set times", e))
+    }
+}
+
+/// Sets the mode of what is at a name, not following it. No flag says so before Linux 6.6: an `O_PATH` descriptor
+/// holds the thing itself, and /proc leads to it.
+fn chmod_at(parent: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(mode))
+}
+
+/// Sets an xattr of what is at a name, not following it. There is no such call before Linux 6.13; through /proc
+/// the descriptor's directory is reached, and the last component is the `l` form's.
+pub(super) fn set_xattr_at(parent: BorrowedFd<'_>, name: &[u8], xattr: &[u8], value: &[u8]) -> Result<(), Errno> {
+    let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    rustix::fs::lsetxattr(path.as_slice(), xattr, value, XattrFlags::empty())
+}
+
+/// Those xattrs that may act and that this kind of file can have: the kernel keeps `user.` to files and directories.
+pub(super) fn applicable(xattrs: &[(Vec<u8>, Vec<u8>)], kind: Kind) -> impl Iterator<Item = (&[u8], &[u8])> {
+    xattrs
+        .iter()
+        .filter(move |(name, _)| !OVERLAY_MARKS.iter().any(|mark| name.starts_with(mark)))
+        .filter(move |(name, _)| matches!(kind, Kind::File | Kind::Directory) || !name.starts_with(b"user."))
+        .map(|(name, value)| (name.as_slice(), value.as_slice()))
+}
+
+fn timestamps(time: Time) -> Timestamps {
+    let time = Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanoseconds) };
+    Timestamps { last_access: time, last_modification: time }
+}

@@ -1,0 +1,383 @@
+//! What the view of several layers needs beside their directories, and the view itself, written to a directory.
+//!
+//! [`settle`] writes an image's fix-up layer, which overlayfs stacks on top of the image's own: with it, what a
+//! container sees is exactly what applying the layers in order gives. [`flatten`] writes the whole view.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, makedev};
+use rustix::io::Errno;
+
+use super::entry::Kind;
+use super::fresh::make_whiteout;
+use super::index::{self, Index, Record, What};
+use super::metadata::{Attributes, Maker, set_xattr_at};
+use super::view::{Id, Source, View, below};
+use crate::error::{Error, Result};
+use crate::root::{Root, to_path};
+
+/// An unpacked layer: its index, and its tree to read from.
+#[derive(Debug)]
+pub struct LayerDirectory {
+    tree: Root,
+}
+
+/// Opens unpacked layers and reads their indexes, lowest first.
+///
+/// # Errors
+/// [`Error::NotFound`] for a layer that is not there, [`Error::Invalid`] for a damaged index.
+pub fn open_layers<P: AsRef<Path>>(paths: &[P]) -> Result<(Vec<LayerDirectory>, Vec<Index>)> {
+    let mut layers = Vec::with_capacity(paths.len());
+    let mut indexes = Vec::with_capacity(paths.len());
+    for path in paths {
+        let path = path.as_ref();
+        indexes.push(read_index(path)?);
+        layers.push(LayerDirectory { tree: Root::open(path.join("tree"))? });
+    }
+    Ok((layers, indexes))
+}
+
+/// Reads the index of an unpacked layer.
+///
+/// # Errors
+/// As [`open_layers`].
+pub fn read_index(layer: &Path) -> Result<Index> {
+    let path = layer.join("index");
+    let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::NotFound { kind: "layer", name: layer.display().to_string() },
+        _ => Error::io("read", &path, &e),
+    })?;
+    index::decode(&bytes, &path.display().to_string())
+}
+
+impl LayerDirectory {
+    /// Opens a file of the layer for reading.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(&self, record: &Record) -> Result<File> {
+        self.tree.open_in(&record.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty()).map(File::from)
+    }
+}
+
+/// Writes the fix-up layer of an image into an empty directory.
+///
+/// Returns whether there was anything to write.
+///
+/// # Errors
+/// [`Error::UnsafeArchive`] where a layer cannot be applied to those below it; [`Error::Io`].
+pub fn settle(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> Result<bool> {
+    if indexes.is_empty() || !indexes.iter().skip(1).any(leaves_something) {
+        return Ok(false);
+    }
+    let applied = View::applied(indexes)?;
+    let stacked = View::stacked(indexes)?;
+    let mut plan = Plan { view: &applied, stacked: &stacked, steps: BTreeMap::new() };
+    plan.compare(0, 0, &[]);
+    if plan.steps.is_empty() {
+        return Ok(false);
+    }
+    plan.add_other_names();
+    let steps = plan.steps;
+    Writer::new(layers, &applied, target).run(&steps)?;
+    Ok(true)
+}
+
+/// Writes the whole view into an empty directory.
+///
+/// # Errors
+/// As [`settle`].
+pub fn flatten(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> Result<()> {
+    if indexes.is_empty() {
+        return Ok(());
+    }
+    let view = View::applied(indexes)?;
+    let steps = view.walk_ids().into_iter().map(|(path, id)| (path, Step::Make { id, opaque: false })).collect();
+    Writer::new(layers, &view, target).run(&steps)
+}
+
+/// Whether what is below matters to a layer beyond what overlayfs does by itself.
+fn leaves_something(index: &Index) -> bool {
+    index.implied > 0 || index.foreign_links > 0 || index.records.first().is_some_and(|root| root.implied)
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Make { id: Id, opaque: bool },
+    WhiteOut,
+}
+
+struct Plan<'v, 'a> {
+    view: &'v View<'a>,
+    stacked: &'v View<'a>,
+    /// By path: a parent sorts before what is in it.
+    steps: BTreeMap<Vec<u8>, Step>,
+}
+
+impl Plan<'_, '_> {
+    /// Notes what must be done so that the directory `shown` of the stack becomes `wanted`.
+    fn compare(&mut self, wanted: Id, shown: Id, path: &[u8]) {
+        let (view, stacked) = (self.view, self.stacked);
+        let (record, other) = (view.record_of(wanted), stacked.record_of(shown));
+        if !same_attributes(record, other) {
+            self.add(path, Step::Make { id: wanted, opaque: false });
+        }
+        let empty = BTreeMap::new();
+        let ours = view.children(wanted).unwrap_or(&empty);
+        let theirs = stacked.children(shown).unwrap_or(&empty);
+        for (name, &id) in ours {
+            let path = below(path, name);
+            match theirs.get(name) {
+                Some(&other) if view.children(id).is_some() && stacked.children(other).is_some() => {
+                    self.compare(id, other, &path);
+                }
+                Some(&other)
+                    if view.children(id).is_none()
+                        && stacked.children(other).is_none()
+                        && view.names[id].source == stacked.names[other].source => {}
+                _ => self.add_tree(id, path),
+            }
+        }
+        for name in theirs.keys().filter(|name| !ours.contains_key(*name)) {
+            self.add(&below(path, name), Step::WhiteOut);
+        }
+    }
+
+    fn add_tree(&mut self, id: Id, path: Vec<u8>) {
+        self.add(&path, Step::Make { id, opaque: true });
+        for (name, &child) in self.view.children(id).into_iter().flatten() {
+            self.add_tree(child, below(&path, name));
+        }
+    }
+
+    /// Adds a step, and the directories that lead to it.
+    fn add(&mut self, path: &[u8], step: Step) {
+        let mut id = 0;
+        let mut at = 0;
+        self.steps.entry(Vec::new()).or_insert(Step::Make { id: 0, opaque: false });
+        while let Some(end) = path[at..].iter().position(|&b| b == b'/').map(|found| at + found) {
+            let Some(&child) = self.view.children(id).and_then(|children| children.get(&path[at..end])) else { break };
+            id = child;
+            self.steps.entry(path[..end].to_vec()).or_insert(Step::Make { id, opaque: false });
+            at = end + 1;
+        }
+        self.steps.insert(path.to_vec(), step);
+    }
+
+    /// A copied file must be the same file under all its names.
+    fn add_other_names(&mut self) {
+        let copied: HashMap<Source, ()> = self
+            .steps
+            .values()
+            .filter_map(|step| match *step {
+                Step::Make { id, .. } if self.view.children(id).is_none() => Some((self.view.names[id].source, ())),
+                _ => None,
+            })
+            .collect();
+        if copied.is_empty() {
+            return;
+        }
+        for (path, id) in self.view.walk_ids() {
+            let wanted = self.view.children(id).is_none() && copied.contains_key(&self.view.names[id].source);
+            if wanted && !self.steps.contains_key(&path) {
+                self.add(&path, Step::Make { id, opaque: false });
+            }
+        }
+    }
+}
+
+fn same_attributes(a: &Record, b: &Record) -> bool {
+    (a.mode, a.uid, a.gid, a.mtime) == (b.mode, b.uid, b.gid, b.mtime) && a.xattrs == b.xattrs
+}
+
+struct Writer<'w, 'a> {
+    layers: &'w [LayerDirectory],
+    view: &'w View<'a>,
+    target: &'w Root,
+    maker: Maker,
+    /// The first name under which each file was made.
+    made: HashMap<Source, Vec<u8>>,
+    /// Whether the file system shares extents between files; tried once.
+    reflink: bool,
+    parent: Option<(Vec<u8>, OwnedFd)>,
+}
+
+impl<'w, 'a> Writer<'w, 'a> {
+    fn new(layers: &'w [LayerDirectory], view: &'w View<'a>, target: &'w Root) -> Self {
+        let maker = Maker::of_this_process();
+        Self { layers, view, target, maker, made: HashMap::new(), reflink: true, parent: None }
+    }
+
+    fn run(mut self, steps: &BTreeMap<Vec<u8>, Step>) -> Result<()> {
+        for (path, step) in steps {
+            if !path.is_empty() {
+                self.step(path, *step).map_err(|e| within(path, e))?;
+            }
+        }
+        for (path, step) in steps.iter().rev() {
+            if let Step::Make { id, opaque } = *step {
+                if self.view.children(id).is_some() {
+                    self.finish_directory(path, id, opaque).map_err(|e| within(path, e))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, path: &[u8], step: Step) -> std::result::Result<(), Failure> {
+        let split = path.iter().rposition(|&b| b == b'/');
+        let (parent, name) = split.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
+        if self.parent.as_ref().is_none_or(|(known, _)| known != parent) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let opened = self.target.resolve(parent, flags, Mode::empty()).map_err(|e| ("open", e))?;
+            self.parent = Some((parent.to_vec(), opened));
+        }
+        let Some((_, fd)) = &self.parent else { return Ok(()) };
+        let fd = fd.as_fd();
+        let Step::Make { id, .. } = step else { return make_whiteout(fd, name).map_err(|e| ("make whiteout", e).into()) };
+        let source = self.view.names[id].source;
+        if self.view.children(id).is_some() {
+            return rustix::fs::mkdirat(fd, name, Mode::from_raw_mode(0o700)).map_err(|e| ("make directory", e).into());
+        }
+        if let Some(first) = self.made.get(&source) {
+            let linked = rustix::fs::linkat(self.target.as_fd(), first.as_slice(), fd, name, AtFlags::empty());
+            return linked.map_err(|e| ("link", e).into());
+        }
+        self.made.insert(source, path.to_vec());
+        let record = self.view.record(source);
+        let mode = Mode::from_raw_mode(record.mode & 0o777);
+        let attributes = attributes(record);
+        let kind = match record.what {
+            What::File => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let made = rustix::fs::openat(fd, name, flags, mode).map_err(|e| ("create", e))?;
+                let from = self.layers[source.layer].open(record).map_err(Failure::Told)?;
+                copy(&from, &made, record.size, &mut self.reflink)?;
+                return Ok(self.maker.finish_file(made.as_fd(), &attributes)?);
+            }
+            What::Symlink => {
+                rustix::fs::symlinkat(record.link.as_slice(), fd, name).map_err(|e| ("make link", e))?;
+                Kind::Symlink
+            }
+            what => make_special(what, record, fd, name, mode)?,
+        };
+        Ok(self.maker.finish_at(fd, name, kind, &attributes)?)
+    }
+
+    fn finish_directory(&self, path: &[u8], id: Id, opaque: bool) -> std::result::Result<(), Failure> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = self.target.resolve(path, flags, Mode::empty()).map_err(|e| ("open", e))?;
+        if opaque {
+            match set_xattr_at(fd.as_fd(), b".", b"trusted.overlay.opaque", b"y") {
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(e) => return Err(("mark opaque", e).into()),
+            }
+        }
+        Ok(self.maker.finish_directory(fd.as_fd(), &attributes(self.view.record_of(id)))?)
+    }
+}
+
+/// What went wrong with one path.
+enum Failure {
+    Kernel(&'static str, Errno),
+    Told(Error),
+}
+
+impl From<(&'static str, Errno)> for Failure {
+    fn from((operation, errno): (&'static str, Errno)) -> Self {
+        Self::Kernel(operation, errno)
+    }
+}
+
+fn within(path: &[u8], failure: Failure) -> Error {
+    match failure {
+        Failure::Kernel(operation, errno) => Error::errno(operation, to_path(path), errno),
+        Failure::Told(error) => error,
+    }
+}
+
+fn attributes(record: &Record) -> Attributes<'_> {
+    Attributes { mode: record.mode, uid: record.uid, gid: record.gid, mtime: record.mtime, xattrs: &record.xattrs }
+}
+
+fn make_special(
+    what: What,
+    record: &Record,
+    parent: std::os::fd::BorrowedFd<'_>,
+    name: &[u8],
+    mode: Mode,
+) -> std::result::Result<Kind, Failure> {
+    use rustix::fs::FileType;
+    let (file_type, kind) = match what {
+        What::Character => (FileType::CharacterDevice, Kind::Character),
+        What::Block => (FileType::BlockDevice, Kind::Block),
+        _ => (FileType::Fifo, Kind::Fifo),
+    };
+    let device = makedev(record.device.0, record.device.1);
+    rustix::fs::mknodat(parent, name, file_type, mode, device).map_err(|e| ("mknod", e))?;
+    Ok(kind)
+}
+
+/// Copies a file's content, shared where the file system can, holes left out.
+fn copy(from: &File, to: &OwnedFd, size: u64, reflink: &mut bool) -> std::result::Result<(), Failure> {
+    if *reflink && size > 0 {
+        match rustix::fs::ioctl_ficlone(to, from) {
+            Ok(()) => return Ok(()),
+            Err(_) => *reflink = false, // another file system, or one that cannot
+        }
+    }
+    rustix::fs::ftruncate(to, size).map_err(|e| ("truncate", e))?;
+    let mut at = 0;
+    while at < size {
+        at = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => break, // a hole to the end
+            Err(e) => return Err(("seek", e).into()),
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(at)).map_err(|e| ("seek", e))?.min(size);
+        while at < end {
+            let (mut source, mut target) = (at, at);
+            let count = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let copied = rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), count)
+                .map_err(|e| ("copy", e))?;
+            if copied == 0 {
+                return Err(("copy", Errno::IO).into()); // the layer's file is shorter than its index says
+            }
+            at += copied as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a directory the attributes of another, but for overlayfs' own marks.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn copy_directory(source: &Root, target: &Root) -> Result<()> {
+    let wrong = |operation, e| Error::errno(operation, target.path(), e);
+    let stat = rustix::fs::fstat(source).map_err(|e| Error::errno("stat", source.path(), e))?;
+    let mut list = vec![0u8; 1 << 16];
+    let length = rustix::fs::flistxattr(source, &mut list).map_err(|e| Error::errno("list xattrs", source.path(), e))?;
+    let mut xattrs = Vec::new();
+    for name in list[..length].split(|&b| b == 0).filter(|name| !name.is_empty()) {
+        let mut value = vec![0u8; 1 << 16];
+        match rustix::fs::fgetxattr(source, name, &mut value) {
+            Ok(length) => xattrs.push((name.to_vec(), value[..length].to_vec())),
+            Err(Errno::NODATA) => {}
+            Err(e) => return Err(Error::errno("read xattr", source.path(), e)),
+        }
+    }
+    let mtime = super::pax::Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
+    let attributes = Attributes {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime,
+        xattrs: &xattrs,
+    };
+    let done = Maker::of_this_process().finish_directory(target.as_fd(), &attributes);
+    done.map_err(|(operation, errno)| wrong(operation, errno))
+}
