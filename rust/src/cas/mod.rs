@@ -1,1 +1,23 @@
-//! The content-addressable store: ingest, blobs, locks.
+//! Content-addressed storage: staging, publishing, locks, and what is left over after a crash.
+//!
+//! On disk, below the root: `content/ingest/<id>/` while bytes arrive, then `content/blobs/<alg>/<hex>` and
+//! `layers/<alg>/<hex>/`. Nothing has a final name before its bytes were verified and flushed.
+
+mod locks;
+mod publish;
+mod staging;
+
+pub use locks::FileLock;
+pub use publish::{Durability, Finished, publish};
+pub use staging::{Staging, sweep};
+
+/// Where bytes are while they arrive.
+pub const INGEST: &str = "content/ingest";
+/// Where blobs are.
+pub const BLOBS: &str = "content/blobs";
+/// Where unpacked layers are.
+pub const LAYERS: &str = "layers";
+/// Where things go on their way out.
+pub const TRASH: &str = "trash";
+/// Everything below the root is the engine user's own.
+pub const PRIVATE_MODE: u32 = 0o700;

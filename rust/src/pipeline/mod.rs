@@ -1,1 +1,15 @@
-//! The single pass that joins digest, decompression and unpacking.
+//! The single pass: bytes are digested, stored, decompressed, digested again and unpacked while they arrive.
+//!
+//! Each blob has a [`Pipeline`] of four stages (store, inflate, diff, apply). Stages are tasks on one pool of the
+//! process, not threads of their own; blocks of bytes from one bounded supply go from stage to stage without a copy.
+
+mod blocks;
+mod ingest;
+mod pool;
+mod run;
+mod stage;
+
+pub use blocks::{Block, IN_BLOCK_BYTES};
+pub use ingest::{Ingest, IngestOptions, unpack_file};
+pub use run::{Apply, Options, Outcome, Pipeline};
+pub use stage::{STAGES, StageTimes};

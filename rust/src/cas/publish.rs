@@ -1,0 +1,166 @@
+//! From staging to final names, durably: one flush for all that belongs together.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::staging::{Staging, prepare};
+use super::{BLOBS, LAYERS, PRIVATE_MODE};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::root::{Root, open_directory, remove_tree};
+
+/// How much a power cut may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing that was told; every blob is flushed by itself, so that an error is known to be its own.
+    Full,
+    /// Nothing that was told; one flush of the file system where there are many files.
+    Batch,
+    /// What the kernel had not written out yet.
+    None,
+}
+
+impl Durability {
+    /// By its name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "full" => Ok(Self::Full),
+            "batch" => Ok(Self::Batch),
+            "none" => Ok(Self::None),
+            _ => Err(Error::Invalid {
+                field: "durability",
+                value: name.to_owned(),
+                reason: "expected full, batch or none".to_owned(),
+            }),
+        }
+    }
+}
+
+/// A verified ingest, and the names that it gets.
+#[derive(Debug)]
+pub struct Finished<'a> {
+    /// Where it is.
+    pub staging: &'a Staging,
+    /// The blob's digest, where the blob is kept, and its size.
+    pub blob: Option<(Digest, u64)>,
+    /// The layer's diff_id, where one was unpacked.
+    pub layer: Option<Digest>,
+}
+
+/// Flushes all, renames each to its final name without replacing anything, and flushes the directories once.
+///
+/// After it returns, records may name them. What stands at a final name already stays.
+///
+/// # Errors
+/// [`Error::Io`], also for a failed flush, which is final; [`Error::SizeMismatch`] where a blob of another size
+/// stands at the name.
+pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
+    prepare(root)?;
+    flush(root, finished, durability)?;
+    let mut touched: Vec<(String, OwnedFd)> = Vec::new();
+    for item in finished {
+        if let Some((digest, size)) = item.blob {
+            let folder = enter(root, &mut touched, BLOBS, &digest)?;
+            place_blob(item.staging, folder, &digest, size)?;
+        }
+        if let Some(diff_id) = item.layer {
+            let folder = enter(root, &mut touched, LAYERS, &diff_id)?;
+            place_layer(item.staging, folder, &diff_id)?;
+        }
+    }
+    if durability != Durability::None {
+        for (path, folder) in &touched {
+            rustix::fs::fsync(folder).map_err(|e| Error::errno("fsync", path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// A `syncfs` waits for all of the file system, a `fdatasync` for one file: with trees of many files the first is
+/// cheaper by far, with a few small blobs the second.
+fn flush(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
+    let trees = finished.iter().any(|item| item.layer.is_some());
+    if durability == Durability::Full || (durability == Durability::Batch && !trees) {
+        for item in finished.iter().filter(|item| item.blob.is_some()) {
+            open_blob(item.staging)?.sync_data().map_err(|e| Error::io("fdatasync", "blob", &e))?;
+        }
+    }
+    if durability != Durability::None && trees {
+        rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::errno("syncfs", root.path(), e))?;
+    }
+    Ok(())
+}
+
+fn open_blob(staging: &Staging) -> Result<File> {
+    rustix::fs::openat(staging.directory(), "data", OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+        .map(File::from)
+        .map_err(|e| Error::errno("open", "blob", e))
+}
+
+fn enter<'a>(
+    root: &Root,
+    touched: &'a mut Vec<(String, OwnedFd)>,
+    base: &str,
+    digest: &Digest,
+) -> Result<BorrowedFd<'a>> {
+    let path = format!("{base}/{}", digest.algorithm().name());
+    let at = match touched.iter().position(|(known, _)| *known == path) {
+        Some(at) => at,
+        None => {
+            root.make_directories(&path, PRIVATE_MODE)?;
+            touched.push((path.clone(), root.directory(&path)?));
+            touched.len() - 1
+        }
+    };
+    Ok(touched[at].1.as_fd())
+}
+
+fn place_blob(staging: &Staging, folder: BorrowedFd<'_>, digest: &Digest, size: u64) -> Result<()> {
+    let name = digest.hex();
+    match rustix::fs::renameat_with(staging.directory(), "data", folder, &name, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => {
+            let stat = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| Error::errno("stat", &name, e))?;
+            let actual = u64::try_from(stat.st_size).unwrap_or(0);
+            if actual == size {
+                return Ok(());
+            }
+            Err(Error::SizeMismatch { subject: format!("stored blob {digest}"), expected: size, actual })
+        }
+        Err(e) => Err(Error::errno("rename", &name, e)),
+    }
+}
+
+fn place_layer(staging: &Staging, folder: BorrowedFd<'_>, diff_id: &Digest) -> Result<()> {
+    let name = diff_id.hex();
+    match rustix::fs::renameat_with(staging.directory(), "layer", folder, &name, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        // Another process unpacked the same tar from another blob: its tree is as good.
+        Err(Errno::EXIST | Errno::NOTEMPTY) if is_whole(folder, &name)? => Ok(()),
+        Err(Errno::EXIST | Errno::NOTEMPTY) => {
+            // Left by a crash before layers were renamed as a whole, or damaged by hand.
+            remove_tree(folder, name.as_bytes())?;
+            rustix::fs::renameat(staging.directory(), "layer", folder, &name)
+                .map_err(|e| Error::errno("rename", &name, e))
+        }
+        Err(e) => Err(Error::errno("rename", &name, e)),
+    }
+}
+
+/// Whether a layer that stands there has its index: that is written last.
+fn is_whole(folder: BorrowedFd<'_>, name: &str) -> Result<bool> {
+    let failed = |e| Error::errno("open", name, e);
+    let layer = open_directory(folder, name.as_bytes()).map_err(failed)?;
+    match rustix::fs::statat(&layer, "index", AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(failed(e)),
+    }
+}

@@ -1,0 +1,159 @@
+//! Where a blob and its layer are while they arrive.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags, flock};
+use rustix::io::Errno;
+
+use super::{BLOBS, INGEST, LAYERS, PRIVATE_MODE, TRASH};
+use crate::error::{Error, Result};
+use crate::root::{Root, names, remove_tree, to_path};
+
+/// Blobs are written once and never changed.
+const BLOB_MODE: u32 = 0o444;
+
+/// One ingest's directory, locked for as long as this lives. Dropping it removes what was not published.
+#[derive(Debug)]
+pub struct Staging {
+    ingests: OwnedFd,
+    directory: OwnedFd,
+    id: String,
+    /// Held by its descriptor.
+    _lock: File,
+}
+
+impl Staging {
+    /// Makes `content/ingest/<id>/` and takes its lock.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an id that is no plain name, [`Error::AlreadyExists`], [`Error::Io`].
+    pub fn create(root: &Root, id: &str) -> Result<Self> {
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            return Err(Error::Invalid {
+                field: "ingest id",
+                value: id.escape_debug().to_string(),
+                reason: "expected letters, digits and dashes".to_owned(),
+            });
+        }
+        prepare(root)?;
+        let ingests = root.directory(INGEST)?;
+        let failed = |operation, e| Error::errno(operation, format!("{INGEST}/{id}"), e);
+        rustix::fs::mkdirat(&ingests, id, Mode::from_raw_mode(PRIVATE_MODE)).map_err(|e| match e {
+            Errno::EXIST => Error::AlreadyExists { kind: "ingest", name: id.to_owned() },
+            e => failed("make directory", e),
+        })?;
+        let directory = crate::root::open_directory(ingests.as_fd(), id.as_bytes()).map_err(|e| failed("open", e))?;
+        let lock = create(&directory, "lock", 0o600)?;
+        // Nobody else can hold it: the directory was just made.
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed("lock", e))?;
+        Ok(Self { ingests, directory, id: id.to_owned(), _lock: lock })
+    }
+
+    /// The file that the blob's bytes go to.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create_blob(&self) -> Result<File> {
+        create(&self.directory, "data", BLOB_MODE)
+    }
+
+    /// The directory that becomes the layer.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create_layer(&self) -> Result<OwnedFd> {
+        rustix::fs::mkdirat(&self.directory, "layer", Mode::from_raw_mode(PRIVATE_MODE))
+            .map_err(|e| Error::errno("make directory", "layer", e))?;
+        crate::root::open_directory(self.directory.as_fd(), b"layer").map_err(|e| Error::errno("open", "layer", e))
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next `sweep`: its lock is free then.
+        let _ = remove_tree(self.ingests.as_fd(), self.id.as_bytes());
+    }
+}
+
+fn create(directory: &OwnedFd, name: &'static str, mode: u32) -> Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(mode))
+        .map(File::from)
+        .map_err(|e| Error::errno("create", name, e))
+}
+
+/// Makes the directories of a store.
+pub(super) fn prepare(root: &Root) -> Result<()> {
+    for path in [INGEST, &format!("{BLOBS}/sha256"), &format!("{LAYERS}/sha256"), TRASH] {
+        root.make_directories(path, PRIVATE_MODE)?;
+    }
+    Ok(())
+}
+
+/// Removes what killed processes left in staging, and what was on its way out. Live ingests hold their lock.
+///
+/// Returns the ids of the ingests that were removed.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sweep(root: &Root) -> Result<Vec<String>> {
+    prepare(root)?;
+    let ingests = root.directory(INGEST)?;
+    let trash = root.directory(TRASH)?;
+    let mut removed = Vec::new();
+    for name in names(ingests.as_fd()).map_err(|e| Error::errno("list", INGEST, e))? {
+        let name = name.as_bytes();
+        if !is_abandoned(&ingests, name)? {
+            continue;
+        }
+        // Two that sweep at once rename one after the other: the second finds nothing.
+        match rustix::fs::renameat_with(&ingests, name, &trash, name, RenameFlags::NOREPLACE) {
+            Ok(()) => removed.push(String::from_utf8_lossy(name).into_owned()),
+            Err(Errno::NOENT | Errno::EXIST) => {}
+            Err(e) => return Err(Error::errno("rename", Path::new(INGEST).join(to_path(name)), e)),
+        }
+    }
+    for name in names(trash.as_fd()).map_err(|e| Error::errno("list", TRASH, e))? {
+        remove_tree(trash.as_fd(), name.as_bytes())?;
+    }
+    Ok(removed)
+}
+
+/// Whether no live process holds the ingest. One without a lock file was just made, or never got one: its writer
+/// holds the digest's lock, which the caller of `sweep` has looked at.
+fn is_abandoned(ingests: &OwnedFd, name: &[u8]) -> Result<bool> {
+    let failed = |operation, e| Error::errno(operation, Path::new(INGEST).join(to_path(name)), e);
+    let mut path = name.to_vec();
+    path.extend_from_slice(b"/lock");
+    let lock = match rustix::fs::openat(ingests, path.as_slice(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(lock) => lock,
+        Err(Errno::NOENT) => return is_old(ingests, name).map_err(|e| failed("stat", e)),
+        Err(e) => return Err(failed("open", e)),
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => Err(failed("lock", e)),
+    }
+}
+
+/// A process takes microseconds from the directory to its lock; this many seconds it takes only when it is dead.
+const LOCKLESS_SECONDS: i64 = 60;
+
+fn is_old(ingests: &OwnedFd, name: &[u8]) -> std::result::Result<bool, Errno> {
+    let made = match rustix::fs::statat(ingests, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat.st_mtime,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+    Ok((now - made).abs() > LOCKLESS_SECONDS)
+}

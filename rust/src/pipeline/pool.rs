@@ -1,0 +1,88 @@
+//! The workers of the process: one pool for all stages of all pipelines.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::run::Shared;
+use super::stage::Stage;
+use crate::error::{Error, Result};
+
+/// On one core a second worker still overlaps work with waiting for the disk.
+const WORKERS_MINIMUM: usize = 2;
+
+struct Task {
+    pipeline: Arc<Shared>,
+    stage: Stage,
+}
+
+struct State {
+    ready: Vec<Task>,
+    workers: usize,
+    idle: usize,
+    /// Threads do not survive a fork: the process that the workers belong to.
+    process: u32,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { ready: Vec::new(), workers: 0, idle: 0, process: 0 });
+static WORK: Condvar = Condvar::new();
+
+/// Refuses to go on in a child that was forked off: it has none of the workers.
+pub(super) fn check_process() -> Result<()> {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let own = std::process::id();
+    if state.workers == 0 {
+        state.process = own;
+    }
+    if state.process == own {
+        return Ok(());
+    }
+    Err(Error::Conflict {
+        kind: "process",
+        name: own.to_string(),
+        state: "forked from a process that used the pipeline".to_owned(),
+        allowed: "a fresh process (spawn, not fork)".to_owned(),
+    })
+}
+
+/// Hands a stage to the workers.
+pub(super) fn submit(pipeline: &Arc<Shared>, stage: Stage) {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    state.ready.push(Task { pipeline: Arc::clone(pipeline), stage });
+    let wanted = std::thread::available_parallelism().map_or(WORKERS_MINIMUM, usize::from).max(WORKERS_MINIMUM);
+    if state.idle == 0 && state.workers < wanted {
+        let name = format!("pyctrd-worker-{}", state.workers);
+        // Without a thread the tasks wait for those that there are; with none at all the caller would hang.
+        if std::thread::Builder::new().name(name).spawn(work).is_ok() {
+            state.workers += 1;
+        }
+    }
+    let lost = state.workers == 0;
+    drop(state);
+    if lost {
+        pipeline.fail(Error::Io { errno: 11, operation: "start thread", path: "pyctrd-worker".into() });
+        return;
+    }
+    WORK.notify_one();
+}
+
+fn work() {
+    loop {
+        let task = {
+            let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                let best = state
+                    .ready
+                    .iter()
+                    .enumerate()
+                    .max_by_key(|(_, task)| (task.stage.urgency(), task.pipeline.bytes_left()))
+                    .map(|(at, _)| at);
+                if let Some(at) = best {
+                    break state.ready.swap_remove(at);
+                }
+                state.idle += 1;
+                state = WORK.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            }
+        };
+        task.pipeline.step(task.stage);
+    }
+}
