@@ -1,1 +1,161 @@
-//! The kernel's mount API: overlay, bind, unmount.
+//! The kernel's mount API (Linux 5.2, overlayfs' `lowerdir+` 6.5): no option string, so no limit on layers.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
+    unmount as kernel_unmount,
+};
+
+use crate::error::{Error, Result};
+
+/// An overlay to be mounted.
+#[derive(Debug, Clone, Default)]
+pub struct Overlay {
+    /// Read-only directories, the uppermost first.
+    pub lower: Vec<PathBuf>,
+    /// Where writes go, and overlayfs' own directory beside it; without them the mount is read-only.
+    pub upper: Option<(PathBuf, PathBuf)>,
+    /// Skip syncs of the upper directory: its content is lost by a crash, as a container's is.
+    pub volatile: bool,
+}
+
+/// Mounts an overlay on a directory.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the kernel has no overlayfs or this process may not mount; [`Error::Io`] with what
+/// the kernel says.
+pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| refused(e, target))?;
+    let set = |key: &'static str, path: &Path| {
+        fsconfig_set_string(context.as_fd(), key, path).map_err(|e| Error::errno("mount overlay", path, e))
+    };
+    set("source", Path::new("pyctrd"))?;
+    set_lower(&context, &overlay.lower)?;
+    let mut attributes = MountAttrFlags::empty();
+    if let Some((upper, work)) = &overlay.upper {
+        set("upperdir", upper)?;
+        set("workdir", work)?;
+        if overlay.volatile {
+            // Linux 5.10; without it writes are only slower.
+            let _ = fsconfig_set_flag(context.as_fd(), "volatile");
+        }
+    } else {
+        attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    fsconfig_create(context.as_fd()).map_err(|e| explain(e, &context, target))?;
+    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(|e| Error::errno("mount overlay", target, e))?;
+    attach(&mount, target)
+}
+
+/// `lowerdir+` takes one directory at a time; kernels before 6.5 want them all in one string.
+fn set_lower(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
+    for (position, path) in lower.iter().enumerate() {
+        match fsconfig_set_string(context.as_fd(), "lowerdir+", path.as_path()) {
+            Ok(()) => {}
+            Err(Errno::INVAL) if position == 0 => return set_lower_joined(context, lower),
+            Err(e) => return Err(Error::errno("mount overlay", path, e)),
+        }
+    }
+    Ok(())
+}
+
+fn set_lower_joined(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut joined = Vec::new();
+    for path in lower {
+        if !joined.is_empty() {
+            joined.push(b':');
+        }
+        for &byte in path.as_os_str().as_bytes() {
+            if matches!(byte, b':' | b'\\' | b',') {
+                joined.push(b'\\');
+            }
+            joined.push(byte);
+        }
+    }
+    fsconfig_set_string(context.as_fd(), "lowerdir", joined.as_slice()).map_err(|e| match e {
+        Errno::INVAL => Error::Unsupported {
+            feature: format!("an overlay of {} layers", lower.len()),
+            needs: "Linux 6.5 or later (lowerdir+), or fewer layers".to_owned(),
+        },
+        e => Error::errno("mount overlay", "lowerdir", e),
+    })
+}
+
+/// What the kernel wrote to the context's log says more than an errno.
+fn explain(errno: Errno, context: &OwnedFd, target: &Path) -> Error {
+    let mut log = [0u8; 1024];
+    let said = rustix::io::read(context, &mut log).map(|count| String::from_utf8_lossy(&log[..count]).trim().to_owned());
+    match (errno, said) {
+        (Errno::INVAL | Errno::OPNOTSUPP | Errno::LOOP, Ok(said)) if !said.is_empty() => {
+            Error::Unsupported { feature: format!("overlay at {}", target.display()), needs: format!("the kernel says: {said}") }
+        }
+        _ => refused(errno, target),
+    }
+}
+
+fn refused(errno: Errno, target: &Path) -> Error {
+    match errno {
+        Errno::NODEV => Error::Unsupported { feature: "overlayfs".to_owned(), needs: "the kernel's overlay module".to_owned() },
+        Errno::NOSYS => Error::Unsupported { feature: "overlayfs".to_owned(), needs: "Linux 5.2 or later (fsopen)".to_owned() },
+        Errno::PERM => Error::Unsupported {
+            feature: "overlayfs".to_owned(),
+            needs: "root rights (CAP_SYS_ADMIN); snapshotter \"native\" needs none".to_owned(),
+        },
+        e => Error::errno("mount overlay", target, e),
+    }
+}
+
+/// Makes a directory or file visible at another place.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn mount_bind(source: &Path, target: &Path, readonly: bool) -> Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, source, flags).map_err(|e| Error::errno("mount", source, e))?;
+    attach(&tree, target)?;
+    if readonly {
+        use rustix::mount::{MountFlags, mount_remount};
+        mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"").map_err(|e| {
+            // Half a mount would be writable: better none.
+            let _ = kernel_unmount(target, UnmountFlags::DETACH);
+            Error::errno("mount read-only", target, e)
+        })?;
+    }
+    Ok(())
+}
+
+fn attach(mount: &OwnedFd, target: &Path) -> Result<()> {
+    let place = rustix::fs::openat(CWD, target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::errno("mount", target, e))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", &place, "", flags).map_err(|e| Error::errno("mount", target, e))?;
+    // Another mount namespace that shares this one's must not keep it busy. Where it cannot be set it is private.
+    let _ = mount_change(target, MountPropagationFlags::PRIVATE);
+    Ok(())
+}
+
+/// Takes the uppermost mount at a place away. What is no mount is no error.
+///
+/// # Errors
+/// [`Error::Conflict`] where it is in use (unless `lazy`), [`Error::Io`].
+pub fn unmount(target: &Path, lazy: bool) -> Result<bool> {
+    let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() } | UnmountFlags::NOFOLLOW;
+    match kernel_unmount(target, flags) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(false),
+        Err(Errno::BUSY) => Err(Error::Conflict {
+            kind: "mount",
+            name: target.display().to_string(),
+            state: "in use".to_owned(),
+            allowed: "unused".to_owned(),
+        }),
+        Err(e) => Err(Error::errno("unmount", target, e)),
+    }
+}

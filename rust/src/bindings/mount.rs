@@ -1,9 +1,43 @@
 //! Bindings of `mount`.
 
+use std::path::PathBuf;
+
 use pyo3::prelude::*;
 
+use crate::mount;
+
+/// Mounts an overlay on a directory: `lower` with the uppermost first.
+#[pyfunction]
+#[pyo3(signature = (lower, target, *, upper = None, work = None, volatile = false))]
+fn mount_overlay(
+    py: Python<'_>,
+    lower: Vec<PathBuf>,
+    target: PathBuf,
+    upper: Option<PathBuf>,
+    work: Option<PathBuf>,
+    volatile: bool,
+) -> PyResult<()> {
+    let overlay = mount::Overlay { lower, upper: upper.zip(work), volatile };
+    Ok(py.detach(|| mount::mount_overlay(&overlay, &target))?)
+}
+
+/// Makes a directory or file visible at another place.
+#[pyfunction]
+#[pyo3(signature = (source, target, *, readonly = false))]
+fn mount_bind(py: Python<'_>, source: PathBuf, target: PathBuf, readonly: bool) -> PyResult<()> {
+    Ok(py.detach(|| mount::mount_bind(&source, &target, readonly))?)
+}
+
+/// Takes the uppermost mount at a place away; whether there was one.
+#[pyfunction]
+#[pyo3(signature = (target, *, lazy = false))]
+fn unmount(py: Python<'_>, target: PathBuf, lazy: bool) -> PyResult<bool> {
+    Ok(py.detach(|| mount::unmount(&target, lazy))?)
+}
+
 /// Adds this room's names to the module.
-#[allow(clippy::unnecessary_wraps, reason = "every room's register has one signature")]
-pub(super) fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(mount_overlay, module)?)?;
+    module.add_function(wrap_pyfunction!(mount_bind, module)?)?;
+    module.add_function(wrap_pyfunction!(unmount, module)?)
 }
