@@ -1,0 +1,128 @@
+"""Unpacked layers on disk, by diff_id: ``layers/<alg>/<hex>/{tree,index}``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyctrd import _core
+from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
+from pyctrd.oci.digest import Digest
+
+_ALGORITHMS = ("sha256", "sha512")
+
+
+class Layers:
+    """The unpacked layers of a root, shared by all images that have them.
+
+    Args:
+        root: The engine's root directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._layers = root / "layers"
+        self._trash = root / "trash"
+
+    def path(self, diff_id: str | Digest) -> Path:
+        """Where a layer is, or would be.
+
+        Raises:
+            InvalidError: The diff_id is no digest; so no path can leave the store.
+        """
+        parsed = Digest.parse(str(diff_id))
+        return self._layers / parsed.algorithm / parsed.hex
+
+    def exists(self, diff_id: str | Digest) -> bool:
+        """Whether it is there."""
+        return self.path(diff_id).is_dir()
+
+    def open_index(self, diff_id: str | Digest) -> _core.LayerIndex:
+        """Its index: every entry with all metadata, with no look at the tree.
+
+        Raises:
+            NotFoundError: It is not there.
+            InvalidError: The index is damaged.
+        """
+        return _core.LayerIndex(self.path(diff_id))
+
+    def walk(self) -> Iterator[str]:
+        """The diff_ids of all layers."""
+        for algorithm in _ALGORITHMS:
+            try:
+                names = sorted(os.listdir(self._layers / algorithm))
+            except FileNotFoundError:
+                continue
+            for name in names:
+                yield f"{algorithm}:{name}"
+
+    def delete(self, diff_id: str | Digest, *, missing_ok: bool = False) -> None:
+        """Rename it out of the way, then remove it: a crash in between leaves it in ``trash/``, for recovery.
+
+        Raises:
+            NotFoundError: It is not there, and ``missing_ok`` is not set.
+        """
+        name = secrets.token_hex(16)
+        self._trash.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self.path(diff_id).rename(self._trash / name)
+        except FileNotFoundError as error:
+            if missing_ok:
+                return
+            raise NotFoundError(f"layer not found: {diff_id}", kind="layer", name=str(diff_id)) from error
+        _core.remove_tree(self._trash, name)
+
+    def verify(self, diff_id: str | Digest) -> None:
+        """Read its index and compare it with the tree: types and sizes of what is listed.
+
+        Raises:
+            IntegrityError: They differ, or the index is damaged.
+            NotFoundError: It is not there.
+        """
+        try:
+            index = self.open_index(diff_id)
+        except InvalidError as error:
+            raise IntegrityError(str(error), subject=str(diff_id), expected="an index", actual="damaged") from error
+        tree = os.open(self.path(diff_id) / "tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for entry in index.walk():
+                if entry.path and entry.kind not in ("foreign", "whiteout"):
+                    _compare(tree, entry, str(diff_id))
+        finally:
+            os.close(tree)
+
+
+_TYPES = {
+    "directory": 0o040000,
+    "symlink": 0o120000,
+    "file": 0o100000,
+    "character": 0o020000,
+    "block": 0o060000,
+    "fifo": 0o010000,
+}
+_TYPE_MASK = 0o170000
+
+
+def _compare(tree: int, entry: _core.Entry, diff_id: str) -> None:
+    name = os.fsdecode(entry.path)
+    try:
+        found = os.stat(entry.path, dir_fd=tree, follow_symlinks=False)
+    except FileNotFoundError:
+        if entry.kind == "hardlink":
+            return  # another name of a foreign link, which has nothing in the tree either
+        raise IntegrityError(
+            f"layer damaged: {diff_id}: {name}: is missing", subject=diff_id, expected=name, actual="missing"
+        ) from None
+    expected = _TYPES.get(entry.kind)
+    if expected is not None and found.st_mode & _TYPE_MASK != expected:
+        raise IntegrityError(
+            f"layer damaged: {diff_id}: {name}: is no {entry.kind}", subject=diff_id, expected=entry.kind, actual=name
+        )
+    if entry.kind == "file" and found.st_size != entry.size:
+        raise IntegrityError(
+            f"layer damaged: {diff_id}: {name}: has {found.st_size} bytes, expected {entry.size}",
+            subject=diff_id,
+            expected=entry.size,
+            actual=found.st_size,
+        )
