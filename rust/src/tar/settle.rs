@@ -70,7 +70,9 @@ impl LayerDirectory {
 /// # Errors
 /// [`Error::UnsafeArchive`] where a layer cannot be applied to those below it; [`Error::Io`].
 pub fn settle(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> Result<bool> {
-    if indexes.is_empty() || !indexes.iter().skip(1).any(leaves_something) {
+    // The lowest layer has nothing below it: there a foreign link is an error, and a parent is what it is.
+    let lowest = indexes.first().is_some_and(|index| index.foreign_links > 0);
+    if !lowest && !indexes.iter().skip(1).any(leaves_something) {
         return Ok(false);
     }
     let applied = View::applied(indexes)?;
@@ -83,6 +85,10 @@ pub fn settle(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> Re
     plan.add_other_names();
     let steps = plan.steps;
     Writer::new(layers, &applied, target).run(&steps)?;
+    let copied = steps.values().any(|step| matches!(step, Step::Make { id, .. } if applied.children(*id).is_none()));
+    // Directories alone are in the file system's journal, which the flush of one of them writes out.
+    let flushed = if copied { rustix::fs::syncfs(target) } else { rustix::fs::fsync(target) };
+    flushed.map_err(|e| Error::errno("flush", target.path(), e))?;
     Ok(true)
 }
 

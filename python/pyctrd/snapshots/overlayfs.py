@@ -1,0 +1,149 @@
+"""Root file systems by overlayfs: each layer a directory, shared by all images that have it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import orjson
+
+from pyctrd import _core
+from pyctrd.errors import PyctrdError
+from pyctrd.snapshots.protocol import LayerRef, Snapshot, SnapshotKind
+from pyctrd.snapshots.store import PRIVATE_MODE, SnapshotStore, directory_bytes
+
+_FIXUP = "fixup-"
+_MEMBERS = "layers.json"
+
+
+class Overlayfs:
+    """Stacks layers' directories with overlayfs, and an image's fix-up layer on top of them.
+
+    Args:
+        root: The engine's root directory, on a file system that overlayfs takes as its upper one.
+    """
+
+    name = "overlayfs"
+
+    def __init__(self, root: Path) -> None:
+        self._store = SnapshotStore(root)
+
+    @classmethod
+    def probe(cls, root: Path) -> str | None:
+        """None where overlayfs works beneath ``root``; else the reason why not. Mounts one, and takes it away."""
+        store = SnapshotStore(root)
+        trial = store.directory / f"probe-{secrets.token_hex(8)}"
+        for name in ("lower", "upper", "work", "merged"):
+            (trial / name).mkdir(mode=PRIVATE_MODE, parents=True)
+        try:
+            _core.mount_overlay(
+                [trial / "lower"], trial / "merged", upper=trial / "upper", work=trial / "work"
+            )
+            _core.unmount(trial / "merged")
+        except (PyctrdError, OSError) as error:
+            return str(error)
+        finally:
+            store.remove(trial)
+        return None
+
+    def settle(self, layers: Sequence[LayerRef]) -> None:
+        """As the protocol says."""
+        self._fixup(layers)
+
+    def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+        """As the protocol says."""
+        fixup = self._fixup(layers)
+        path = self._create(key, "active", layers)
+        # The merged root directory is the upper one's: it must look like the image's.
+        top = fixup or (layers[-1].path / "tree" if layers else None)
+        if top is not None:
+            _core.copy_attributes(top, path / "upper")
+        return Snapshot(key, "active", tuple(layers), None)
+
+    def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+        """As the protocol says."""
+        self._fixup(layers)
+        self._create(key, "view", layers)
+        return Snapshot(key, "view", tuple(layers), None)
+
+    def find(self, key: str) -> Snapshot | None:
+        """As the protocol says."""
+        found = self._store.read(key)
+        return None if found is None else Snapshot(key, found[0], found[1], None)
+
+    def walk(self) -> Iterator[Snapshot]:
+        """As the protocol says."""
+        for key in self._store.keys():
+            if (snapshot := self.find(key)) is not None:
+                yield snapshot
+
+    def mount(self, snapshot: Snapshot, target: Path) -> None:
+        """As the protocol says."""
+        path = self._store.path(snapshot.key)
+        fixup = self._fixup(snapshot.layers)
+        lower = [] if fixup is None else [fixup]
+        lower += [ref.path / "tree" for ref in reversed(snapshot.layers)]
+        if snapshot.kind == "active":
+            lower = lower or [path / "empty"]
+            _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work")
+        else:
+            # Without an upper directory overlayfs wants two lower ones at least.
+            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target)
+
+    def unmount(self, target: Path) -> None:
+        """As the protocol says."""
+        _core.unmount(target)
+
+    def delete(self, key: str) -> None:
+        """As the protocol says."""
+        self._store.remove(self._store.path(key))
+
+    def usage(self, key: str) -> int:
+        """As the protocol says."""
+        self._store.get(key)
+        return directory_bytes(self._store.path(key))
+
+    def collect(self, diff_ids: Collection[str]) -> None:
+        """As the protocol says."""
+        for path in self._store.directory.glob(f"{_FIXUP}*"):
+            members = orjson.loads((path / _MEMBERS).read_bytes())
+            if not set(members) <= set(diff_ids):
+                self._store.remove(path)
+
+    def _create(self, key: str, kind: SnapshotKind, layers: Sequence[LayerRef]) -> Path:
+        path = self._store.create(key, kind, layers)
+        for name in ("upper", "work") if kind == "active" else ("none",):
+            (path / name).mkdir(mode=0o755)
+        (path / "empty").mkdir(mode=0o755)
+        return path
+
+    def _fixup(self, layers: Sequence[LayerRef]) -> Path | None:
+        """The tree of a stack's fix-up layer, made when it is first asked for; None where it needs none."""
+        if not layers:
+            return None
+        path = self._store.directory / f"{_FIXUP}{_stack_id(layers)}"
+        if not path.exists():
+            self._make_fixup(path, layers)
+        tree = path / "tree"
+        return tree if tree.exists() else None
+
+    def _make_fixup(self, path: Path, layers: Sequence[LayerRef]) -> None:
+        making = self._store.directory / f"making-{secrets.token_hex(8)}"
+        (making / "tree").mkdir(mode=0o755, parents=True)
+        try:
+            (making / _MEMBERS).write_bytes(orjson.dumps([ref.diff_id for ref in layers]))
+            if not _core.settle_layers([ref.path for ref in layers], making / "tree"):
+                (making / "tree").rmdir()
+            try:
+                making.rename(path)
+            except OSError:
+                if not path.exists():  # else another process was as fast
+                    raise
+        finally:
+            self._store.remove(making)
+
+
+def _stack_id(layers: Sequence[LayerRef]) -> str:
+    return hashlib.sha256("\n".join(ref.diff_id for ref in layers).encode()).hexdigest()

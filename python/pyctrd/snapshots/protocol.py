@@ -1,0 +1,116 @@
+"""What a snapshotter does: root file systems made of unpacked layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+SnapshotKind = Literal["active", "view"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRef:
+    """An unpacked layer, as the content room keeps it.
+
+    Attributes:
+        diff_id: Digest of its tar.
+        path: The directory that holds its ``tree`` and ``index``.
+    """
+
+    diff_id: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A root file system.
+
+    Attributes:
+        key: Names it, and its directory.
+        kind: "active" can be written to, "view" cannot.
+        layers: What it is made of, lowest first.
+        path: The directory that is the root file system already; None where it has to be mounted.
+    """
+
+    key: str
+    kind: SnapshotKind
+    layers: tuple[LayerRef, ...]
+    path: Path | None
+
+
+class Snapshotter(Protocol):
+    """Makes root file systems. The merged view is the same whichever makes it (rule R19).
+
+    Layers are given lowest first. Keys are letters, digits and dashes. Snapshots survive the process; mounts
+    survive it too, but no reboot.
+    """
+
+    name: str
+
+    def settle(self, layers: Sequence[LayerRef]) -> None:
+        """Make what a stack of layers needs beside them, so that ``prepare`` finds it; again is a no-op.
+
+        Raises:
+            UnsafeArchiveError: A layer cannot be applied to those below it.
+        """
+        ...
+
+    def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+        """Make a snapshot that can be written to.
+
+        Raises:
+            AlreadyExistsError: The key is taken.
+            UnsafeArchiveError: As ``settle``.
+        """
+        ...
+
+    def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+        """Make a snapshot that cannot be written to.
+
+        Raises:
+            AlreadyExistsError: The key is taken.
+        """
+        ...
+
+    def find(self, key: str) -> Snapshot | None:
+        """The snapshot of a key; None where there is none."""
+        ...
+
+    def walk(self) -> Iterator[Snapshot]:
+        """All snapshots, by key."""
+        ...
+
+    def mount(self, snapshot: Snapshot, target: Path) -> None:
+        """Show it on an existing directory, until ``unmount``.
+
+        Raises:
+            UnsupportedError: The kernel, or this process' rights, do not allow it.
+            OSError: The kernel refused.
+        """
+        ...
+
+    def unmount(self, target: Path) -> None:
+        """Take the mount away; where nothing is mounted it does nothing.
+
+        Raises:
+            ConflictError: It is in use.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove a snapshot that is not mounted; a missing one is no error."""
+        ...
+
+    def usage(self, key: str) -> int:
+        """Bytes on disk that its deletion would free.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+        """
+        ...
+
+    def collect(self, diff_ids: Collection[str]) -> None:
+        """Remove what was made by ``settle`` for stacks with a layer that is not among these."""
+        ...

@@ -1,0 +1,112 @@
+"""The directories of snapshots: ``snapshots/<key>/``, each with a record of what it is made of."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import orjson
+
+from pyctrd import _core
+from pyctrd.errors import AlreadyExistsError, InvalidError, NotFoundError
+from pyctrd.snapshots.protocol import LayerRef, SnapshotKind
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
+_RECORD = "snapshot.json"
+PRIVATE_MODE = 0o700
+
+
+class SnapshotStore:
+    """Makes, finds and removes the directories.
+
+    Args:
+        root: The engine's root directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.directory = root / "snapshots"
+        self._trash = root / "trash"
+        for directory in (self.directory, self._trash):
+            directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+
+    def path(self, key: str) -> Path:
+        """The directory of a key.
+
+        Raises:
+            InvalidError: The key is no plain name.
+        """
+        if not _KEY.fullmatch(key):
+            raise InvalidError(
+                f"invalid snapshot key: {key!r}: expected letters, digits and dashes", field="key", value=key
+            )
+        return self.directory / key
+
+    def create(self, key: str, kind: SnapshotKind, layers: Sequence[LayerRef]) -> Path:
+        """Make the directory of a new snapshot.
+
+        Raises:
+            AlreadyExistsError: The key is taken.
+        """
+        path = self.path(key)
+        try:
+            path.mkdir(mode=PRIVATE_MODE)
+        except FileExistsError as error:
+            raise AlreadyExistsError(f"snapshot already exists: {key}", kind="snapshot", name=key) from error
+        record = {"kind": kind, "layers": [[ref.diff_id, os.fspath(ref.path)] for ref in layers]}
+        (path / _RECORD).write_bytes(orjson.dumps(record))
+        return path
+
+    def read(self, key: str) -> tuple[SnapshotKind, tuple[LayerRef, ...]] | None:
+        """What a snapshot was made of; None where there is none."""
+        try:
+            record = orjson.loads((self.path(key) / _RECORD).read_bytes())
+        except FileNotFoundError:
+            return None
+        return record["kind"], tuple(LayerRef(diff_id, Path(path)) for diff_id, path in record["layers"])
+
+    def get(self, key: str) -> tuple[SnapshotKind, tuple[LayerRef, ...]]:
+        """As ``read``.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        found = self.read(key)
+        if found is None:
+            raise NotFoundError(f"snapshot not found: {key}", kind="snapshot", name=key)
+        return found
+
+    def keys(self) -> Iterator[str]:
+        """All keys, sorted; settled stacks are not among them."""
+        for name in sorted(os.listdir(self.directory)):
+            if (self.directory / name / _RECORD).exists():
+                yield name
+
+    def remove(self, path: Path) -> None:
+        """Rename a directory out of the way, then remove it; a missing one is no error."""
+        name = secrets.token_hex(16)
+        try:
+            path.rename(self._trash / name)
+        except FileNotFoundError:
+            return
+        _core.remove_tree(self._trash, name)
+
+
+def directory_bytes(path: Path) -> int:
+    """Bytes on disk of a tree; a file with several names counts once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    pending = [os.fspath(path)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                stat = entry.stat(follow_symlinks=False)
+                if (stat.st_dev, stat.st_ino) not in seen:
+                    seen.add((stat.st_dev, stat.st_ino))
+                    total += stat.st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+    return total
+
