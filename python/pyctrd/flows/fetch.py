@@ -1,0 +1,336 @@
+"""Blobs and layers brought into the store: one download for a digest, whoever asks."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from pyctrd import _core
+from pyctrd.errors import CancelledError, UnavailableError
+from pyctrd.flows.progress import LayerProgress, LayerState
+from pyctrd.flows.recover import digest_names, take_locks, undo
+
+if TYPE_CHECKING:
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.oci.descriptor import Descriptor
+
+# A body that breaks off is asked for again from where it broke, this often; each time after a pause.
+MAX_BODY_RETRIES = 5
+RETRY_PAUSE_SECONDS = 0.5
+# A block that breaks off with fewer bytes is asked for again whole.
+MIN_COMMIT_BYTES = 512
+
+
+class Body(Protocol):
+    """Where a blob's bytes come from: a registry's answer, or a file."""
+
+    offset: int
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the front of ``buffer``; 0 at the end."""
+        ...
+
+    def close(self) -> None:
+        """End it, from any thread."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Want:
+    """One blob to be brought in.
+
+    Attributes:
+        descriptor: What must arrive.
+        opens: Makes a body that starts at or before a byte offset.
+        diff_id: For a layer, the digest of its tar.
+        unpack: Whether the layer's tree is to be made.
+        local: The blob is in this store already: it is read from there, and not stored again.
+    """
+
+    descriptor: Descriptor
+    opens: Callable[[int], Body]
+    diff_id: str | None = None
+    unpack: bool = False
+    local: bool = False
+    ingest: _core.Ingest | None = None
+    result: _core.Ingested | None = None
+    state: LayerState = "waiting"
+    body: Body | None = field(default=None, repr=False)
+
+    def progress(self) -> LayerProgress:
+        """A look at it from outside."""
+        ingest = self.ingest
+        size = self.descriptor.size
+        finished = self.state in ("present", "done")
+        return LayerProgress(
+            digest=str(self.descriptor.digest),
+            state=self.state,
+            received_bytes=size if finished else (ingest.received if ingest else 0),
+            size_bytes=size,
+            unpacked_bytes=ingest.bytes_unpacked if ingest else 0,
+        )
+
+
+class Fetch:
+    """Brings wants in: claims each digest, transfers, and hands the finished ones to ``commit``.
+
+    A digest that another process is bringing in is left for last; when that process is done it is looked
+    up again, and is either present then or claimed here. No lock is held while waiting for another, so two
+    processes can never wait for each other.
+
+    Args:
+        rooms: The engine's rooms.
+        is_present: Whether the store has all of a want already.
+        commit: Publishes and records a batch of finished wants; called while their locks are held.
+        watch: Called a few times a second while bytes arrive.
+        watch_seconds: How often.
+    """
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        *,
+        is_present: Callable[[Want], bool],
+        commit: Callable[[Sequence[Want]], None],
+        watch: Callable[[], None] | None = None,
+        watch_seconds: float = 0.1,
+    ) -> None:
+        self._rooms = rooms
+        self._is_present = is_present
+        self._commit = commit
+        self._watch = watch
+        self._watch_seconds = watch_seconds
+
+    def run(self, wants: Iterable[Want]) -> None:
+        """Bring all of them in.
+
+        Raises:
+            PyctrdError, OSError: The first failure; nothing of its batch is visible then.
+        """
+        pending = sorted(wants, key=lambda want: want.descriptor.size, reverse=True)
+        while pending:
+            with ExitStack() as locks:
+                claimed, busy = self._claim(pending, locks)
+                if claimed:
+                    self._transfer(claimed)
+            pending = [want for want, _ in busy]
+            if busy:
+                self._wait_for(busy[0][1])
+
+    def _claim(
+        self, wants: Sequence[Want], locks: ExitStack
+    ) -> tuple[list[Want], list[tuple[Want, _core.FileLock]]]:
+        """Those whose locks were free and that are really missing; and those that another has, with the lock."""
+        claimed: list[Want] = []
+        busy: list[tuple[Want, _core.FileLock]] = []
+        for want in wants:
+            if self._is_present(want):
+                want.state = "present"
+                continue
+            taken = take_locks(self._rooms, digest_names(str(want.descriptor.digest), want.diff_id), locks)
+            if taken is not None:
+                busy.append((want, taken))
+                continue
+            if self._is_present(want):  # it came while we looked
+                want.state = "present"
+            else:
+                claimed.append(want)
+        return claimed, busy
+
+    def _wait_for(self, lock: _core.FileLock) -> None:
+        while not lock.acquire(timeout=self._watch_seconds):
+            if self._watch is not None:
+                self._watch()
+        lock.release()
+
+    def _transfer(self, wants: list[Want]) -> None:
+        ids = [secrets.token_hex(16) for _ in wants]
+        database = self._rooms.database
+        with database.write() as tx:
+            for want, ingest_id in zip(wants, ids, strict=True):
+                tx.ingests.add(
+                    ingest_id,
+                    namespace=self._rooms.namespace,
+                    digest=str(want.descriptor.digest),
+                    diff_id=want.diff_id,
+                    size=want.descriptor.size,
+                )
+        try:
+            _Carriers(self._rooms, wants, ids).run(self._watch, self._watch_seconds)
+            self._rooms.stages.add(want.ingest.stages() for want in wants if want.ingest is not None)
+            self._commit(wants)
+        except BaseException:
+            for want in wants:
+                if want.ingest is not None:
+                    want.ingest.abort()
+            for ingest_id in ids:
+                if (reserved := database.ingests.find(ingest_id)) is not None:
+                    undo(self._rooms, reserved)
+            raise
+        with database.write() as tx:
+            for ingest_id in ids:
+                tx.ingests.delete(ingest_id)
+
+
+class _Carriers:
+    """A few threads that carry bodies into ingests, largest first."""
+
+    def __init__(self, rooms: Rooms, wants: Sequence[Want], ids: Sequence[str]) -> None:
+        self._rooms = rooms
+        self._queue = list(zip(wants, ids, strict=True))[::-1]
+        self._wants = wants
+        self._lock = threading.Lock()
+        self._done = threading.Condition(self._lock)
+        self._running = 0
+        self._error: BaseException | None = None
+        self._stopped = False
+
+    def run(self, watch: Callable[[], None] | None, seconds: float) -> None:
+        """Start the threads and wait for the last; raises the first failure."""
+        count = min(len(self._queue), self._rooms.settings.concurrency)
+        self._running = count
+        threads = [threading.Thread(target=self._work, name=f"pyctrd-pull-{i}") for i in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            self._wait(watch, seconds)
+        except BaseException:
+            # Ctrl-C lands here, in the main thread; the carriers sit in recv and must be woken.
+            self._stop()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _wait(self, watch: Callable[[], None] | None, seconds: float) -> None:
+        while True:
+            with self._done:
+                if self._running == 0:
+                    return
+                self._done.wait(seconds if watch is not None else None)
+            if watch is not None:
+                watch()
+
+    def _work(self) -> None:
+        try:
+            while (item := self._next()) is not None:
+                self._carry(*item)
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, whatever it is
+            with self._lock:
+                if self._error is None and not (self._stopped and isinstance(error, CancelledError)):
+                    self._error = error
+            self._stop()
+        finally:
+            with self._done:
+                self._running -= 1
+                self._done.notify_all()
+
+    def _next(self) -> tuple[Want, str] | None:
+        with self._lock:
+            return None if self._stopped or not self._queue else self._queue.pop()
+
+    def _stop(self) -> None:
+        """End every transfer under way; the ingests are aborted by the caller once the threads are gone."""
+        with self._lock:
+            self._stopped = True
+        for want in self._wants:
+            if (body := want.body) is not None:
+                body.close()
+            if (ingest := want.ingest) is not None:
+                ingest.abort()
+
+    def _carry(self, want: Want, ingest_id: str) -> None:
+        ingest = _core.Ingest(
+            str(self._rooms.root),
+            ingest_id,
+            digest=str(want.descriptor.digest),
+            size=want.descriptor.size,
+            diff_id=want.diff_id,
+            unpack=want.unpack,
+            keep_blob=not want.local,
+        )
+        want.ingest = ingest
+        want.state = "pulling"
+        retries = 0
+        while True:
+            before = ingest.received
+            try:
+                self._carry_body(want, ingest)
+                break
+            except UnavailableError as error:
+                retries = 0 if ingest.received > before else retries + 1
+                if retries >= MAX_BODY_RETRIES or self._stopped:
+                    raise
+                time.sleep(error.retry_after_seconds or RETRY_PAUSE_SECONDS * 2**retries)
+        want.result = ingest.finish()
+        want.state = "done"
+
+    def _carry_body(self, want: Want, ingest: _core.Ingest) -> None:
+        body = want.opens(ingest.received)
+        want.body = body
+        try:
+            if self._stopped:
+                raise CancelledError("cancelled")
+            _skip(body, ingest.received)
+            while feed_block(ingest, body):
+                pass
+        finally:
+            want.body = None
+            body.close()
+
+
+def feed_block(ingest: _core.Ingest, body: Body) -> bool:
+    """Fill one block of the ingest from the body and hand it over; whether more may come."""
+    filled = 0
+    more = True
+    try:
+        with ingest.buffer() as view:
+            while filled < len(view):
+                with view[filled:] as rest:
+                    count = body.readinto(rest)
+                if count == 0:
+                    more = False
+                    break
+                filled += count
+    finally:
+        # What came before a connection broke is good: the next body starts behind it. A few first bytes are not
+        # worth keeping, and too few to tell a compression from.
+        if filled > MIN_COMMIT_BYTES or not more:
+            ingest.commit(filled)
+    return more
+
+
+def _skip(body: Body, target: int) -> None:
+    """Read past what is there already, where the server ignored the range that was asked for."""
+    left = target - body.offset
+    scratch = bytearray(min(left, 1 << 16))
+    while left > 0:
+        with memoryview(scratch)[: min(left, len(scratch))] as view:
+            count = body.readinto(view)
+        if count == 0:
+            return
+        left -= count
+
+
+class FileBody:
+    """A blob of this store as a body."""
+
+    def __init__(self, path: str | bytes, offset: int) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close(), as a body is
+        self._file.seek(offset)
+        self.offset = offset
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the front of ``buffer``; 0 at the end."""
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,38 @@
+"""What this engine is and what the host can do."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from pyctrd import _core
+from pyctrd.errors import UnsupportedError
+from pyctrd.flows.choose import why_not
+from pyctrd.oci.platform import Platform
+
+if TYPE_CHECKING:
+    from pyctrd.flows.rooms import Rooms
+
+
+def gather(rooms: Rooms) -> dict[str, Any]:
+    """Paths, versions, counts, and the snapshotter with the reasons against the others."""
+    database = rooms.database
+    try:
+        snapshotter = rooms.snapshotter.name
+    except UnsupportedError as error:
+        snapshotter = f"none ({error})"
+    return {
+        "version": _core.__version__,
+        "root": str(rooms.root),
+        "state": str(rooms.settings.state),
+        "namespace": rooms.namespace,
+        "durability": rooms.settings.durability,
+        "platform": str(Platform.host()),
+        "kernel": platform.release(),
+        "snapshotter": snapshotter,
+        "snapshotters_not_usable": why_not(rooms),
+        "runtime": shutil.which(rooms.settings.runtime) or f"{rooms.settings.runtime} (not found)",
+        "images": len(list(database.images.list(rooms.namespace))),
+        "containers": len(list(database.containers.list(rooms.namespace))),
+    }

@@ -1,0 +1,40 @@
+"""What a caller may look at while a pull runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+LayerState = Literal["waiting", "present", "pulling", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerProgress:
+    """One layer of a pull under way.
+
+    Attributes:
+        digest: The blob's digest.
+        state: "waiting" for its turn or for another process, "present", "pulling" or "done".
+        received_bytes: Compressed bytes that arrived.
+        size_bytes: Compressed bytes in all.
+        unpacked_bytes: Bytes of the tar that were unpacked.
+    """
+
+    digest: str
+    state: LayerState
+    received_bytes: int
+    size_bytes: int
+    unpacked_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """A pull under way, every layer of it, lowest first."""
+
+    reference: str
+    layers: tuple[LayerProgress, ...]
+
+
+ProgressCallback = Callable[[PullProgress], None]
+PROGRESS_INTERVAL_SECONDS = 0.1

@@ -1,0 +1,182 @@
+"""Pull: a reference becomes an image whose every byte was checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pyctrd import _core
+from pyctrd.errors import InvalidError
+from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
+from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
+from pyctrd.flows.resolve import Resolved, resolve
+from pyctrd.metadata.images import ImageRecord
+from pyctrd.oci.media_types import is_layer
+from pyctrd.snapshots.protocol import LayerRef
+
+if TYPE_CHECKING:
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.oci.descriptor import Descriptor
+    from pyctrd.oci.platform import Platform
+    from pyctrd.oci.reference import Reference
+
+
+def pull(
+    rooms: Rooms,
+    reference: Reference,
+    *,
+    platform: Platform,
+    unpack: bool = True,
+    progress: ProgressCallback | None = None,
+) -> ImageRecord:
+    """Bring an image in: resolve, transfer what is missing, publish, record.
+
+    Args:
+        rooms: The engine's rooms.
+        reference: What to pull.
+        platform: Whose manifest is taken from an index.
+        unpack: Make each layer's tree while its bytes arrive.
+        progress: Called a few times a second, in the calling thread.
+
+    Returns:
+        The image's record, durable.
+
+    Raises:
+        RegistryError, NotFoundError, InvalidError: The registry, or what it sent.
+        IntegrityError, UnsafeArchiveError: Bytes that are not what they should be.
+        OSError: The disk.
+
+    Spec:
+        distribution-spec v1.1, "Pulling manifests", "Pulling blobs"; image-spec v1.1.
+    """
+    resolved = resolve(rooms, reference, platform=platform)
+    wants = wants_of(rooms, resolved, unpack=unpack)
+    with rooms.collection_lock(shared=True):
+        fetch = Fetch(
+            rooms,
+            is_present=partial(is_present, rooms),
+            commit=partial(commit_content, rooms, resolved),
+            watch=_watcher(resolved, wants, progress),
+            watch_seconds=PROGRESS_INTERVAL_SECONDS,
+        )
+        fetch.run(wants)
+        if unpack:
+            # What the layers leave to one another is made now: a link that leads nowhere fails the pull, not the run.
+            rooms.snapshotter.settle(
+                [LayerRef(str(d), rooms.layers.path(d)) for d in resolved.config.rootfs.diff_ids]
+            )
+        return record_image(rooms, resolved)
+
+
+def wants_of(rooms: Rooms, resolved: Resolved, *, unpack: bool) -> list[Want]:
+    """A want for each distinct blob of the image: its layers and its documents."""
+    wants: dict[str, Want] = {}
+    for position, (layer, diff_id) in enumerate(
+        zip(resolved.manifest.layers, resolved.config.rootfs.diff_ids, strict=True)
+    ):
+        if not is_layer(layer.media_type):
+            raise InvalidError(
+                f"unknown media type: layers[{position}]: {layer.media_type} is no layer",
+                field=f"layers[{position}].mediaType",
+                value=layer.media_type,
+            )
+        wants.setdefault(
+            str(layer.digest),
+            Want(
+                descriptor=layer,
+                opens=partial(_open_layer, rooms, resolved.reference, layer),
+                diff_id=str(diff_id),
+                unpack=unpack,
+            ),
+        )
+    for document in resolved.documents:
+        wants.setdefault(
+            str(document.descriptor.digest),
+            Want(descriptor=document.descriptor, opens=partial(BytesBody, document.body)),
+        )
+    return list(wants.values())
+
+
+def is_present(rooms: Rooms, want: Want) -> bool:
+    """Whether this namespace has all that is wanted: the blob, and the tree where one is wanted."""
+    want.local = rooms.database.content.find(rooms.namespace, str(want.descriptor.digest)) is not None
+    if not want.local or not want.unpack or want.diff_id is None:
+        return want.local
+    return rooms.database.layers.find(want.diff_id) is not None
+
+
+def commit_content(rooms: Rooms, resolved: Resolved, wants: Sequence[Want]) -> None:
+    """Publish finished ingests with one flush, then record them in one transaction."""
+    ingests = [want.ingest for want in wants if want.ingest is not None]
+    _core.publish(str(rooms.root), ingests, durability=rooms.settings.durability)
+    with rooms.database.write() as tx:
+        for want in wants:
+            tx.content.add(
+                rooms.namespace,
+                str(want.descriptor.digest),
+                size=want.descriptor.size,
+                media_type=want.descriptor.media_type,
+                source=str(resolved.reference.repository_name),
+            )
+            if want.unpack and want.diff_id is not None and want.result is not None:
+                tx.layers.add(
+                    want.diff_id,
+                    bytes=want.result.layer_bytes,
+                    entries=want.result.layer_entries,
+                    implied=want.result.implied,
+                    foreign_links=want.result.foreign_links,
+                    blob=str(want.descriptor.digest),
+                )
+
+
+def record_image(rooms: Rooms, resolved: Resolved) -> ImageRecord:
+    """Give the image its name: from here on it is visible."""
+    now = time.time_ns()
+    record = ImageRecord(
+        namespace=rooms.namespace,
+        name=str(resolved.reference),
+        target_digest=str(resolved.target.digest),
+        target_media_type=resolved.target.media_type,
+        target_size=resolved.target.size,
+        manifest_digest=str(resolved.manifest_descriptor.digest),
+        config_digest=str(resolved.manifest.config.digest),
+        platform=str(resolved.config.platform),
+        created_ns=now,
+        updated_ns=now,
+    )
+    with rooms.database.write() as tx:
+        return tx.images.put(record)
+
+
+class BytesBody:
+    """A document that was read already, as a body."""
+
+    def __init__(self, content: bytes, offset: int) -> None:
+        self._left = memoryview(content)[offset:]
+        self.offset = offset
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the front of ``buffer``; 0 at the end."""
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _open_layer(rooms: Rooms, reference: Reference, layer: Descriptor, offset: int) -> Body:
+    if rooms.database.content.find(rooms.namespace, str(layer.digest)) is not None:
+        return FileBody(str(rooms.blobs.path(layer.digest)), offset)
+    return rooms.registry.open_blob(reference, layer, offset=offset)
+
+
+def _watcher(resolved: Resolved, wants: Sequence[Want], progress: ProgressCallback | None) -> Callable[[], None] | None:
+    if progress is None:
+        return None
+    layers = [want for want in wants if want.diff_id is not None]
+    name = str(resolved.reference)
+    return lambda: progress(PullProgress(name, tuple(want.progress() for want in layers)))

@@ -1,0 +1,61 @@
+"""What a killed process left, finished or undone when the next engine opens the root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from pyctrd import _core
+
+if TYPE_CHECKING:
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.ingests import IngestRecord
+
+
+def recover(rooms: Rooms) -> None:
+    """Bring the root back to what its records say; milliseconds where nothing is to be done.
+
+    Nothing of a live process is touched: whatever it works on has a lock that it holds.
+    """
+    _undo_unrecorded(rooms)
+    _core.sweep_ingests(str(rooms.root))
+
+
+def _undo_unrecorded(rooms: Rooms) -> None:
+    """Remove blobs and layers that were published by a process that died before it recorded them."""
+    for reserved in rooms.database.ingests.list():
+        with ExitStack() as held:
+            if take_locks(rooms, digest_names(reserved.digest, reserved.diff_id), held) is not None:
+                continue  # its process lives
+            # Looked up again: its process may have ended well in the meantime.
+            if (left := rooms.database.ingests.find(reserved.id)) is not None:
+                undo(rooms, left)
+
+
+def undo(rooms: Rooms, reserved: IngestRecord) -> None:
+    """Remove what an ingest published and nobody recorded, then its reservation; its locks are held."""
+    database = rooms.database
+    if not database.content.is_recorded(reserved.digest):
+        rooms.blobs.delete(reserved.digest, missing_ok=True)
+    if reserved.diff_id is not None and database.layers.find(reserved.diff_id) is None:
+        rooms.layers.delete(reserved.diff_id, missing_ok=True)
+    with database.write() as tx:
+        tx.ingests.delete(reserved.id)
+
+
+def digest_names(digest: str, diff_id: str | None) -> list[str]:
+    """The names of the locks under which a blob and its layer come into the store or are removed."""
+    return sorted({name.replace(":", "-") for name in (digest, diff_id) if name is not None})
+
+
+def take_locks(rooms: Rooms, names: Iterable[str], held: ExitStack) -> _core.FileLock | None:
+    """Take all of some digests' locks without waiting; where one is not free, none is kept and it is returned."""
+    with ExitStack() as taking:
+        for name in names:
+            lock = rooms.lock("digest", name)
+            if not lock.acquire(timeout=0):
+                return lock
+            taking.callback(lock.release)
+        held.push(taking.pop_all())
+    return None

@@ -1,0 +1,135 @@
+"""From a reference to the documents of one platform's image: index, manifest, config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyctrd.errors import InvalidError, NotFoundError
+from pyctrd.oci.config import ImageConfig
+from pyctrd.oci.index import Index
+from pyctrd.oci.manifest import Manifest
+from pyctrd.oci.media_types import is_index, is_manifest
+
+if TYPE_CHECKING:
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.oci.descriptor import Descriptor
+    from pyctrd.oci.platform import Platform
+    from pyctrd.oci.reference import Reference
+
+# An index in an index in an index: nobody makes more, and a registry could make them without end.
+MAX_INDEX_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A JSON document and the descriptor that it was checked against."""
+
+    descriptor: Descriptor
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a reference means on one platform.
+
+    Attributes:
+        reference: As asked for.
+        target: What the reference itself names: an index or a manifest.
+        manifest_descriptor: The chosen manifest.
+        manifest: The same, decoded.
+        config: The image config, decoded.
+        documents: Every document on the way: indexes, the manifest, the config.
+    """
+
+    reference: Reference
+    target: Descriptor
+    manifest_descriptor: Descriptor
+    manifest: Manifest
+    config: ImageConfig
+    documents: tuple[Document, ...]
+
+
+def resolve(rooms: Rooms, reference: Reference, *, platform: Platform) -> Resolved:
+    """Ask the registry what ``reference`` is, down to the config of one platform's manifest.
+
+    Documents that this namespace already has are read from the store: only the top one is asked for.
+
+    Args:
+        rooms: The engine's rooms.
+        reference: With a tag, a digest or both.
+        platform: Whose manifest is taken from an index.
+
+    Returns:
+        The decoded documents and their bytes, each checked against its descriptor.
+
+    Raises:
+        RegistryError: The registry refused or could not be reached.
+        NotFoundError: There is no such image, or none for ``platform``.
+        InvalidError: A document is wrong.
+    """
+    fetched = rooms.registry.manifest(reference)
+    top = Document(fetched.descriptor, fetched.body)
+    documents = [top]
+    while is_index(documents[-1].descriptor.media_type):
+        if len(documents) > MAX_INDEX_DEPTH:
+            raise InvalidError(
+                f"invalid index: {top.descriptor.digest}: more than {MAX_INDEX_DEPTH} indexes in one another",
+                field="manifests",
+                value=str(top.descriptor.digest),
+            )
+        child = choose_child(Index.parse(documents[-1].body), reference, platform)
+        documents.append(Document(child, _read_manifest(rooms, reference, child)))
+    return _with_config(rooms, reference, documents)
+
+
+def choose_child(index: Index, reference: Reference, platform: Platform) -> Descriptor:
+    """The entry of an index that fits a platform best.
+
+    Raises:
+        NotFoundError: None fits; the message names those that there are.
+    """
+    child = index.choose(platform)
+    if child is None:
+        known = ", ".join(sorted({str(entry.platform) for entry in index.manifests if entry.platform}))
+        raise NotFoundError(
+            f"no matching platform: {reference}: wanted {platform}, the image has {known or 'none named'}",
+            kind="platform",
+            name=str(platform),
+            hint="choose one with --platform",
+        )
+    return child
+
+
+def _with_config(rooms: Rooms, reference: Reference, documents: list[Document]) -> Resolved:
+    last = documents[-1]
+    if not is_manifest(last.descriptor.media_type):
+        raise InvalidError(
+            f"unknown media type: {reference}: {last.descriptor.media_type} is no image manifest",
+            field="mediaType",
+            value=last.descriptor.media_type,
+        )
+    manifest = Manifest.parse(last.body)
+    body = _read_config(rooms, reference, manifest.config)
+    config = ImageConfig.parse(body)
+    manifest.check_config(config)
+    return Resolved(
+        reference=reference,
+        target=documents[0].descriptor,
+        manifest_descriptor=last.descriptor,
+        manifest=manifest,
+        config=config,
+        documents=(*documents, Document(manifest.config, body)),
+    )
+
+
+def _read_manifest(rooms: Rooms, reference: Reference, descriptor: Descriptor) -> bytes:
+    if rooms.database.content.find(rooms.namespace, str(descriptor.digest)) is not None:
+        return rooms.blobs.read(descriptor.digest)
+    return rooms.registry.manifest(reference.with_digest(descriptor.digest)).body
+
+
+def _read_config(rooms: Rooms, reference: Reference, descriptor: Descriptor) -> bytes:
+    if rooms.database.content.find(rooms.namespace, str(descriptor.digest)) is not None:
+        return rooms.blobs.read(descriptor.digest)
+    return rooms.registry.read_blob(reference, descriptor)

@@ -1,0 +1,133 @@
+"""The rooms of one engine, each opened when it is first needed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyctrd.errors import PyctrdError
+from pyctrd.flows.stages import StageTotals
+
+if TYPE_CHECKING:
+    from pyctrd._core import FileLock
+    from pyctrd.content.blobs import Blobs
+    from pyctrd.content.layers import Layers
+    from pyctrd.flows.settings import Settings
+    from pyctrd.metadata.database import Database
+    from pyctrd.registry.client import Client
+    from pyctrd.runtime.runtime import Runtime
+    from pyctrd.snapshots.protocol import Snapshotter
+
+PRIVATE_MODE = 0o700
+
+
+class Rooms:
+    """Opens a root and state directory, and each room over them at its first use.
+
+    Thread-safe. Not usable after a fork: the rooms hold locks and threads that do not survive one.
+
+    Args:
+        settings: Where and how.
+
+    Raises:
+        OSError: The root or the state directory cannot be made or entered.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stages = StageTotals()
+        self._opening = threading.RLock()
+        for directory in (settings.root, settings.state):
+            directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+
+    @property
+    def root(self) -> Path:
+        """The root directory."""
+        return self.settings.root
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that every operation is scoped by."""
+        return self.settings.namespace
+
+    @cached_property
+    def database(self) -> Database:
+        """The metadata database; recovery has run when it is returned."""
+        from pyctrd.flows.recover import recover
+        from pyctrd.metadata.database import Database
+
+        with self._opening:
+            if (opened := self.__dict__.get("database")) is not None:
+                return opened  # type: ignore[no-any-return] # __dict__ is untyped; only this property fills it
+            database = Database(self.root / "pyctrd.db")
+            self.__dict__["database"] = database
+            recover(self)
+            if all(known.name != self.namespace for known in database.namespaces.list()):
+                with database.write() as tx:
+                    tx.namespaces.ensure(self.namespace)
+            return database
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        """Blobs by digest."""
+        from pyctrd.content.blobs import Blobs
+
+        return Blobs(self.root)
+
+    @cached_property
+    def layers(self) -> Layers:
+        """Unpacked layers by diff_id."""
+        from pyctrd.content.layers import Layers
+
+        return Layers(self.root)
+
+    @cached_property
+    def registry(self) -> Client:
+        """The registry client, its connections shared by all pulls of this engine."""
+        from pyctrd.registry.client import Client
+
+        with self._opening:
+            settings = self.settings
+            return Client(ca=settings.ca, plain_http=settings.plain_http, credentials=settings.credentials)
+
+    @cached_property
+    def snapshotter(self) -> Snapshotter:
+        """The snapshotter that was asked for, or the best that this host can do."""
+        from pyctrd.flows.choose import choose_snapshotter
+
+        with self._opening:
+            return choose_snapshotter(self)
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The OCI runtime and its shims."""
+        from pyctrd.runtime.runtime import Runtime
+
+        return Runtime(self.settings.runtime, state=self.settings.state)
+
+    def collection_lock(self, *, shared: bool) -> FileLock:
+        """The lock between those that add to or use the store (shared) and its collection (exclusive)."""
+        return self.lock("store", "collection", shared=shared)
+
+    def lock(self, kind: str, name: str, *, shared: bool = False) -> FileLock:
+        """The lock file ``locks/<kind>/<name>``; made once, never removed."""
+        from pyctrd._core import FileLock
+
+        directory = self.root / "locks" / kind
+        directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+        return FileLock(os.fspath(directory / name), shared=shared)
+
+    def close(self) -> None:
+        """Close what was opened; idempotent."""
+        first: PyctrdError | None = None
+        for name in ("registry", "database"):
+            if (room := self.__dict__.pop(name, None)) is not None:
+                try:
+                    room.close()
+                except PyctrdError as error:
+                    first = first or error
+        if first is not None:
+            raise first

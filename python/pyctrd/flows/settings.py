@@ -1,0 +1,117 @@
+"""Where an engine keeps things and how it behaves: defaults, environment, options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pyctrd.errors import InvalidError
+from pyctrd.metadata.namespaces import check_namespace
+
+Durability = Literal["full", "batch", "none"]
+DURABILITIES: tuple[Durability, ...] = ("full", "batch", "none")
+
+ROOT_VARIABLE = "PYCTRD_ROOT"
+STATE_VARIABLE = "PYCTRD_STATE"
+NAMESPACE_VARIABLE = "PYCTRD_NAMESPACE"
+RUNTIME_VARIABLE = "PYCTRD_RUNTIME"
+SNAPSHOTTER_VARIABLE = "PYCTRD_SNAPSHOTTER"
+DURABILITY_VARIABLE = "PYCTRD_DURABILITY"
+
+DEFAULT_NAMESPACE = "default"
+# Enough requests in flight to hide a registry's latency; Podman uses six, containerd three.
+DEFAULT_CONCURRENCY = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How one engine behaves.
+
+    Attributes:
+        root: Holds everything that must survive a reboot.
+        state: Holds what a reboot ends: mounts, sockets.
+        namespace: The tenant that every operation is scoped by.
+        runtime: The OCI runtime's name or path.
+        snapshotter: "overlayfs", "native", or None for the best that the host can do.
+        durability: What a returned pull survives: "full" and "batch" a power cut, "none" a crash of the
+            process only. "full" flushes blob by blob, "batch" once for an image.
+        concurrency: Layers in flight at once in one pull.
+        ca: A file of PEM certificates that registries are checked against, beside the system's.
+        plain_http: Hosts (``name`` or ``name:port``) to talk to without TLS; loopback needs no mention.
+        credentials: User and password by registry host, before any configuration file.
+    """
+
+    root: Path
+    state: Path
+    namespace: str = DEFAULT_NAMESPACE
+    runtime: str = "runc"
+    snapshotter: str | None = None
+    durability: Durability = "batch"
+    concurrency: int = DEFAULT_CONCURRENCY
+    ca: Path | None = None
+    plain_http: frozenset[str] = frozenset()
+    credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+
+
+def default_root() -> Path:
+    """``$PYCTRD_ROOT``, else ``/var/lib/pyctrd``, for a user ``$XDG_DATA_HOME/pyctrd``."""
+    if value := os.environ.get(ROOT_VARIABLE):
+        return Path(value)
+    if os.geteuid() == 0:
+        return Path("/var/lib/pyctrd")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "pyctrd"
+
+
+def default_state() -> Path:
+    """``$PYCTRD_STATE``, else ``/run/pyctrd``, for a user ``$XDG_RUNTIME_DIR/pyctrd``."""
+    if value := os.environ.get(STATE_VARIABLE):
+        return Path(value)
+    if os.geteuid() == 0:
+        return Path("/run/pyctrd")
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}") / "pyctrd"
+
+
+def read_settings(
+    *,
+    root: str | os.PathLike[str] | None = None,
+    state: str | os.PathLike[str] | None = None,
+    namespace: str | None = None,
+    runtime: str | None = None,
+    snapshotter: str | None = None,
+    durability: str | None = None,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    ca: str | os.PathLike[str] | None = None,
+    plain_http: Collection[str] = (),
+    credentials: Mapping[str, tuple[str, str]] | None = None,
+) -> Settings:
+    """Options first, then the environment, then the defaults.
+
+    Raises:
+        InvalidError: A value is none of those allowed.
+    """
+    environment = os.environ
+    wanted = durability or environment.get(DURABILITY_VARIABLE) or "batch"
+    chosen = next((known for known in DURABILITIES if known == wanted), None)
+    if chosen is None:
+        raise InvalidError(
+            f"invalid durability: {wanted!r}: expected full, batch or none", field="durability", value=wanted
+        )
+    if concurrency < 1:
+        raise InvalidError(
+            f"invalid concurrency: {concurrency}: expected at least 1", field="concurrency", value=concurrency
+        )
+    return Settings(
+        root=Path(root or default_root()).absolute(),
+        state=Path(state or default_state()).absolute(),
+        namespace=check_namespace(namespace or environment.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE),
+        runtime=runtime or environment.get(RUNTIME_VARIABLE) or "runc",
+        snapshotter=snapshotter or environment.get(SNAPSHOTTER_VARIABLE) or None,
+        durability=chosen,
+        concurrency=concurrency,
+        ca=Path(ca) if ca else None,
+        plain_http=frozenset(plain_http),
+        credentials=dict(credentials or {}),
+    )
