@@ -1,0 +1,86 @@
+# The same words everywhere: deps venv build develop lint audit test bench bench-peers demo clean.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# The profile of the native module that `develop` builds: "dev" links in seconds and is fast enough for tests.
+PROFILE ?= dev
+# cargo's features for everything that needs no interpreter.
+ENGINE := --no-default-features --features engine
+PYTEST_ARGS ?=
+IMAGE ?=
+PEERS_ARGS ?=
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help deps deps-peers venv build develop format lint audit test test-rust test-python bench bench-peers demo clean
+
+help: ## Show these words
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+deps: ## Install what is missing from Debian, and a Rust toolchain
+	@.ci/deps
+
+deps-peers: deps ## Install the tools that `bench-peers` compares with
+	@.ci/deps peers
+
+venv: $(BIN)/.ready ## Make the virtual environment with the development tools
+
+$(BIN)/.ready: pyproject.toml
+	@.ci/deps
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+build: deps venv ## Build a release wheel into dist/
+	$(BIN)/maturin build --release --out dist
+
+develop: deps venv ## Build the native module and the shim into the virtual environment
+	PATH="$(VIRTUAL_ENV)/bin:$$PATH" $(BIN)/maturin develop --quiet --profile $(PROFILE)
+
+format: deps venv ## Format Python and Rust
+	$(BIN)/ruff check --quiet --fix-only .
+	$(BIN)/ruff format --quiet .
+	cargo fmt
+
+lint: deps venv ## Check style and types of Python and Rust
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cargo fmt --check
+	cargo clippy --quiet --locked --all-targets -- -D warnings
+	cargo clippy --quiet --locked --no-default-features --features shim --bin pyctrd-shim -- -D warnings
+
+audit: deps venv ## Look dependencies up in the advisory databases, where they can be reached
+	@.ci/audit $(BIN)
+
+test: lint test-rust test-python audit ## Run everything that must pass
+
+test-rust: deps ## Run the Rust unit tests; no interpreter needed
+	cargo test --quiet --locked $(ENGINE)
+
+test-python: develop ## Run pytest; root tests skip themselves without root
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: PROFILE = release
+bench: develop ## Measure digest, ingest, unpack, pull and start
+	$(BIN)/python -m pytest benches --benchmark-columns=min,median,max,rounds $(PYTEST_ARGS)
+
+bench-peers: PROFILE = release
+bench-peers: deps-peers develop ## Measure pyctrd beside ctr, podman and skopeo+umoci (root)
+	$(BIN)/python -m benches.peers $(PEERS_ARGS)
+
+demo: PROFILE = quick
+demo: develop ## Pull from a registry on loopback and run; IMAGE=… takes any registry's image
+	$(BIN)/python demo/demo.py $(IMAGE)
+
+clean: ## Remove everything that was built
+	rm -rf target dist build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -f python/pyctrd/*.so python/pyctrd/pyctrd-shim
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
