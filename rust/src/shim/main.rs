@@ -1,3 +1,180 @@
 //! The process that stays with a running container.
+//!
+//! It is started by the engine, detaches itself, runs the OCI runtime, and then holds the
+//! container's streams: it writes the log, serves attach on a socket, reaps the container's init
+//! and records its exit durably before it tells anyone. It has one thread and one `poll`, and links
+//! nothing of the engine: it lives as long as the container does, once for each.
+//!
+//! What it says to the engine goes to standard output, a pipe, as lines: `ready`, then `started
+//! PID` or `failed STATUS` with the runtime's own words after it. A reader that closes the pipe
+//! before `started` takes the request back.
 
-fn main() {}
+mod args;
+mod clients;
+mod frame;
+mod launch;
+mod log;
+mod record;
+mod report;
+mod stdin;
+mod supervisor;
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, ExitCode, Stdio};
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::args::Args;
+use crate::clients::Clients;
+use crate::launch::Launched;
+use crate::log::Log;
+use crate::record::Exit;
+use crate::report::Report;
+use crate::supervisor::Supervisor;
+
+/// The attach socket's name in the state directory, which is the working directory: a relative
+/// name fits `sun_path` (108 bytes) however deep that directory is.
+const SOCKET: &str = "attach.sock";
+
+fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args_os().skip(1)) {
+        Ok(args) => args,
+        Err(message) => {
+            eprintln!("pyctrd-shim: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    match detach() {
+        Ok(Side::Parent) => return ExitCode::SUCCESS,
+        Ok(Side::Child) => {}
+        Err(error) => {
+            eprintln!("pyctrd-shim: fork: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let Ok(mut report) = Report::take_stdout() else {
+        return ExitCode::FAILURE; // there is nobody to tell
+    };
+    match run(&args, &mut report) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report.failed(1, &error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Which of the two processes this is.
+enum Side {
+    Parent,
+    Child,
+}
+
+/// Leaves the engine's process: a child of its own session, which init adopts.
+#[allow(unsafe_code, reason = "neither std nor rustix offers fork")]
+fn detach() -> io::Result<Side> {
+    unsafe extern "C" {
+        fn fork() -> i32;
+    }
+    // SAFETY: the process has one thread, so the child may use every function that the parent may.
+    match unsafe { fork() } {
+        0 => {
+            rustix::process::setsid()?;
+            Ok(Side::Child)
+        }
+        child if child > 0 => Ok(Side::Parent),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// One container, from before its start until its last client has heard of its end.
+fn run(args: &Args, report: &mut Report) -> io::Result<()> {
+    // What the runtime leaves behind, above all the container's init, becomes this process's child.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    std::env::set_current_dir(&args.state)
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", args.state.display())))?;
+    let lock = rustix::fs::openat(
+        CWD,
+        "lock",
+        OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::RUSR | Mode::WUSR,
+    )?;
+    // A POSIX lock, because others can ask who holds it without taking it themselves.
+    rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|e| io::Error::new(io::Error::from(e).kind(), "another shim holds this container"))?;
+    let mut log = Log::open(&args.bundle.join("log"))?;
+    let mut clients = Clients::new(listen()?);
+    report.ready();
+    if args.attached && !clients.wait_for_foreground(report)? {
+        remove(SOCKET)?;
+        return Ok(());
+    }
+    let launched = match launch::launch(args, report)? {
+        Launched::Running(container) => container,
+        Launched::Failed { status, message } => {
+            remove(SOCKET)?;
+            report.failed(status, &message);
+            return Ok(());
+        }
+        Launched::Cancelled => return remove(SOCKET),
+    };
+    let started_ns = record::now_ns();
+    record::write_running(launched.init, started_ns)?;
+    report.started(launched.init)?;
+
+    let mut supervisor = Supervisor::new(launched, args.attached, &mut clients, &mut log);
+    let status = supervisor.run()?;
+    let exited_ns = record::now_ns();
+    supervisor.drain()?;
+    let exit = Exit { status, started_ns, exited_ns, error: log.close() };
+    let text = exit.to_json();
+    // On disk first: a waiter that was told may act on it, and a crash must not take it back.
+    let recorded = record::write_durably(&args.bundle, "exit.json", text.as_bytes());
+    clients.exit(text.as_bytes());
+    clients.flush();
+    delete(args);
+    remove(SOCKET)?;
+    clients.stop_listening();
+    drop(lock);
+    on_exit(args);
+    clients.flush_all()?;
+    recorded
+}
+
+fn listen() -> io::Result<UnixListener> {
+    remove(SOCKET)?;
+    rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(SOCKET)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn remove(name: &str) -> io::Result<()> {
+    match rustix::fs::unlink(name) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives back the runtime's own state and the cgroup. The engine's delete tries again if this fails.
+fn delete(args: &Args) {
+    let mut command = args.runtime_command();
+    command.args(["delete", "--force"]).arg(&args.id);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Ok(mut child) = command.spawn() {
+        let _ = child.wait();
+    }
+}
+
+/// Starts what was asked for after the end, and does not wait: it may wait for this process.
+#[allow(clippy::zombie_processes, reason = "init adopts the command when this process ends")]
+fn on_exit(args: &Args) {
+    if let Some((program, rest)) = args.on_exit.split_first() {
+        let mut command = Command::new(program);
+        command.args(rest).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let _ = command.spawn();
+    }
+}

@@ -1,0 +1,79 @@
+"""Which form of control groups this host has, and where a container's stand."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from pyctrd.errors import UnsupportedError
+
+MOUNTS = Path("/proc/self/mounts")
+ROOT = "/sys/fs/cgroup"
+PARENT = "/pyctrd"
+
+
+class CgroupForm(StrEnum):
+    """How controllers are mounted."""
+
+    V1 = "v1"
+    V2 = "v2"
+    HYBRID = "hybrid"
+    NONE = "none"
+
+
+def cgroup_form(mounts: str | None = None) -> CgroupForm:
+    """The host's form.
+
+    Args:
+        mounts: Text as in ``/proc/self/mounts``; None reads it.
+    """
+    text = MOUNTS.read_text() if mounts is None else mounts
+    v1 = v2 = False
+    for line in text.splitlines():
+        _, where, kind, *_ = line.split(" ", 3)
+        if kind == "cgroup2" and where == ROOT:
+            return CgroupForm.V2
+        beneath = where.startswith(ROOT + "/")
+        v1 = v1 or (kind == "cgroup" and beneath)
+        v2 = v2 or (kind == "cgroup2" and beneath)
+    if v1:
+        return CgroupForm.HYBRID if v2 else CgroupForm.V1
+    return CgroupForm.NONE
+
+
+def cgroups_path(container_id: str, *, parent: str = PARENT) -> str:
+    """The spec's ``linux.cgroupsPath``: absolute, the same under every form, made by cgroupfs."""
+    return f"{parent.rstrip('/')}/{container_id}"
+
+
+def check_runtime(binary: str, form: CgroupForm) -> None:
+    """Refuse a runtime that cannot use the host's form.
+
+    Raises:
+        UnsupportedError: crun with hybrid control groups: it answers "invalid cgroup mode".
+    """
+    if form is CgroupForm.HYBRID and Path(binary).name.startswith("crun"):
+        raise UnsupportedError(
+            f"unsupported: {binary}: refuses the hybrid cgroups of this host",
+            feature="crun with hybrid cgroups",
+            needs="cgroup v1 or v2 alone",
+            hint="use runc, or boot the host with systemd.unified_cgroup_hierarchy=1",
+        )
+
+
+def is_frozen(pid: int, form: CgroupForm) -> bool:
+    """Whether the process's control group is paused."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        try:
+            if form is CgroupForm.V2 and not controllers:
+                return "frozen 1" in Path(f"{ROOT}{path}/cgroup.events").read_text()
+            if controllers == "freezer":
+                return Path(f"{ROOT}/freezer{path}/freezer.state").read_text().strip() != "THAWED"
+        except OSError:
+            return False  # the group at the hierarchy's root has no such file, or it is just being removed
+    return False

@@ -1,0 +1,151 @@
+"""Running the OCI runtime's own program, and saying what it said in one line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, ConflictError, NotFoundError, RuncError
+
+STDERR_LINES = 5
+RUN_SECONDS = 60.0  # runc itself answers within milliseconds; a frozen host must not hold the caller for ever
+
+_NOISE = re.compile(
+    r"^(runc (run|create|start) failed: |unable to start container process: |container_linux\.go:\d+: )+"
+)
+_LOGRUS = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')
+_MISSING = re.compile(r"executable file.* not found|exec: \"[^\"]*\": (stat .*: )?no such file or directory")
+_NOT_EXECUTABLE = re.compile(
+    r"exec: \"[^\"]*\": (permission denied|is a directory)|exec format error|exec .*: Permission denied", re.IGNORECASE
+)
+_GONE = re.compile(r"does not exist|container .* not found|No such file or directory", re.IGNORECASE)
+_NOT_RUNNING = re.compile(r"not running|already finished|cannot (pause|resume)|not paused", re.IGNORECASE)
+
+
+def find_binary(binary: str) -> str:
+    """The runtime's program as an absolute path.
+
+    Raises:
+        NotFoundError: It is not there; ``kind`` is "runtime".
+    """
+    found = shutil.which(binary)
+    if found is None:
+        name = Path(binary).name
+        raise NotFoundError(
+            f"runtime not found: {binary}: no such program",
+            kind="runtime",
+            name=binary,
+            hint=f"install it (Debian: apt-get install {name}), or choose another one",
+        )
+    return str(Path(found).absolute())
+
+
+class Runc:
+    """One runtime program with its state directory.
+
+    Args:
+        binary: Name or path.
+        root: Where it keeps its state.
+    """
+
+    def __init__(self, binary: str, *, root: Path) -> None:
+        self._binary = binary
+        self._root = root
+        self._path = ""
+
+    @property
+    def path(self) -> str:
+        """The program's absolute path, looked up once.
+
+        Raises:
+            NotFoundError: It is not there.
+        """
+        if not self._path:
+            self._path = find_binary(self._binary)
+        return self._path
+
+    def knows(self, container_id: str) -> bool:
+        """Whether the runtime holds state for the container."""
+        return (self._root / container_id).exists()
+
+    def kill(self, container_id: str, signal: int) -> None:
+        """Send a signal to the container's init.
+
+        Raises:
+            ConflictError: It does not run.
+            NotFoundError: There is no such container.
+            RuncError: Anything else.
+        """
+        self._run("kill", container_id, str(signal))
+
+    def pause(self, container_id: str) -> None:
+        """Freeze every process of the container."""
+        self._run("pause", container_id)
+
+    def resume(self, container_id: str) -> None:
+        """Let them go on."""
+        self._run("resume", container_id)
+
+    def delete(self, container_id: str) -> None:
+        """Kill what still runs, and forget the container; nothing is done where there is none."""
+        if self.knows(container_id):
+            self._run("delete", "--force", container_id)
+
+    def _run(self, verb: str, *words: str) -> None:
+        argv = [self.path, "--root", str(self._root), verb, *words]
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=RUN_SECONDS, close_fds=True
+        )
+        if done.returncode:
+            text = done.stderr.decode("utf-8", "replace")
+            raise _refusal(
+                argv, done.returncode, text, verb=verb, container_id=words[-2] if verb == "kill" else words[-1]
+            )
+
+
+def _refusal(argv: Sequence[str], status: int, text: str, *, verb: str, container_id: str) -> Exception:
+    line = clean(text)
+    if _NOT_RUNNING.search(line):
+        return ConflictError(
+            f"container {container_id}: cannot {verb}: {line}", kind="container", name=container_id, state="stopped",
+            allowed="paused" if verb == "resume" else "running",
+        )  # fmt: skip
+    if _GONE.search(line):
+        return NotFoundError(f"container not found: {container_id}", kind="container", name=container_id)
+    return RuncError(
+        f"container {container_id}: cannot {verb}: {line}", argv=argv, exit_status=status, stderr=last_lines(text)
+    )
+
+
+def start_error(argv: Sequence[str], status: int, text: str, *, container_id: str) -> RuncError:
+    """Why a container did not start, as the error that a caller would tell apart."""
+    line = clean(text)
+    kind: type[RuncError] = RuncError
+    hint = ""
+    if _MISSING.search(line):
+        kind, hint = CommandNotFoundError, "the image has no such command: check its name and the image's PATH"
+    elif _NOT_EXECUTABLE.search(line):
+        kind, hint = CommandNotExecutableError, "the file is there, and cannot be run: check its mode and platform"
+    return kind(
+        f"container {container_id}: cannot start: {line}",
+        argv=argv,
+        exit_status=status,
+        stderr=last_lines(text),
+        hint=hint,
+    )
+
+
+def clean(text: str) -> str:
+    """The one line of a runtime's words that says what was wrong."""
+    lines = [_LOGRUS.sub(r"\2", line.strip()).replace('\\"', '"') for line in text.splitlines() if line.strip()]
+    if not lines:
+        return "the runtime gave no reason"
+    return _NOISE.sub("", lines[-1]).removesuffix(": unknown")
+
+
+def last_lines(text: str) -> str:
+    """The end of what was said."""
+    return "\n".join(text.splitlines()[-STDERR_LINES:])

@@ -1,0 +1,351 @@
+"""Starting, watching and ending containers: the OCI runtime below, a shim beside each."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError
+from pyctrd.runtime import cgroup, state
+from pyctrd.runtime import terminal as terminals
+from pyctrd.runtime.logs import LogLine, read_log
+from pyctrd.runtime.runc import Runc, start_error
+from pyctrd.runtime.shim import SHIM, Connection, Kind, Mode, ShimFailedError, Start
+from pyctrd.runtime.state import ContainerStatus, ExitStatus
+from pyctrd.runtime.streams import copy_streams, forward_signals
+
+START_SECONDS = 120.0  # a hook, or a host that swaps; a start without them takes milliseconds
+FINISH_SECONDS = 60.0  # the shim's own clean-up after the exit: one "runc delete"
+ID_MAX_CHARS = 128
+
+
+class Runtime:
+    """Runs bundles. Holds nothing that another process could not rebuild from the two directories.
+
+    Args:
+        binary: runc, crun, or a path to one; looked up when first used.
+        state: Lost at reboot: holds the runtime's state and the shims' sockets. Made when first used.
+    """
+
+    def __init__(self, binary: str = "runc", *, state: Path) -> None:
+        self.binary = binary
+        self._state = state.absolute()
+        self._runc = Runc(binary, root=self._state / "runc")
+        self._waiting: dict[str, Connection] = {}
+
+    def create_bundle(self, directory: Path, spec: Mapping[str, Any]) -> None:
+        """Make the directory that the runtime reads, or replace its ``config.json``."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        staged = directory / "config.json.tmp"
+        with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(orjson.dumps(spec))
+        staged.replace(directory / "config.json")
+
+    def start(
+        self,
+        container_id: str,
+        bundle: Path,
+        *,
+        terminal: bool = False,
+        stdin: bool = False,
+        attached: bool = False,
+        on_exit: Sequence[str] = (),
+    ) -> None:
+        """Start a bundle's process; it runs when this returns.
+
+        Interrupted by an exception of any kind, also Ctrl-C, nothing is left running.
+
+        Args:
+            container_id: Letters, digits, "_", "-" and ".", unique in the state directory.
+            bundle: Holds ``config.json``; receives the log and the exit record.
+            terminal: As the spec says; the streams are then one.
+            stdin: Input can be sent. Without, the process reads an empty one.
+            attached: Hold the start until this object is connected, so that ``attach`` loses no output; the
+                container's input then ends with that attachment. ``attach`` must follow.
+            on_exit: A command that the shim runs when all is over.
+
+        Raises:
+            CommandNotFoundError: The command is not in the root file system.
+            CommandNotExecutableError: It is, and cannot be executed.
+            RuncError: The runtime refused.
+            NotFoundError: There is no runtime.
+            UnsupportedError: The runtime cannot use this host's control groups, or there is no shim.
+            ConflictError: It runs already.
+            DeadlineError: It did not start within two minutes.
+        """
+        cgroup.check_runtime(self.binary, cgroup.cgroup_form())
+        directory = self._prepare(container_id, bundle)
+        argv = self._argv(container_id, bundle, directory, terminal=terminal, stdin=stdin, attached=attached)
+        words = [*argv, "--", *on_exit] if on_exit else argv
+        connection = None
+        try:
+            with Start([os.fsencode(word) for word in words]) as starting:
+                starting.wait_ready(START_SECONDS)
+                if attached:
+                    connection = Connection.open(directory, Mode.STREAMS)
+                starting.wait_started(START_SECONDS)
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, ShimFailedError):
+                raise start_error(argv, error.status, error.text, container_id=container_id) from None
+            raise
+        if connection is not None:
+            self._waiting[container_id] = connection
+
+    def status(self, container_id: str, bundle: Path) -> ContainerStatus:
+        """Where the container is in its life, read from files: no program is run."""
+        directory = self._directory(container_id)
+        ended = state.read_exit(bundle)
+        if ended is not None:
+            return ContainerStatus("stopped", started_ns=ended.started_ns, exit=ended)
+        held = state.shim_pid(directory)
+        running = state.read_running(directory)
+        if running is None:
+            return ContainerStatus("created")
+        if held or running.is_alive():
+            frozen = cgroup.is_frozen(running.pid, cgroup.cgroup_form())
+            return ContainerStatus("paused" if frozen else "running", running.pid, running.started_ns)
+        # The shim may have written its record, and ended, since the first look.
+        ended = state.read_exit(bundle) or running.lost()
+        return ContainerStatus("stopped", started_ns=running.started_ns, exit=ended)
+
+    def kill(self, container_id: str, signal: int) -> None:
+        """Send a signal to the container's init.
+
+        Raises:
+            ConflictError: It does not run.
+            NotFoundError: There is no such container.
+        """
+        self._runc.kill(container_id, signal)
+
+    def pause(self, container_id: str) -> None:
+        """Freeze the container's processes."""
+        self._runc.pause(container_id)
+
+    def resume(self, container_id: str) -> None:
+        """Let them go on."""
+        self._runc.resume(container_id)
+
+    def wait(self, container_id: str, bundle: Path, timeout: float | None = None) -> ExitStatus:
+        """Wait for the container's end.
+
+        Args:
+            container_id: Which one.
+            bundle: Where its exit record will be.
+            timeout: Seconds; None waits for ever, 0 only looks.
+
+        Raises:
+            ConflictError: It was never started.
+            DeadlineError: ``timeout`` seconds went by.
+        """
+        ended = state.read_exit(bundle)
+        if ended is not None:
+            return ended
+        directory = self._directory(container_id)
+        connection = Connection.open(directory, Mode.CONTROL)
+        if connection is not None:
+            with connection:
+                record = connection.wait_exit(timeout)
+            if record is not None:
+                return ExitStatus.parse(record)
+        return self._wait_alone(container_id, bundle, timeout)
+
+    def attach(
+        self,
+        container_id: str,
+        bundle: Path,
+        *,
+        stdin: int | None,
+        stdout: int,
+        stderr: int,
+        terminal: bool = False,
+    ) -> ExitStatus:
+        """Join descriptors of this process to the container until it ends.
+
+        In the main thread, signals are passed on to the container meanwhile.
+
+        Args:
+            container_id: Which one.
+            bundle: Where its exit record will be.
+            stdin: Read from, if the container takes input; None is no input.
+            stdout: Receives its output, and with a terminal everything.
+            stderr: Receives its error output.
+            terminal: Set this process's terminal raw, and keep the sizes alike.
+
+        Raises:
+            ConflictError: It does not run.
+            OSError: The output cannot be written; the container runs on.
+        """
+        directory = self._directory(container_id)
+        connection = self._waiting.pop(container_id, None) or Connection.open(directory, Mode.STREAMS)
+        if connection is None:
+            return self.wait(container_id, bundle, timeout=0)
+        control = Connection.open(directory, Mode.CONTROL)
+        try:
+            size_of = next((fd for fd in (stdout, stdin) if fd is not None and os.isatty(fd)), None)
+            with (
+                terminals.raw(stdin if terminal else None),
+                forward_signals(control, size_of=size_of if terminal else None),
+            ):
+                record = copy_streams(connection, stdin=stdin, stdout=stdout, stderr=stderr)
+        finally:
+            connection.close()
+            if control is not None:
+                control.close()
+        return self.wait(container_id, bundle) if record is None else ExitStatus.parse(record)
+
+    def resize(self, container_id: str, *, rows: int, columns: int) -> None:
+        """Set the size of the container's terminal; nothing is done where it has ended."""
+        connection = Connection.open(self._directory(container_id), Mode.CONTROL)
+        if connection is not None:
+            with connection:
+                connection.send(Kind.RESIZE, terminals.encode_size(rows, columns))
+
+    def logs(
+        self,
+        container_id: str,
+        bundle: Path,
+        *,
+        follow: bool = False,
+        since_ns: int = 0,
+        tail: int | None = None,
+    ) -> Iterator[LogLine]:
+        """The container's output so far, and with ``follow`` until it ends.
+
+        Args:
+            container_id: Which one.
+            bundle: Holds the log.
+            follow: Wait for more.
+            since_ns: Only what was written at this time or later, in nanoseconds since the epoch.
+            tail: Only so many of the lines already there; None is all.
+        """
+        directory = self._directory(container_id)
+        return read_log(bundle, directory, follow=follow, since_ns=since_ns, tail=tail)
+
+    def delete(self, container_id: str, bundle: Path, *, force: bool = False) -> None:
+        """Give back all that the container holds outside its bundle. May be called again.
+
+        The bundle itself, and the root file system, are the caller's.
+
+        Args:
+            container_id: Which one.
+            bundle: Where its exit record is.
+            force: Kill it first, if it runs.
+
+        Raises:
+            ConflictError: It runs, and ``force`` was not given.
+            DeadlineError: The shim did not finish.
+        """
+        waiting = self._waiting.pop(container_id, None)
+        if waiting is not None:
+            waiting.close()
+        status = self.status(container_id, bundle)
+        if status.state in {"running", "paused"}:
+            if not force:
+                raise ConflictError(
+                    f"container {container_id}: is {status.state}, must be stopped",
+                    kind="container",
+                    name=container_id,
+                    state=status.state,
+                    allowed="created,stopped",
+                    hint="stop it first, or force the deletion",
+                )
+            self._runc.delete(container_id)
+        directory = self._directory(container_id)
+        connection = Connection.open(directory, Mode.CONTROL)
+        if connection is not None:
+            with connection:
+                connection.wait_closed(FINISH_SECONDS)
+        self._runc.delete(container_id)
+        shutil.rmtree(directory, ignore_errors=not directory.exists())
+
+    def _prepare(self, container_id: str, bundle: Path) -> Path:
+        """The shim's directory, with nothing of an earlier run in it or in the bundle."""
+        if not SHIM.exists():
+            raise UnsupportedError(
+                "unsupported: this build has no container shim",
+                feature="running containers",
+                needs="pyctrd-shim beside the package",
+                hint="install pyctrd from a wheel, or with a Rust toolchain",
+            )
+        if not (bundle / "config.json").is_file():
+            raise NotFoundError(f"bundle not found: {bundle}", kind="bundle", name=str(bundle))
+        status = self.status(container_id, bundle)
+        if status.state in {"running", "paused"}:
+            raise ConflictError(
+                f"container {container_id}: is {status.state} already",
+                kind="container",
+                name=container_id,
+                state=status.state,
+                allowed="created,stopped",
+            )
+        if status.state == "stopped":
+            self.delete(container_id, bundle)
+        directory = self._directory(container_id)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for stale in (bundle / state.EXIT_RECORD, directory / state.RUNNING_RECORD, directory / "runtime.log"):
+            stale.unlink(missing_ok=True)
+        return directory
+
+    def _argv(
+        self, container_id: str, bundle: Path, directory: Path, *, terminal: bool, stdin: bool, attached: bool
+    ) -> list[str]:
+        flags = {"--terminal": terminal, "--stdin": stdin, "--attached": attached}
+        options = {
+            "--id": container_id,
+            "--bundle": str(bundle.absolute()),
+            "--state": str(directory),
+            "--runtime": self._runc.path,
+            "--root": str(self._state / "runc"),
+        }
+        words = [word for option in options.items() for word in option]
+        return [str(SHIM), *words, *(flag for flag, wanted in flags.items() if wanted)]
+
+    def _directory(self, container_id: str) -> Path:
+        plain = container_id.replace("_", "a").replace("-", "a").replace(".", "a")
+        if not (plain.isascii() and plain.isalnum() and container_id[0].isalnum()) or len(container_id) > ID_MAX_CHARS:
+            raise InvalidError(
+                f'container id: {container_id!r}: expected letters, digits, "_", "-" and "."',
+                field="container_id",
+                value=container_id,
+            )
+        return self._state / "shims" / container_id
+
+    def _wait_alone(self, container_id: str, bundle: Path, timeout: float | None) -> ExitStatus:
+        """There is no shim (any more): its record, or else the process itself, says when it is over."""
+        ended = state.read_exit(bundle)
+        if ended is not None:
+            return ended
+        running = state.read_running(self._directory(container_id))
+        if running is None:
+            raise ConflictError(
+                f"container {container_id}: was not started",
+                kind="container",
+                name=container_id,
+                state="created",
+                allowed="running,paused,stopped",
+            )
+        try:
+            pidfd = os.pidfd_open(running.pid)
+        except ProcessLookupError:
+            return state.read_exit(bundle) or running.lost()
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            # Checked once the descriptor holds the process, so that it is not another one with its number.
+            if running.is_alive() and not poll.poll(None if timeout is None else timeout * 1000):
+                raise DeadlineError(
+                    f"container {container_id}: did not end within {timeout:g} seconds",
+                    operation="exit of the container",
+                    timeout_seconds=timeout,
+                )
+        finally:
+            os.close(pidfd)
+        return state.read_exit(bundle) or running.lost()

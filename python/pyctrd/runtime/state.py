@@ -1,0 +1,173 @@
+"""What can be known of a container without asking anyone: its exit record, its process, its shim's lock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from pyctrd.errors import InvalidError
+
+EXIT_RECORD = "exit.json"
+RUNNING_RECORD = "shim.json"
+LOCK = "lock"
+RECORD_MAX_BYTES = 64 << 10
+UNKNOWN_EXIT_CODE = 255
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+# struct flock of every 64-bit Linux: type, whence, start, length, pid.
+_FLOCK = struct.Struct("hhqqi4x")
+
+State = Literal["created", "running", "paused", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a container's init ended.
+
+    Attributes:
+        exit_code: Of the process; 128 + n after signal n, 255 where it could not be had.
+        signal: That ended it; 0 is none.
+        started_ns: Since the epoch; 0 where unknown.
+        exited_ns: Since the epoch; 0 where unknown.
+        error: What else went wrong, or "".
+    """
+
+    exit_code: int
+    signal: int = 0
+    started_ns: int = 0
+    exited_ns: int = 0
+    error: str = ""
+
+    @classmethod
+    def parse(cls, body: bytes) -> ExitStatus:
+        """Read the shim's record.
+
+        Raises:
+            InvalidError: It is no such record.
+        """
+        values = _document(body, EXIT_RECORD)
+        try:
+            return cls(
+                exit_code=int(values["exit_status"]),
+                signal=int(values["signal"]),
+                started_ns=int(values["started_ns"]),
+                exited_ns=int(values["exited_ns"]),
+                error=str(values["error"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidError(f"{EXIT_RECORD}: {error!r}", field=EXIT_RECORD) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """Where a container is in its life.
+
+    Attributes:
+        state: "created" (never started, or being started), "running", "paused" or "stopped".
+        pid: Of init on the host; 0 unless it runs.
+        started_ns: Since the epoch; 0 where unknown.
+        exit: Set when stopped.
+    """
+
+    state: State
+    pid: int = 0
+    started_ns: int = 0
+    exit: ExitStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Which process a shim started.
+
+    Attributes:
+        pid: Of the container's init.
+        start_ticks: Its start time, so that another process with this pid is not taken for it.
+        boot_id: Of the boot that both belong to.
+        started_ns: Since the epoch.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    started_ns: int
+
+    def is_alive(self) -> bool:
+        """Whether this very process still runs; one that has ended and waits to be reaped does not."""
+        return process_start_ticks(self.pid) == self.start_ticks and BOOT_ID.read_text().strip() == self.boot_id
+
+    def lost(self) -> ExitStatus:
+        """The status of a container whose end nobody saw."""
+        return ExitStatus(
+            UNKNOWN_EXIT_CODE, started_ns=self.started_ns, error="the shim ended before the container: status unknown"
+        )
+
+
+def read_exit(bundle: Path) -> ExitStatus | None:
+    """The exit record; None where the container has not ended."""
+    body = _read(bundle / EXIT_RECORD)
+    return None if body is None else ExitStatus.parse(body)
+
+
+def read_running(directory: Path) -> Running | None:
+    """What the shim wrote into its directory; None where it has started nothing yet."""
+    body = _read(directory / RUNNING_RECORD)
+    if body is None:
+        return None
+    values = _document(body, RUNNING_RECORD)
+    try:
+        return Running(
+            pid=int(values["pid"]),
+            start_ticks=int(values["start_ticks"]),
+            boot_id=str(values["boot_id"]),
+            started_ns=int(values["started_ns"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidError(f"{RUNNING_RECORD}: {error!r}", field=RUNNING_RECORD) from error
+
+
+def shim_pid(directory: Path) -> int:
+    """The shim that holds the container, 0 where none does. The lock is only asked about, never taken."""
+    try:
+        fd = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    finally:
+        os.close(fd)
+    return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+
+def process_start_ticks(pid: int) -> int | None:
+    """Field 22 of ``/proc/PID/stat``; None where the process is gone, or has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in {"Z", "X"} else int(fields[19])
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(RECORD_MAX_BYTES)
+    except FileNotFoundError:
+        return None
+
+
+def _document(body: bytes, name: str) -> dict[str, Any]:
+    try:
+        values = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidError(f"{name}: {error}", field=name) from error
+    if not isinstance(values, dict):
+        raise InvalidError(f"{name}: expected an object", field=name)
+    return values

@@ -1,0 +1,73 @@
+//! The command line: written by the engine, never by a person.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What to run and how to hold it.
+#[derive(Default)]
+pub(crate) struct Args {
+    /// The container's name for the runtime.
+    pub(crate) id: OsString,
+    /// Holds `config.json`; receives the log and the exit record.
+    pub(crate) bundle: PathBuf,
+    /// This container's own directory for sockets and locks.
+    pub(crate) state: PathBuf,
+    /// The runtime's executable.
+    pub(crate) runtime: PathBuf,
+    /// The runtime's state directory.
+    pub(crate) root: PathBuf,
+    /// The container gets a pseudo-terminal.
+    pub(crate) terminal: bool,
+    /// The container's standard input stays open for clients.
+    pub(crate) stdin: bool,
+    /// Start the container only when a client has attached.
+    pub(crate) attached: bool,
+    /// A command to run when all is over.
+    pub(crate) on_exit: Vec<OsString>,
+}
+
+impl Args {
+    /// Reads the arguments after the program's name.
+    pub(crate) fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Self, String> {
+        let mut args = Self::default();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{}: needs a value", word.display()));
+            match word.to_str().unwrap_or_default() {
+                "--id" => args.id = value()?,
+                "--bundle" => args.bundle = value()?.into(),
+                "--state" => args.state = value()?.into(),
+                "--runtime" => args.runtime = value()?.into(),
+                "--root" => args.root = value()?.into(),
+                "--terminal" => args.terminal = true,
+                "--stdin" => args.stdin = true,
+                "--attached" => args.attached = true,
+                "--" => {
+                    args.on_exit = words.collect();
+                    break;
+                }
+                _ => return Err(format!("{}: no such option", word.display())),
+            }
+        }
+        for (name, path) in [
+            ("--bundle", &args.bundle),
+            ("--state", &args.state),
+            ("--runtime", &args.runtime),
+            ("--root", &args.root),
+        ] {
+            if !path.is_absolute() {
+                return Err(format!("{name}: must be an absolute path"));
+            }
+        }
+        if args.id.is_empty() { Err("--id: must not be empty".to_owned()) } else { Ok(args) }
+    }
+
+    /// The runtime with the options that stand before its verb.
+    pub(crate) fn runtime_command(&self) -> Command {
+        let mut command = Command::new(&self.runtime);
+        command.arg("--root").arg(&self.root);
+        // A warning on standard error would look like the container's own words.
+        command.arg("--log").arg(self.state.join("runtime.log")).args(["--log-format", "json"]);
+        command
+    }
+}

@@ -1,0 +1,213 @@
+//! The loop: output to the log and the clients, input to the container, until init has ended.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::termios::Winsize;
+
+use crate::clients::{Clients, Request};
+use crate::frame::Kind;
+use crate::launch::Container;
+use crate::log::{Log, Source};
+use crate::stdin::Stdin;
+
+/// Read from the container at once: half of a pipe.
+const READ_BYTES: usize = 32 << 10;
+
+/// How long output is awaited after init's end. All of it is in the pipe by then, unless a process
+/// outside the container's pid namespace still holds the other end.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// The container, its log and its clients.
+pub(crate) struct Supervisor<'a> {
+    init: Pid,
+    pidfd: OwnedFd,
+    stdin: Stdin,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    /// Where a terminal's size is set.
+    terminal: bool,
+    /// Input ends with the client that the container was started for.
+    foreground: bool,
+    clients: &'a mut Clients,
+    log: &'a mut Log,
+    block: Vec<u8>,
+}
+
+/// What was ready.
+struct Ready {
+    init: bool,
+    stdin: bool,
+    /// Standard output, standard error.
+    output: [bool; 2],
+    clients: Vec<PollFlags>,
+}
+
+impl<'a> Supervisor<'a> {
+    pub(crate) fn new(
+        container: Container,
+        foreground: bool,
+        clients: &'a mut Clients,
+        log: &'a mut Log,
+    ) -> Self {
+        Self {
+            init: container.init,
+            pidfd: container.pidfd,
+            stdin: Stdin::new(container.stdin, container.terminal),
+            stdout: Some(container.stdout),
+            stderr: container.stderr,
+            terminal: container.terminal,
+            foreground,
+            clients,
+            log,
+            block: vec![0; READ_BYTES],
+        }
+    }
+
+    /// Until init has ended: its status.
+    pub(crate) fn run(&mut self) -> io::Result<Option<WaitStatus>> {
+        let mut requests = Vec::new();
+        self.clients.take_requests(&mut requests);
+        loop {
+            self.carry_out(&mut requests);
+            if self.clients.sweep() && self.foreground && !self.terminal {
+                self.stdin.end();
+            }
+            let read_clients = self.stdin.accepts();
+            let ready = self.wait(read_clients, self.clients.keep_up(), None)?;
+            if ready.stdin {
+                self.stdin.write();
+            }
+            self.read(ready.output);
+            self.clients.serve(&ready.clients, read_clients, &mut requests);
+            if ready.init {
+                return self.reap();
+            }
+        }
+    }
+
+    /// After init's end: what it and its children had still written.
+    pub(crate) fn drain(&mut self) -> io::Result<()> {
+        let end = Instant::now() + DRAIN;
+        while self.stdout.is_some() || self.stderr.is_some() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos().max(1)) };
+            // What is left fits a pipe's buffer. One that has nothing answers EAGAIN: both are tried.
+            if self.wait_for_output(&timeout)? {
+                self.read([true, true]);
+            }
+        }
+        self.clients.sweep();
+        Ok(())
+    }
+
+    fn wait(&self, read_clients: bool, read_output: bool, timeout: Option<&Timespec>) -> io::Result<Ready> {
+        let mut fds = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
+        let stdin = self.stdin.wants_write();
+        let (mut in_at, mut out_at, mut err_at) = (None, None, None);
+        if let Some(fd) = &stdin {
+            in_at = Some(fds.len());
+            fds.push(PollFd::new(fd, PollFlags::OUT));
+        }
+        if read_output {
+            for (fd, at) in [(&self.stdout, &mut out_at), (&self.stderr, &mut err_at)] {
+                if let Some(fd) = fd {
+                    *at = Some(fds.len());
+                    fds.push(PollFd::new(fd, PollFlags::IN));
+                }
+            }
+        }
+        let clients_from = fds.len();
+        self.clients.poll_for(&mut fds, read_clients);
+        match rustix::event::poll(&mut fds, timeout) {
+            Ok(_) => {}
+            Err(Errno::INTR) => {
+                fds.iter_mut().for_each(PollFd::clear_revents);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let happened = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
+        Ok(Ready {
+            init: happened(Some(0)),
+            stdin: happened(in_at),
+            output: [happened(out_at), happened(err_at)],
+            clients: fds[clients_from..].iter().map(PollFd::revents).collect(),
+        })
+    }
+
+    /// Whether there may be output; the foreground client need not keep up any more.
+    fn wait_for_output(&self, timeout: &Timespec) -> io::Result<bool> {
+        let streams = [&self.stdout, &self.stderr];
+        let mut fds: Vec<_> =
+            streams.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        match rustix::event::poll(&mut fds, Some(timeout)) {
+            Ok(0) | Err(Errno::INTR) => Ok(false),
+            Ok(_) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn read(&mut self, output: [bool; 2]) {
+        for (wanted, source) in output.into_iter().zip([Source::Stdout, Source::Stderr]) {
+            if wanted {
+                self.read_one(source);
+            }
+        }
+    }
+
+    fn read_one(&mut self, source: Source) {
+        let (stream, kind) = match source {
+            Source::Stdout => (&mut self.stdout, Kind::Stdout),
+            Source::Stderr => (&mut self.stderr, Kind::Stderr),
+        };
+        let Some(fd) = stream else { return };
+        match rustix::io::read(fd.as_fd(), &mut self.block[..]) {
+            Ok(n @ 1..) => {
+                if self.log.write(source, &self.block[..n]) {
+                    self.clients.log_grew();
+                }
+                self.clients.output(kind, &self.block[..n]);
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // A terminal whose other side is closed by everyone answers EIO; a pipe, nothing.
+            Ok(_) | Err(_) => *stream = None,
+        }
+    }
+
+    fn carry_out(&mut self, requests: &mut Vec<Request>) {
+        for request in requests.drain(..) {
+            match request {
+                Request::Stdin(bytes) => self.stdin.push(&bytes),
+                Request::StdinEof => self.stdin.end(),
+                Request::Resize(rows, columns) => self.resize(rows, columns),
+                Request::Signal(number) => {
+                    if let Some(signal) = Signal::from_named_raw(i32::from(number)) {
+                        // It may have ended meanwhile: then there is nobody to tell.
+                        let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+                    }
+                }
+            }
+        }
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        if let (true, Some(master)) = (self.terminal, &self.stdout) {
+            let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            let _ = rustix::termios::tcsetwinsize(master, size);
+        }
+    }
+
+    /// Reaps init and whatever else was left to this process.
+    fn reap(&self) -> io::Result<Option<WaitStatus>> {
+        let status = rustix::process::waitpid(Some(self.init), WaitOptions::empty())?;
+        while let Ok(Some(_)) = rustix::process::waitpid(None, WaitOptions::NOHANG) {}
+        Ok(status.map(|(_, status)| status))
+    }
+}
