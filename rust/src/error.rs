@@ -24,9 +24,9 @@ pub enum Error {
         /// What was hashed: "blob", or a path.
         subject: String,
         /// From the descriptor.
-        expected: Digest,
+        expected: Box<Digest>,
         /// Of the bytes.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// More or fewer bytes than the descriptor says.
     #[error("size mismatch: {subject}: expected {expected} bytes, got {actual}")]
@@ -44,9 +44,9 @@ pub enum Error {
         /// Which layer: its blob digest, or a path.
         subject: String,
         /// From the config's `rootfs.diff_ids`.
-        expected: Digest,
+        expected: Box<Digest>,
         /// Of the tar.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// An archive was refused.
     #[error("unsafe archive: {}: {reason} (at byte {offset})", entry.escape_ascii())]

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
-    unmount as kernel_unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
+    move_mount, open_tree, unmount as kernel_unmount,
 };
 
 use crate::error::{Error, Result};
@@ -91,19 +91,27 @@ fn set_lower_joined(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
 /// What the kernel wrote to the context's log says more than an errno.
 fn explain(errno: Errno, context: &OwnedFd, target: &Path) -> Error {
     let mut log = [0u8; 1024];
-    let said = rustix::io::read(context, &mut log).map(|count| String::from_utf8_lossy(&log[..count]).trim().to_owned());
+    let said = rustix::io::read(context, &mut log)
+        .map(|count| String::from_utf8_lossy(&log[..count]).trim().to_owned());
     match (errno, said) {
-        (Errno::INVAL | Errno::OPNOTSUPP | Errno::LOOP, Ok(said)) if !said.is_empty() => {
-            Error::Unsupported { feature: format!("overlay at {}", target.display()), needs: format!("the kernel says: {said}") }
-        }
+        (Errno::INVAL | Errno::OPNOTSUPP | Errno::LOOP, Ok(said)) if !said.is_empty() => Error::Unsupported {
+            feature: format!("overlay at {}", target.display()),
+            needs: format!("the kernel says: {said}"),
+        },
         _ => refused(errno, target),
     }
 }
 
 fn refused(errno: Errno, target: &Path) -> Error {
     match errno {
-        Errno::NODEV => Error::Unsupported { feature: "overlayfs".to_owned(), needs: "the kernel's overlay module".to_owned() },
-        Errno::NOSYS => Error::Unsupported { feature: "overlayfs".to_owned(), needs: "Linux 5.2 or later (fsopen)".to_owned() },
+        Errno::NODEV => Error::Unsupported {
+            feature: "overlayfs".to_owned(),
+            needs: "the kernel's overlay module".to_owned(),
+        },
+        Errno::NOSYS => Error::Unsupported {
+            feature: "overlayfs".to_owned(),
+            needs: "Linux 5.2 or later (fsopen)".to_owned(),
+        },
         Errno::PERM => Error::Unsupported {
             feature: "overlayfs".to_owned(),
             needs: "root rights (CAP_SYS_ADMIN); snapshotter \"native\" needs none".to_owned(),

@@ -92,7 +92,8 @@ impl Root {
     /// # Errors
     /// [`Error::Io`].
     pub fn directory(&self, path: &str) -> Result<OwnedFd> {
-        open_directory(self.fd.as_fd(), path.as_bytes()).map_err(|e| Error::errno("open", self.path.join(path), e))
+        open_directory(self.fd.as_fd(), path.as_bytes())
+            .map_err(|e| Error::errno("open", self.path.join(path), e))
     }
 }
 

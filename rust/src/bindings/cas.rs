@@ -25,7 +25,8 @@ impl PyFileLock {
     #[pyo3(signature = (timeout = None))]
     fn acquire(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let limit = timeout.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
-        py.detach(|| self.0.acquire(limit, || Python::attach(|py| py.check_signals())))
+        let interrupted = || Python::attach(|py| py.check_signals().inspect_err(|_| ()));
+        py.detach(|| self.0.acquire(limit, interrupted))
     }
 
     /// Lets go.

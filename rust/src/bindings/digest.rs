@@ -39,6 +39,7 @@ fn verify_file(py: Python<'_>, path: PathBuf, digest: &str) -> PyResult<()> {
     if actual == expected {
         return Ok(());
     }
+    let (expected, actual) = (Box::new(expected), Box::new(actual));
     Err(Error::DigestMismatch { subject: path.display().to_string(), expected, actual }.into())
 }
 

@@ -189,7 +189,8 @@ impl PyImageView {
     fn open(&self, py: Python<'_>, path: &[u8]) -> PyResult<RawFd> {
         let open = || -> Result<RawFd> {
             let view = View::applied(&self.indexes)?;
-            let missing = || Error::NotFound { kind: "file", name: String::from_utf8_lossy(path).into_owned() };
+            let missing =
+                || Error::NotFound { kind: "file", name: String::from_utf8_lossy(path).into_owned() };
             let source = view.find(path, true).ok_or_else(missing)?;
             let record = view.record(source);
             if record.what != What::File {

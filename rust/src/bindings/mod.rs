@@ -1,4 +1,6 @@
-//! The PyO3 classes, one file a room; the only code that names pyo3.
+//! The `PyO3` classes, one file a room; the only code that names pyo3.
+
+#![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over as owned values")]
 
 mod cas;
 mod digest;

@@ -57,7 +57,10 @@ impl From<Outcome> for PyIngested {
 #[pymethods]
 impl PyIngested {
     fn __repr__(&self) -> String {
-        format!("Ingested(digest='{}', size={}, layer_entries={})", self.digest, self.size, self.layer_entries)
+        format!(
+            "Ingested(digest='{}', size={}, layer_entries={})",
+            self.digest, self.size, self.layer_entries
+        )
     }
 }
 
@@ -88,8 +91,9 @@ impl PyBlock {
         // SAFETY: `view` is the interpreter's, to be filled. The bytes are on the heap, where they stay until
         // `take`, which refuses while `views` counts this one; it is counted before the lock is let go of. Rust
         // does not look at them in the meantime.
-        let status =
-            unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), space.as_mut_ptr().cast(), length, 0, flags) };
+        let status = unsafe {
+            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), space.as_mut_ptr().cast(), length, 0, flags)
+        };
         if status != 0 {
             return Err(PyErr::fetch(slf.py()));
         }
@@ -107,7 +111,9 @@ impl PyBlock {
     fn take(&self) -> PyResult<Option<Block>> {
         let mut block = lock(&self.block);
         if self.views.load(Ordering::Acquire) > 0 {
-            return Err(PyBufferError::new_err("a memoryview of the block is still held: release it before commit"));
+            return Err(PyBufferError::new_err(
+                "a memoryview of the block is still held: release it before commit",
+            ));
         }
         Ok(block.take())
     }
@@ -149,14 +155,13 @@ impl PyIngest {
     /// A free block as a writable view; waits for one.
     fn buffer<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyMemoryView>> {
         let held = lock(&self.current).as_ref().map(|block| block.clone_ref(py));
-        let block = match held {
-            Some(block) => block,
-            None => {
-                let block = py.detach(|| self.ingest.pipeline().block())?;
-                let block = Py::new(py, PyBlock { block: Mutex::new(Some(block)), views: AtomicUsize::new(0) })?;
-                *lock(&self.current) = Some(block.clone_ref(py));
-                block
-            }
+        let block = if let Some(block) = held {
+            block
+        } else {
+            let block = py.detach(|| self.ingest.pipeline().block())?;
+            let block = Py::new(py, PyBlock { block: Mutex::new(Some(block)), views: AtomicUsize::new(0) })?;
+            *lock(&self.current) = Some(block.clone_ref(py));
+            block
         };
         PyMemoryView::from(block.bind(py))
     }

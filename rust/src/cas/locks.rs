@@ -61,8 +61,11 @@ impl FileLock {
             }));
         }
         let mut file = self.open().map_err(E::from)?;
-        let operation =
-            if self.shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+        let operation = if self.shared {
+            FlockOperation::NonBlockingLockShared
+        } else {
+            FlockOperation::NonBlockingLockExclusive
+        };
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut pause = FIRST_PAUSE;
         loop {
@@ -114,6 +117,7 @@ impl FileLock {
 mod tests {
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps, reason = "what acquire() calls")]
     fn go_on() -> Result<()> {
         Ok(())
     }

@@ -49,7 +49,7 @@ pub struct Finished<'a> {
     pub staging: &'a Staging,
     /// The blob's digest, where the blob is kept, and its size.
     pub blob: Option<(Digest, u64)>,
-    /// The layer's diff_id, where one was unpacked.
+    /// The layer's `diff_id`, where one was unpacked.
     pub layer: Option<Digest>,
 }
 
@@ -98,9 +98,14 @@ fn flush(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Resu
 }
 
 fn open_blob(staging: &Staging) -> Result<File> {
-    rustix::fs::openat(staging.directory(), "data", OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-        .map(File::from)
-        .map_err(|e| Error::errno("open", "blob", e))
+    rustix::fs::openat(
+        staging.directory(),
+        "data",
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )
+    .map(File::from)
+    .map_err(|e| Error::errno("open", "blob", e))
 }
 
 fn enter<'a>(
@@ -110,13 +115,12 @@ fn enter<'a>(
     digest: &Digest,
 ) -> Result<BorrowedFd<'a>> {
     let path = format!("{base}/{}", digest.algorithm().name());
-    let at = match touched.iter().position(|(known, _)| *known == path) {
-        Some(at) => at,
-        None => {
-            root.make_directories(&path, PRIVATE_MODE)?;
-            touched.push((path.clone(), root.directory(&path)?));
-            touched.len() - 1
-        }
+    let at = if let Some(at) = touched.iter().position(|(known, _)| *known == path) {
+        at
+    } else {
+        root.make_directories(&path, PRIVATE_MODE)?;
+        touched.push((path.clone(), root.directory(&path)?));
+        touched.len() - 1
     };
     Ok(touched[at].1.as_fd())
 }

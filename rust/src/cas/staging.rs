@@ -44,7 +44,8 @@ impl Staging {
             Errno::EXIST => Error::AlreadyExists { kind: "ingest", name: id.to_owned() },
             e => failed("make directory", e),
         })?;
-        let directory = crate::root::open_directory(ingests.as_fd(), id.as_bytes()).map_err(|e| failed("open", e))?;
+        let directory =
+            crate::root::open_directory(ingests.as_fd(), id.as_bytes()).map_err(|e| failed("open", e))?;
         let lock = create(&directory, "lock", 0o600)?;
         // Nobody else can hold it: the directory was just made.
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed("lock", e))?;
@@ -66,7 +67,8 @@ impl Staging {
     pub fn create_layer(&self) -> Result<OwnedFd> {
         rustix::fs::mkdirat(&self.directory, "layer", Mode::from_raw_mode(PRIVATE_MODE))
             .map_err(|e| Error::errno("make directory", "layer", e))?;
-        crate::root::open_directory(self.directory.as_fd(), b"layer").map_err(|e| Error::errno("open", "layer", e))
+        crate::root::open_directory(self.directory.as_fd(), b"layer")
+            .map_err(|e| Error::errno("open", "layer", e))
     }
 
     /// The directory itself.
@@ -133,11 +135,12 @@ fn is_abandoned(ingests: &OwnedFd, name: &[u8]) -> Result<bool> {
     let failed = |operation, e| Error::errno(operation, Path::new(INGEST).join(to_path(name)), e);
     let mut path = name.to_vec();
     path.extend_from_slice(b"/lock");
-    let lock = match rustix::fs::openat(ingests, path.as_slice(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(lock) => lock,
-        Err(Errno::NOENT) => return is_old(ingests, name).map_err(|e| failed("stat", e)),
-        Err(e) => return Err(failed("open", e)),
-    };
+    let lock =
+        match rustix::fs::openat(ingests, path.as_slice(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(lock) => lock,
+            Err(Errno::NOENT) => return is_old(ingests, name).map_err(|e| failed("stat", e)),
+            Err(e) => return Err(failed("open", e)),
+        };
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),

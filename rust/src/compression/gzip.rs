@@ -207,7 +207,8 @@ impl Gzip {
             (FLAG_CRC, State::HeaderCrc),
         ];
         let start = order.iter().position(|&(f, _)| f == flag).map_or(0, |i| i + 1);
-        let next = order[start..].iter().find(|&&(f, _)| self.flags & f != 0).map_or(State::Body, |&(_, s)| s);
+        let next =
+            order[start..].iter().find(|&&(f, _)| self.flags & f != 0).map_or(State::Body, |&(_, s)| s);
         self.enter(next);
     }
 

@@ -80,8 +80,10 @@ impl Ingest {
     /// # Errors
     /// [`Error::Conflict`] for one that has not finished well; as [`publish`].
     pub fn publish_all(root: &Root, ingests: &[&Self], durability: Durability) -> Result<()> {
-        let held: Vec<_> =
-            ingests.iter().map(|ingest| ingest.staging.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        let held: Vec<_> = ingests
+            .iter()
+            .map(|ingest| ingest.staging.lock().unwrap_or_else(PoisonError::into_inner))
+            .collect();
         let mut finished = Vec::with_capacity(ingests.len());
         for (ingest, staging) in ingests.iter().zip(&held) {
             let options = &ingest.options;

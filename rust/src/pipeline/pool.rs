@@ -47,7 +47,8 @@ pub(super) fn check_process() -> Result<()> {
 pub(super) fn submit(pipeline: &Arc<Shared>, stage: Stage) {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     state.ready.push(Task { pipeline: Arc::clone(pipeline), stage });
-    let wanted = std::thread::available_parallelism().map_or(WORKERS_MINIMUM, usize::from).max(WORKERS_MINIMUM);
+    let wanted =
+        std::thread::available_parallelism().map_or(WORKERS_MINIMUM, usize::from).max(WORKERS_MINIMUM);
     if state.idle == 0 && state.workers < wanted {
         let name = format!("pyctrd-worker-{}", state.workers);
         // Without a thread the tasks wait for those that there are; with none at all the caller would hang.

@@ -402,7 +402,10 @@ impl Shared {
         drop(state);
         let turn = catch_unwind(AssertUnwindSafe(|| self.turn(stage, block, last))).unwrap_or_else(|_| {
             // A bug; the caller gets an error, not a hang.
-            Err(Error::Unsupported { feature: format!("stage {stage:?} panicked"), needs: "a bug report".to_owned() })
+            Err(Error::Unsupported {
+                feature: format!("stage {stage:?} panicked"),
+                needs: "a bug report".to_owned(),
+            })
         });
         self.after(stage, turn);
     }
@@ -458,10 +461,10 @@ impl Shared {
     fn retry_output(self: &Arc<Self>) {
         if let Some(block) = blocks::output_or_wait(&self.usage, self) {
             let mut actor = self.actors.inflate.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(inflate) = actor.as_mut() {
-                if inflate.output.is_none() {
-                    inflate.output = Some(block);
-                }
+            if let Some(inflate) = actor.as_mut()
+                && inflate.output.is_none()
+            {
+                inflate.output = Some(block);
             }
             drop(actor);
             self.output_freed();
@@ -483,7 +486,11 @@ impl Shared {
             let Some(store) = actor.take() else { return Ok(Turn::Ended) };
             let actual = store.hasher.finish();
             if let Some(expected) = self.expected.filter(|&expected| expected != actual) {
-                return Err(Error::DigestMismatch { subject: self.subject.clone(), expected, actual });
+                return Err(Error::DigestMismatch {
+                    subject: self.subject.clone(),
+                    expected: Box::new(expected),
+                    actual: Box::new(actual),
+                });
             }
             self.lock().digest = Some(actual);
             return Ok(Turn::Ended);
@@ -526,7 +533,9 @@ impl Shared {
                     empty.insert(Decoder::new(compression)?)
                 }
             };
-            let Some(mut output) = inflate.output.take().or_else(|| blocks::output_or_wait(&self.usage, self)) else {
+            let Some(mut output) =
+                inflate.output.take().or_else(|| blocks::output_or_wait(&self.usage, self))
+            else {
                 inflate.input = Some((input, at));
                 return Ok(Turn::Blocked);
             };
@@ -570,7 +579,11 @@ impl Shared {
             let Some(hasher) = actor.take() else { return Ok(Turn::Ended) };
             let actual = hasher.finish();
             if let Some(expected) = self.expected_diff.filter(|&expected| expected != actual) {
-                return Err(Error::DiffIdMismatch { subject: self.subject.clone(), expected, actual });
+                return Err(Error::DiffIdMismatch {
+                    subject: self.subject.clone(),
+                    expected: Box::new(expected),
+                    actual: Box::new(actual),
+                });
             }
             self.lock().diff_id = Some(actual);
             return Ok(Turn::Ended);

@@ -161,7 +161,8 @@ impl Sink for Layer {
     fn end(&mut self, entry: &Entry) -> Result<()> {
         let Some(file) = self.current.take() else { return Ok(()) };
         if entry.sparse {
-            file.set_len(entry.size).map_err(|e| Error::io("truncate", crate::root::to_path(&entry.name), &e))?;
+            file.set_len(entry.size)
+                .map_err(|e| Error::io("truncate", crate::root::to_path(&entry.name), &e))?;
         }
         let done = self.maker.finish_file(file.as_fd(), &attributes(entry));
         done.map_err(|(operation, errno)| failed(entry, operation, errno))
@@ -236,7 +237,8 @@ impl Layer {
 
     fn make_symlink(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         check_symlink(entry)?;
-        rustix::fs::symlinkat(entry.link.as_slice(), parent, name).map_err(|e| failed(entry, "make link", e))?;
+        rustix::fs::symlinkat(entry.link.as_slice(), parent, name)
+            .map_err(|e| failed(entry, "make link", e))?;
         self.set_attributes(entry, parent, name)
     }
 
@@ -333,7 +335,8 @@ impl Layer {
             };
             self.open.open.remove(&at);
             let fd = self.open.get(&self.nodes, self.nodes.node(at).parent)?;
-            rustix::fs::unlinkat(fd.as_fd(), &*self.nodes.node(at).name, flags).map_err(|e| failed(entry, what, e))?;
+            rustix::fs::unlinkat(fd.as_fd(), &*self.nodes.node(at).name, flags)
+                .map_err(|e| failed(entry, what, e))?;
         }
         for &at in &order {
             self.open.open.remove(&at);
@@ -378,7 +381,8 @@ impl Layer {
             mtime: inode.mtime,
             xattrs: &inode.xattrs,
         };
-        let wrong = |(operation, errno)| Error::errno(operation, crate::root::to_path(&self.nodes.path(id)), errno);
+        let wrong =
+            |(operation, errno)| Error::errno(operation, crate::root::to_path(&self.nodes.path(id)), errno);
         if inode.opaque && id != ROOT {
             match set_xattr_at(parent, name, b"trusted.overlay.opaque", b"y") {
                 // Without the right to set it no overlay can be mounted either; the index has it.
@@ -423,7 +427,8 @@ pub(super) fn make_special(entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -
         return Err(refuse(entry, "character device 0:0 is overlayfs' whiteout"));
     }
     let mode = Mode::from_raw_mode(entry.mode & 0o777);
-    rustix::fs::mknodat(parent, name, kind, mode, makedev(device.0, device.1)).map_err(|e| failed(entry, "mknod", e))
+    rustix::fs::mknodat(parent, name, kind, mode, makedev(device.0, device.1))
+        .map_err(|e| failed(entry, "mknod", e))
 }
 
 /// Overlayfs' whiteout: a character device 0:0, which any user may make since Linux 5.8.

@@ -44,7 +44,11 @@ impl<'a> Header<'a> {
             unsigned += i64::from(byte);
             signed += i64::from(byte.cast_signed());
         }
-        if stored == unsigned || stored == signed { Ok(()) } else { Err("header checksum does not match".to_owned()) }
+        if stored == unsigned || stored == signed {
+            Ok(())
+        } else {
+            Err("header checksum does not match".to_owned())
+        }
     }
 
     pub(super) fn kind(&self) -> u8 {
@@ -72,7 +76,8 @@ impl<'a> Header<'a> {
     }
 
     pub(super) fn size(&self) -> Read<u64> {
-        u64::try_from(number(&self.0[SIZE]).map_err(|e| format!("size {e}"))?).map_err(|_| "size is negative".to_owned())
+        u64::try_from(number(&self.0[SIZE]).map_err(|e| format!("size {e}"))?)
+            .map_err(|_| "size is negative".to_owned())
     }
 
     pub(super) fn uid(&self) -> Read<u32> {

@@ -150,9 +150,13 @@ fn length(bytes: &[u8]) -> [u8; 4] {
 }
 
 fn encode_record(record: &Record, out: &mut Vec<u8>) {
-    let flags = u8::from(record.implied) * IMPLIED | u8::from(record.opaque) * OPAQUE | u8::from(record.sparse) * SPARSE;
+    let flags = (u8::from(record.implied) * IMPLIED)
+        | (u8::from(record.opaque) * OPAQUE)
+        | (u8::from(record.sparse) * SPARSE);
     out.extend_from_slice(&[record.what as u8, flags, 0, 0]);
-    for number in [record.mode, record.uid, record.gid, record.device.0, record.device.1, record.mtime.nanoseconds] {
+    for number in
+        [record.mode, record.uid, record.gid, record.device.0, record.device.1, record.mtime.nanoseconds]
+    {
         out.extend_from_slice(&number.to_le_bytes());
     }
     out.extend_from_slice(&record.mtime.seconds.to_le_bytes());
@@ -287,7 +291,8 @@ mod tests {
 
     #[test]
     fn an_index_comes_back_as_it_was() {
-        let records = vec![record(b"", What::Directory), record(b"a", What::Directory), record(b"a/b", What::Foreign)];
+        let records =
+            vec![record(b"", What::Directory), record(b"a", What::Directory), record(b"a/b", What::Foreign)];
         let read = decode(&encode(&records), "test").expect("whole");
         assert_eq!(read.records, records);
         assert_eq!((read.implied, read.foreign_links), (1, 1));

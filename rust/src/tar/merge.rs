@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::entry::{Entry, Kind};
 use super::fresh::{attributes, check_symlink, create_file, make_special};
-use super::metadata::{Attributes, Maker};
+use super::metadata::{Attributes, Maker, finish_directory};
 use super::name::{self, Last};
 use super::pax::Time;
 use super::stream::{Sink, Stream};
@@ -114,7 +114,9 @@ impl Sink for Target {
                 self.list(entry, &parent.path, parent.identity);
                 Ok(())
             }
-            Last::Itself => Err(refuse(entry, "its name comes down to a directory that is there, and it is none")),
+            Last::Itself => {
+                Err(refuse(entry, "its name comes down to a directory that is there, and it is none"))
+            }
             Last::Name(name) => self.make(entry, &parent, name),
             Last::Whiteout(name) => self.remove_lower(entry, &parent, name),
             Last::Opaque => self.remove_all_lower(entry, parent.fd.as_fd()),
@@ -165,7 +167,8 @@ impl Target {
         let mut done: Vec<u8> = Vec::new();
         let mut links = 0;
         while let Some(part) = pending.pop() {
-            let parent = self.root.resolve(&done, ENTER, Mode::empty()).map_err(|e| failed(entry, "open", e))?;
+            let parent =
+                self.root.resolve(&done, ENTER, Mode::empty()).map_err(|e| failed(entry, "open", e))?;
             if part != b".." {
                 match rustix::fs::mkdirat(&parent, part.as_slice(), Mode::from_raw_mode(IMPLIED_MODE)) {
                     Ok(()) => {
@@ -212,7 +215,8 @@ impl Target {
                 Kind::File => self.current = Some(create_file(entry, fd, name)?),
                 Kind::Symlink => {
                     check_symlink(entry)?;
-                    rustix::fs::symlinkat(entry.link.as_slice(), fd, name).map_err(|e| failed(entry, "make link", e))?;
+                    rustix::fs::symlinkat(entry.link.as_slice(), fd, name)
+                        .map_err(|e| failed(entry, "make link", e))?;
                 }
                 _ => make_special(entry, fd, name)?,
             }
@@ -229,7 +233,8 @@ impl Target {
         let fd = parent.fd.as_fd();
         if !root::is_directory(fd, name).map_err(|e| failed(entry, "stat", e))? {
             self.clear(entry, fd, name)?;
-            rustix::fs::mkdirat(fd, name, Mode::from_raw_mode(0o700)).map_err(|e| failed(entry, "make directory", e))?;
+            rustix::fs::mkdirat(fd, name, Mode::from_raw_mode(0o700))
+                .map_err(|e| failed(entry, "make directory", e))?;
         }
         let made = root::open_directory(fd, name).map_err(|e| failed(entry, "open", e))?;
         let identity = identity(made.as_fd()).map_err(|e| failed(entry, "stat", e))?;
@@ -270,10 +275,10 @@ impl Target {
         if FileType::from_raw_mode(target.st_mode) == FileType::Directory {
             return Err(refuse(entry, "hard link to a directory"));
         }
-        if let Ok(there) = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            if (there.st_dev, there.st_ino) == (target.st_dev, target.st_ino) {
-                return Ok(()); // it is that file already
-            }
+        if let Ok(there) = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+            && (there.st_dev, there.st_ino) == (target.st_dev, target.st_ino)
+        {
+            return Ok(()); // it is that file already
         }
         self.clear(entry, parent, name)?;
         rustix::fs::linkat(&from, last, parent, name, AtFlags::empty()).map_err(missing)
@@ -296,7 +301,8 @@ impl Target {
             return self.clear(entry, parent.fd.as_fd(), name);
         }
         if root::is_directory(parent.fd.as_fd(), name).map_err(|e| failed(entry, "stat", e))? {
-            let directory = root::open_directory(parent.fd.as_fd(), name).map_err(|e| failed(entry, "open", e))?;
+            let directory =
+                root::open_directory(parent.fd.as_fd(), name).map_err(|e| failed(entry, "open", e))?;
             return self.remove_all_lower(entry, directory.as_fd());
         }
         Ok(())
@@ -320,13 +326,13 @@ impl Target {
         let mut done = HashSet::new();
         for listed in self.directories.iter().rev() {
             if done.insert(listed.identity) {
-                self.finish_directory(listed)?;
+                self.finish_listed(listed)?;
             }
         }
         Ok(self.applied)
     }
 
-    fn finish_directory(&self, listed: &Listed) -> Result<()> {
+    fn finish_listed(&self, listed: &Listed) -> Result<()> {
         let wrong = |operation, e| Error::errno(operation, root::to_path(&listed.path), e);
         let Ok(directory) = self.root.resolve(&listed.path, ENTER, Mode::empty()) else {
             return Ok(()); // a later entry took its place
@@ -341,7 +347,7 @@ impl Target {
             mtime: listed.mtime,
             xattrs: &listed.xattrs,
         };
-        let done = self.maker.finish_directory(directory.as_fd(), &attributes);
+        let done = finish_directory(directory.as_fd(), &attributes);
         done.map_err(|(operation, errno)| wrong(operation, errno))
     }
 }

@@ -64,19 +64,14 @@ impl Maker {
         rustix::fs::futimens(fd, &timestamps(attributes.mtime)).map_err(|e| ("set times", e))
     }
 
-    /// Gives an open directory its attributes.
-    pub(super) fn finish_directory(&self, fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Done {
-        let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-        rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| ("chown", e))?;
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode)).map_err(|e| ("chmod", e))?;
-        for (name, value) in applicable(attributes.xattrs, Kind::Directory) {
-            rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(|e| ("set xattr", e))?;
-        }
-        rustix::fs::futimens(fd, &timestamps(attributes.mtime)).map_err(|e| ("set times", e))
-    }
-
     /// Gives what is at a name its attributes; the last component is never followed.
-    pub(super) fn finish_at(&self, parent: BorrowedFd<'_>, name: &[u8], kind: Kind, attributes: &Attributes<'_>) -> Done {
+    pub(super) fn finish_at(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        kind: Kind,
+        attributes: &Attributes<'_>,
+    ) -> Done {
         let owned = attributes.uid == self.uid && attributes.gid == self.gid;
         // A directory may have inherited its group from a set-gid parent: always set.
         if !owned || kind == Kind::Directory {
@@ -95,6 +90,17 @@ impl Maker {
     }
 }
 
+/// Gives an open directory its attributes.
+pub(super) fn finish_directory(fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Done {
+    let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+    rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| ("chown", e))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode)).map_err(|e| ("chmod", e))?;
+    for (name, value) in applicable(attributes.xattrs, Kind::Directory) {
+        rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(|e| ("set xattr", e))?;
+    }
+    rustix::fs::futimens(fd, &timestamps(attributes.mtime)).map_err(|e| ("set times", e))
+}
+
 /// Sets the mode of what is at a name, not following it. No flag says so before Linux 6.6: an `O_PATH` descriptor
 /// holds the thing itself, and /proc leads to it.
 fn chmod_at(parent: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {
@@ -106,7 +112,12 @@ fn chmod_at(parent: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno>
 
 /// Sets an xattr of what is at a name, not following it. There is no such call before Linux 6.13; through /proc
 /// the descriptor's directory is reached, and the last component is the `l` form's.
-pub(super) fn set_xattr_at(parent: BorrowedFd<'_>, name: &[u8], xattr: &[u8], value: &[u8]) -> Result<(), Errno> {
+pub(super) fn set_xattr_at(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    xattr: &[u8],
+    value: &[u8],
+) -> Result<(), Errno> {
     let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
     rustix::fs::lsetxattr(path.as_slice(), xattr, value, XattrFlags::empty())

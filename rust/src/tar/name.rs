@@ -42,7 +42,8 @@ pub(super) fn components(name: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     if name.contains(&0) {
         return Err("path has a NUL");
     }
-    let parts: Vec<&[u8]> = name.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
+    let parts: Vec<&[u8]> =
+        name.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
     if parts.iter().any(|part| part.len() > COMPONENT_MAX_BYTES) {
         return Err("path has a component longer than 255 bytes");
     }

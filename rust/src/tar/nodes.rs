@@ -108,7 +108,8 @@ pub(super) struct Nodes {
 
 impl Default for Nodes {
     fn default() -> Self {
-        let root = Node { parent: ROOT, name: Box::default(), inode: 0, children: HashMap::new(), removed: false };
+        let root =
+            Node { parent: ROOT, name: Box::default(), inode: 0, children: HashMap::new(), removed: false };
         Self { nodes: vec![root], inodes: vec![Inode::implied()] }
     }
 }
@@ -222,7 +223,12 @@ impl Nodes {
                 }
                 What::Whiteout | What::Foreign => {
                     pending.reverse();
-                    return Ok(Step::Missing { parent: at, name: part, replaces: Some(child), rest: pending });
+                    return Ok(Step::Missing {
+                        parent: at,
+                        name: part,
+                        replaces: Some(child),
+                        rest: pending,
+                    });
                 }
                 What::File | What::Hardlink | What::Character | What::Block | What::Fifo => {
                     return Err("a parent of its name is no directory");

@@ -183,7 +183,8 @@ fn percent(name: &[u8]) -> Read<Vec<u8>> {
     while at < name.len() {
         if name[at] == b'%' {
             let digits = name.get(at + 1..at + 3).and_then(|d| std::str::from_utf8(d).ok());
-            let byte = digits.and_then(|d| u8::from_str_radix(d, 16).ok()).ok_or("xattr name is badly encoded")?;
+            let byte =
+                digits.and_then(|d| u8::from_str_radix(d, 16).ok()).ok_or("xattr name is badly encoded")?;
             found.push(byte);
             at += 3;
         } else {
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn records_are_read_and_the_last_of_a_key_wins() {
-        let found = read(b"9 path=a\n9 path=b\n11 uid=1000\n16 size=12345678\n").expect("good records");
+        let found = read(b"9 path=a\n9 path=b\n12 uid=1000\n17 size=12345678\n").expect("good records");
         assert_eq!(found.path.as_deref(), Some(&b"b"[..]));
         assert_eq!(found.uid, Some(1000));
         assert_eq!(found.size, Some(12_345_678));
@@ -265,7 +266,7 @@ mod tests {
 
     #[test]
     fn libarchive_xattrs_are_decoded() {
-        let found = read(b"34 LIBARCHIVE.xattr.user.a%3db=aGk\n").expect("good record");
+        let found = read(b"35 LIBARCHIVE.xattr.user.a%3db=aGk\n").expect("good record");
         assert_eq!(found.xattrs, [(b"user.a=b".to_vec(), b"hi".to_vec())]);
     }
 }

@@ -3,7 +3,7 @@
 //! [`settle`] writes an image's fix-up layer, which overlayfs stacks on top of the image's own: with it, what a
 //! container sees is exactly what applying the layers in order gives. [`flatten`] writes the whole view.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::entry::Kind;
 use super::fresh::make_whiteout;
 use super::index::{self, Index, Record, What};
-use super::metadata::{Attributes, Maker, set_xattr_at};
+use super::metadata::{Attributes, Maker, finish_directory, set_xattr_at};
 use super::view::{Id, Source, View, below};
 use crate::error::{Error, Result};
 use crate::root::{Root, to_path};
@@ -59,7 +59,9 @@ impl LayerDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(&self, record: &Record) -> Result<File> {
-        self.tree.open_in(&record.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty()).map(File::from)
+        self.tree
+            .open_in(&record.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
+            .map(File::from)
     }
 }
 
@@ -85,7 +87,8 @@ pub fn settle(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> Re
     plan.add_other_names();
     let steps = plan.steps;
     Writer::new(layers, &applied, target).run(&steps)?;
-    let copied = steps.values().any(|step| matches!(step, Step::Make { id, .. } if applied.children(*id).is_none()));
+    let copied =
+        steps.values().any(|step| matches!(step, Step::Make { id, .. } if applied.children(*id).is_none()));
     // Directories alone are in the file system's journal, which the flush of one of them writes out.
     let flushed = if copied { rustix::fs::syncfs(target) } else { rustix::fs::fsync(target) };
     flushed.map_err(|e| Error::errno("flush", target.path(), e))?;
@@ -101,7 +104,8 @@ pub fn flatten(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> R
         return Ok(());
     }
     let view = View::applied(indexes)?;
-    let steps = view.walk_ids().into_iter().map(|(path, id)| (path, Step::Make { id, opaque: false })).collect();
+    let steps =
+        view.walk_ids().into_iter().map(|(path, id)| (path, Step::Make { id, opaque: false })).collect();
     Writer::new(layers, &view, target).run(&steps)
 }
 
@@ -144,7 +148,7 @@ impl Plan<'_, '_> {
                     if view.children(id).is_none()
                         && stacked.children(other).is_none()
                         && view.names[id].source == stacked.names[other].source => {}
-                _ => self.add_tree(id, path),
+                _ => self.add_tree(id, &path),
             }
         }
         for name in theirs.keys().filter(|name| !ours.contains_key(*name)) {
@@ -152,10 +156,10 @@ impl Plan<'_, '_> {
         }
     }
 
-    fn add_tree(&mut self, id: Id, path: Vec<u8>) {
-        self.add(&path, Step::Make { id, opaque: true });
+    fn add_tree(&mut self, id: Id, path: &[u8]) {
+        self.add(path, Step::Make { id, opaque: true });
         for (name, &child) in self.view.children(id).into_iter().flatten() {
-            self.add_tree(child, below(&path, name));
+            self.add_tree(child, &below(path, name));
         }
     }
 
@@ -165,7 +169,10 @@ impl Plan<'_, '_> {
         let mut at = 0;
         self.steps.entry(Vec::new()).or_insert(Step::Make { id: 0, opaque: false });
         while let Some(end) = path[at..].iter().position(|&b| b == b'/').map(|found| at + found) {
-            let Some(&child) = self.view.children(id).and_then(|children| children.get(&path[at..end])) else { break };
+            let Some(&child) = self.view.children(id).and_then(|children| children.get(&path[at..end]))
+            else {
+                break;
+            };
             id = child;
             self.steps.entry(path[..end].to_vec()).or_insert(Step::Make { id, opaque: false });
             at = end + 1;
@@ -175,11 +182,11 @@ impl Plan<'_, '_> {
 
     /// A copied file must be the same file under all its names.
     fn add_other_names(&mut self) {
-        let copied: HashMap<Source, ()> = self
+        let copied: HashSet<Source> = self
             .steps
             .values()
             .filter_map(|step| match *step {
-                Step::Make { id, .. } if self.view.children(id).is_none() => Some((self.view.names[id].source, ())),
+                Step::Make { id, .. } if self.view.children(id).is_none() => Some(self.view.names[id].source),
                 _ => None,
             })
             .collect();
@@ -187,7 +194,7 @@ impl Plan<'_, '_> {
             return;
         }
         for (path, id) in self.view.walk_ids() {
-            let wanted = self.view.children(id).is_none() && copied.contains_key(&self.view.names[id].source);
+            let wanted = self.view.children(id).is_none() && copied.contains(&self.view.names[id].source);
             if wanted && !self.steps.contains_key(&path) {
                 self.add(&path, Step::Make { id, opaque: false });
             }
@@ -224,10 +231,10 @@ impl<'w, 'a> Writer<'w, 'a> {
             }
         }
         for (path, step) in steps.iter().rev() {
-            if let Step::Make { id, opaque } = *step {
-                if self.view.children(id).is_some() {
-                    self.finish_directory(path, id, opaque).map_err(|e| within(path, e))?;
-                }
+            if let Step::Make { id, opaque } = *step
+                && self.view.children(id).is_some()
+            {
+                self.finish_made(path, id, opaque).map_err(|e| within(path, e))?;
             }
         }
         Ok(())
@@ -243,13 +250,17 @@ impl<'w, 'a> Writer<'w, 'a> {
         }
         let Some((_, fd)) = &self.parent else { return Ok(()) };
         let fd = fd.as_fd();
-        let Step::Make { id, .. } = step else { return make_whiteout(fd, name).map_err(|e| ("make whiteout", e).into()) };
+        let Step::Make { id, .. } = step else {
+            return make_whiteout(fd, name).map_err(|e| ("make whiteout", e).into());
+        };
         let source = self.view.names[id].source;
         if self.view.children(id).is_some() {
-            return rustix::fs::mkdirat(fd, name, Mode::from_raw_mode(0o700)).map_err(|e| ("make directory", e).into());
+            return rustix::fs::mkdirat(fd, name, Mode::from_raw_mode(0o700))
+                .map_err(|e| ("make directory", e).into());
         }
         if let Some(first) = self.made.get(&source) {
-            let linked = rustix::fs::linkat(self.target.as_fd(), first.as_slice(), fd, name, AtFlags::empty());
+            let linked =
+                rustix::fs::linkat(self.target.as_fd(), first.as_slice(), fd, name, AtFlags::empty());
             return linked.map_err(|e| ("link", e).into());
         }
         self.made.insert(source, path.to_vec());
@@ -258,7 +269,8 @@ impl<'w, 'a> Writer<'w, 'a> {
         let attributes = attributes(record);
         let kind = match record.what {
             What::File => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let made = rustix::fs::openat(fd, name, flags, mode).map_err(|e| ("create", e))?;
                 let from = self.layers[source.layer].open(record).map_err(Failure::Told)?;
                 copy(&from, &made, record.size, &mut self.reflink)?;
@@ -273,7 +285,7 @@ impl<'w, 'a> Writer<'w, 'a> {
         Ok(self.maker.finish_at(fd, name, kind, &attributes)?)
     }
 
-    fn finish_directory(&self, path: &[u8], id: Id, opaque: bool) -> std::result::Result<(), Failure> {
+    fn finish_made(&self, path: &[u8], id: Id, opaque: bool) -> std::result::Result<(), Failure> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = self.target.resolve(path, flags, Mode::empty()).map_err(|e| ("open", e))?;
         if opaque {
@@ -282,7 +294,7 @@ impl<'w, 'a> Writer<'w, 'a> {
                 Err(e) => return Err(("mark opaque", e).into()),
             }
         }
-        Ok(self.maker.finish_directory(fd.as_fd(), &attributes(self.view.record_of(id)))?)
+        Ok(finish_directory(fd.as_fd(), &attributes(self.view.record_of(id)))?)
     }
 }
 
@@ -306,7 +318,13 @@ fn within(path: &[u8], failure: Failure) -> Error {
 }
 
 fn attributes(record: &Record) -> Attributes<'_> {
-    Attributes { mode: record.mode, uid: record.uid, gid: record.gid, mtime: record.mtime, xattrs: &record.xattrs }
+    Attributes {
+        mode: record.mode,
+        uid: record.uid,
+        gid: record.gid,
+        mtime: record.mtime,
+        xattrs: &record.xattrs,
+    }
 }
 
 fn make_special(
@@ -366,7 +384,8 @@ pub fn copy_directory(source: &Root, target: &Root) -> Result<()> {
     let wrong = |operation, e| Error::errno(operation, target.path(), e);
     let stat = rustix::fs::fstat(source).map_err(|e| Error::errno("stat", source.path(), e))?;
     let mut list = vec![0u8; 1 << 16];
-    let length = rustix::fs::flistxattr(source, &mut list).map_err(|e| Error::errno("list xattrs", source.path(), e))?;
+    let length = rustix::fs::flistxattr(source, &mut list)
+        .map_err(|e| Error::errno("list xattrs", source.path(), e))?;
     let mut xattrs = Vec::new();
     for name in list[..length].split(|&b| b == 0).filter(|name| !name.is_empty()) {
         let mut value = vec![0u8; 1 << 16];
@@ -376,7 +395,10 @@ pub fn copy_directory(source: &Root, target: &Root) -> Result<()> {
             Err(e) => return Err(Error::errno("read xattr", source.path(), e)),
         }
     }
-    let mtime = super::pax::Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
+    let mtime = super::pax::Time {
+        seconds: stat.st_mtime,
+        nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    };
     let attributes = Attributes {
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
@@ -384,6 +406,6 @@ pub fn copy_directory(source: &Root, target: &Root) -> Result<()> {
         mtime,
         xattrs: &xattrs,
     };
-    let done = Maker::of_this_process().finish_directory(target.as_fd(), &attributes);
+    let done = finish_directory(target.as_fd(), &attributes);
     done.map_err(|(operation, errno)| wrong(operation, errno))
 }

@@ -43,7 +43,11 @@ enum Extension {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Header,
-    Extension { kind: Extension, left: u64, padding: u64 },
+    Extension {
+        kind: Extension,
+        left: u64,
+        padding: u64,
+    },
     /// More blocks of an old GNU sparse map.
     SparseBlocks,
     /// The text in front of a PAX 1.0 sparse file's data.
@@ -111,7 +115,8 @@ impl Stream {
                 State::Data => self.data(bytes, sink)?,
                 State::Padding(left) => {
                     let used = take(left, bytes.len());
-                    self.state = if used as u64 == left { State::Header } else { State::Padding(left - used as u64) };
+                    self.state =
+                        if used as u64 == left { State::Header } else { State::Padding(left - used as u64) };
                     used
                 }
                 State::End => bytes.len(),
@@ -138,7 +143,11 @@ impl Stream {
     }
 
     fn refuse(&self, reason: impl Into<String>) -> Error {
-        Error::UnsafeArchive { entry: self.entry.name.clone(), offset: self.header_offset, reason: reason.into() }
+        Error::UnsafeArchive {
+            entry: self.entry.name.clone(),
+            offset: self.header_offset,
+            reason: reason.into(),
+        }
     }
 
     /// Gathers a block and acts on it. A whole block in `bytes` is still copied: 512 bytes, once an entry.
@@ -246,7 +255,8 @@ impl Stream {
             }
         } else if data && extensions.sparse.is_used() {
             self.entry.sparse = true;
-            self.entry.size = extensions.sparse.real_size.ok_or_else(|| self.refuse("sparse file without a size"))?;
+            self.entry.size =
+                extensions.sparse.real_size.ok_or_else(|| self.refuse("sparse file without a size"))?;
             if extensions.sparse.major == 1 {
                 self.body.clear();
                 self.state = State::SparseText;
@@ -358,7 +368,11 @@ impl Stream {
                 return Err(self.refuse("sparse map goes past the file's size"));
             }
         }
-        if stored == self.left { Ok(()) } else { Err(self.refuse("sparse map does not fit the stored bytes")) }
+        if stored == self.left {
+            Ok(())
+        } else {
+            Err(self.refuse("sparse map does not fit the stored bytes"))
+        }
     }
 
     fn sparse_block(&mut self, block: &[u8; BLOCK], sink: &mut impl Sink) -> Result<()> {
@@ -378,7 +392,7 @@ impl Stream {
         self.left -= used;
         self.body.extend_from_slice(block);
         let Some(wanted) = self.sparse_lines(None)? else { return Ok(()) };
-        if wanted as usize > SPARSE_PAIRS_MAX {
+        if wanted > SPARSE_PAIRS_MAX as u64 {
             return Err(self.refuse("sparse map is too large"));
         }
         // Counting newlines first keeps this linear however many blocks the map has.

@@ -66,7 +66,8 @@ impl<'a> View<'a> {
         let root = Name { source: Source { layer: 0, record: 0 }, children: Some(BTreeMap::new()) };
         let mut view = Self { layers, names: vec![root] };
         for (position, layer) in layers.iter().enumerate() {
-            Apply { view: &mut view, position, rule, directories: HashMap::new(), files: HashMap::new() }.run(layer)?;
+            Apply { view: &mut view, position, rule, directories: HashMap::new(), files: HashMap::new() }
+                .run(layer)?;
         }
         Ok(view)
     }
@@ -175,7 +176,9 @@ impl<'a> Apply<'_, 'a> {
         // Before anything of this layer is there: a whiteout beside the link must not hide its target.
         let mut foreign = HashMap::new();
         if self.rule == Rule::Applied && layer.foreign_links > 0 {
-            for (position, record) in layer.records.iter().enumerate().filter(|(_, r)| r.what == What::Foreign) {
+            for (position, record) in
+                layer.records.iter().enumerate().filter(|(_, r)| r.what == What::Foreign)
+            {
                 foreign.insert(position, self.find_foreign(record)?);
             }
         }
@@ -186,9 +189,8 @@ impl<'a> Apply<'_, 'a> {
                 continue;
             }
             let split = record.path.iter().rposition(|&b| b == b'/');
-            let (parent, name) = split.map_or((&b""[..], &record.path[..]), |at| {
-                (&record.path[..at], &record.path[at + 1..])
-            });
+            let (parent, name) =
+                split.map_or((&b""[..], &record.path[..]), |at| (&record.path[..at], &record.path[at + 1..]));
             let Some(ancestors) = self.directories.get(parent).cloned() else {
                 return Err(refuse(record, "index has an entry before its directory"));
             };
@@ -233,15 +235,16 @@ impl<'a> Apply<'_, 'a> {
     fn directory(&mut self, record: &'a Record, own: Source, ancestors: Vec<Id>, name: &[u8]) -> Result<()> {
         let parent = ancestors[ancestors.len() - 1];
         let there = self.view.child(parent, name);
-        if self.rule == Rule::Applied && record.implied {
-            if let Some(entered) = self.through(record, there, &ancestors, own)? {
-                if record.opaque {
-                    let id = entered[entered.len() - 1];
-                    self.view.names[id].children = Some(BTreeMap::new());
-                }
-                self.directories.insert(&record.path, entered);
-                return Ok(());
+        if self.rule == Rule::Applied
+            && record.implied
+            && let Some(entered) = self.through(record, there, &ancestors, own)?
+        {
+            if record.opaque {
+                let id = entered[entered.len() - 1];
+                self.view.names[id].children = Some(BTreeMap::new());
             }
+            self.directories.insert(&record.path, entered);
+            return Ok(());
         }
         let id = match there {
             Some(id) if self.view.names[id].children.is_some() => {
@@ -275,13 +278,20 @@ impl<'a> Apply<'_, 'a> {
         }
         let target = self.view.record(self.view.names[id].source);
         if target.what != What::Symlink {
-            return if record.opaque { Ok(None) } else { Err(refuse(record, "a parent of its entries is no directory below")) };
+            return if record.opaque {
+                Ok(None)
+            } else {
+                Err(refuse(record, "a parent of its entries is no directory below"))
+            };
         }
         if target.link.starts_with(b"/") {
             entered.truncate(1);
         }
-        let mut parts: Vec<Vec<u8>> =
-            name::components(&target.link).map_err(|e| refuse(record, e))?.into_iter().map(<[u8]>::to_vec).collect();
+        let mut parts: Vec<Vec<u8>> = name::components(&target.link)
+            .map_err(|e| refuse(record, e))?
+            .into_iter()
+            .map(<[u8]>::to_vec)
+            .collect();
         loop {
             let slices = parts.iter().map(Vec::as_slice).collect();
             match self.view.resolve(entered, slices, true) {
@@ -320,7 +330,13 @@ impl<'a> Apply<'_, 'a> {
         }
     }
 
-    fn put(&mut self, parent: Id, name: &[u8], source: Source, children: Option<BTreeMap<Vec<u8>, Id>>) -> Id {
+    fn put(
+        &mut self,
+        parent: Id,
+        name: &[u8],
+        source: Source,
+        children: Option<BTreeMap<Vec<u8>, Id>>,
+    ) -> Id {
         let id = self.view.names.len();
         self.view.names.push(Name { source, children });
         if let Some(siblings) = &mut self.view.names[parent].children {
