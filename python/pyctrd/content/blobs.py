@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +84,10 @@ class Blobs:
     def walk(self) -> Iterator[str]:
         """The digests of all blobs."""
         for algorithm in _ALGORITHMS:
-            try:
-                names = sorted(os.listdir(self._blobs / algorithm))
-            except FileNotFoundError:
-                continue
-            for name in names:
-                yield f"{algorithm}:{name}"
+            directory = self._blobs / algorithm
+            if directory.exists():
+                for path in sorted(directory.iterdir()):
+                    yield f"{algorithm}:{path.name}"
 
     def delete(self, digest: str | Digest, *, missing_ok: bool = False) -> None:
         """Remove it; one step, so that a crash leaves it whole or gone.

@@ -50,12 +50,10 @@ class Layers:
     def walk(self) -> Iterator[str]:
         """The diff_ids of all layers."""
         for algorithm in _ALGORITHMS:
-            try:
-                names = sorted(os.listdir(self._layers / algorithm))
-            except FileNotFoundError:
-                continue
-            for name in names:
-                yield f"{algorithm}:{name}"
+            directory = self._layers / algorithm
+            if directory.exists():
+                for path in sorted(directory.iterdir()):
+                    yield f"{algorithm}:{path.name}"
 
     def delete(self, diff_id: str | Digest, *, missing_ok: bool = False) -> None:
         """Rename it out of the way, then remove it: a crash in between leaves it in ``trash/``, for recovery.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyctrd.snapshots.protocol import Snapshotter
 
 # Best first.
-SNAPSHOTTERS: dict[str, type[Overlayfs] | type[Native]] = {"overlayfs": Overlayfs, "native": Native}
+SNAPSHOTTERS: dict[str, type[Overlayfs | Native]] = {"overlayfs": Overlayfs, "native": Native}
 
 
 def choose_snapshotter(rooms: Rooms) -> Snapshotter:

@@ -58,17 +58,8 @@ def collect(rooms: Rooms) -> None:
 
 def _sweep(rooms: Rooms) -> None:
     """Mark from images and containers, remove the records in one transaction, then the files."""
-    database = rooms.database
-    content: set[tuple[str, str]] = set()
-    layers: set[str] = set()
-    for namespace in database.namespaces.list():
-        for record in database.images.list(namespace.name):
-            digests, diff_ids = _reachable(rooms, record)
-            content.update((namespace.name, digest) for digest in digests)
-            layers.update(diff_ids)
-    for snapshot in database.snapshots.list():
-        layers.update(snapshot.diff_ids)
-    with database.write() as tx:
+    content, layers = _mark(rooms)
+    with rooms.database.write() as tx:
         for item in list(tx.content.walk_all()):
             if (item.namespace, item.digest) not in content:
                 tx.content.delete(item.namespace, item.digest)
@@ -84,6 +75,19 @@ def _sweep(rooms: Rooms) -> None:
         if diff_id not in layers:
             rooms.layers.delete(diff_id, missing_ok=True)
     rooms.snapshotter.collect(layers)
+
+
+def _mark(rooms: Rooms) -> tuple[set[tuple[str, str]], set[str]]:
+    """What must stay: blobs by namespace, and layers."""
+    database = rooms.database
+    content: set[tuple[str, str]] = set()
+    layers = {diff_id for snapshot in database.snapshots.list() for diff_id in snapshot.diff_ids}
+    for namespace in database.namespaces.list():
+        for record in database.images.list(namespace.name):
+            digests, diff_ids = _reachable(rooms, record)
+            content.update((namespace.name, digest) for digest in digests)
+            layers.update(diff_ids)
+    return content, layers
 
 
 def _reachable(rooms: Rooms, record: ImageRecord) -> tuple[set[str], set[str]]:

@@ -16,6 +16,8 @@ from pyctrd.flows.progress import LayerProgress, LayerState
 from pyctrd.flows.recover import digest_names, take_locks, undo
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyctrd.flows.rooms import Rooms
     from pyctrd.oci.descriptor import Descriptor
 
@@ -122,9 +124,7 @@ class Fetch:
             if busy:
                 self._wait_for(busy[0][1])
 
-    def _claim(
-        self, wants: Sequence[Want], locks: ExitStack
-    ) -> tuple[list[Want], list[tuple[Want, _core.FileLock]]]:
+    def _claim(self, wants: Sequence[Want], locks: ExitStack) -> tuple[list[Want], list[tuple[Want, _core.FileLock]]]:
         """Those whose locks were free and that are really missing; and those that another has, with the lock."""
         claimed: list[Want] = []
         busy: list[tuple[Want, _core.FileLock]] = []
@@ -322,8 +322,8 @@ def _skip(body: Body, target: int) -> None:
 class FileBody:
     """A blob of this store as a body."""
 
-    def __init__(self, path: str | bytes, offset: int) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close(), as a body is
+    def __init__(self, path: Path, offset: int) -> None:
+        self._file = path.open("rb", buffering=0)
         self._file.seek(offset)
         self.offset = offset
 

@@ -64,9 +64,7 @@ def pull(
         fetch.run(wants)
         if unpack:
             # What the layers leave to one another is made now: a link that leads nowhere fails the pull, not the run.
-            rooms.snapshotter.settle(
-                [LayerRef(str(d), rooms.layers.path(d)) for d in resolved.config.rootfs.diff_ids]
-            )
+            rooms.snapshotter.settle([LayerRef(str(d), rooms.layers.path(d)) for d in resolved.config.rootfs.diff_ids])
         return record_image(rooms, resolved)
 
 
@@ -170,7 +168,7 @@ class BytesBody:
 
 def _open_layer(rooms: Rooms, reference: Reference, layer: Descriptor, offset: int) -> Body:
     if rooms.database.content.find(rooms.namespace, str(layer.digest)) is not None:
-        return FileBody(str(rooms.blobs.path(layer.digest)), offset)
+        return FileBody(rooms.blobs.path(layer.digest), offset)
     return rooms.registry.open_blob(reference, layer, offset=offset)
 
 

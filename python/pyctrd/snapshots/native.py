@@ -47,7 +47,7 @@ class Native:
 
     def walk(self) -> Iterator[Snapshot]:
         """As the protocol says."""
-        for key in self._store.keys():
+        for key in self._store.walk_keys():
             if (snapshot := self.find(key)) is not None:
                 yield snapshot
 

@@ -38,9 +38,7 @@ class Overlayfs:
         for name in ("lower", "upper", "work", "merged"):
             (trial / name).mkdir(mode=PRIVATE_MODE, parents=True)
         try:
-            _core.mount_overlay(
-                [trial / "lower"], trial / "merged", upper=trial / "upper", work=trial / "work"
-            )
+            _core.mount_overlay([trial / "lower"], trial / "merged", upper=trial / "upper", work=trial / "work")
             _core.unmount(trial / "merged")
         except (PyctrdError, OSError) as error:
             return str(error)
@@ -75,7 +73,7 @@ class Overlayfs:
 
     def walk(self) -> Iterator[Snapshot]:
         """As the protocol says."""
-        for key in self._store.keys():
+        for key in self._store.walk_keys():
             if (snapshot := self.find(key)) is not None:
                 yield snapshot
 

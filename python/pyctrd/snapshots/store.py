@@ -78,11 +78,11 @@ class SnapshotStore:
             raise NotFoundError(f"snapshot not found: {key}", kind="snapshot", name=key)
         return found
 
-    def keys(self) -> Iterator[str]:
+    def walk_keys(self) -> Iterator[str]:
         """All keys, sorted; settled stacks are not among them."""
-        for name in sorted(os.listdir(self.directory)):
-            if (self.directory / name / _RECORD).exists():
-                yield name
+        for path in sorted(self.directory.iterdir()):
+            if (path / _RECORD).exists():
+                yield path.name
 
     def remove(self, path: Path) -> None:
         """Rename a directory out of the way, then remove it; a missing one is no error."""
@@ -109,4 +109,3 @@ def directory_bytes(path: Path) -> int:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
     return total
-

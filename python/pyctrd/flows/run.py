@@ -1,0 +1,246 @@
+"""Containers: made from an image, started, stopped and taken apart again."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyctrd import _core
+from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError
+from pyctrd.flows.load import image_layers, load_config
+from pyctrd.flows.mount import forget_snapshot, record_snapshot
+from pyctrd.metadata.containers import ContainerRecord
+from pyctrd.runtime.signals import signal_number
+from pyctrd.runtime.spec import RunOptions, build_spec
+from pyctrd.runtime.users import find_user
+
+if TYPE_CHECKING:
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.images import ImageRecord
+    from pyctrd.oci.config import ImageConfig
+    from pyctrd.runtime.state import ContainerStatus, ExitStatus
+
+SHORT_ID_CHARS = 12
+PRIVATE_MODE = 0o700
+SIGKILL = 9
+# After SIGKILL only the kernel is waited for: processes in uninterruptible sleep.
+KILL_SECONDS = 30.0
+
+
+def create_container(
+    rooms: Rooms,
+    image: ImageRecord,
+    options: RunOptions,
+    *,
+    name: str = "",
+    labels: Mapping[str, str] | None = None,
+    auto_remove: bool = False,
+    stop_signal: str = "",
+) -> ContainerRecord:
+    """Make a container: record it, then its root file system, mounted, and its bundle.
+
+    Args:
+        rooms: The engine's rooms.
+        image: What it is made from.
+        options: What the user wants other than the image says.
+        name: Unique in the namespace; "" is the beginning of its id.
+        labels: The caller's own.
+        auto_remove: It is deleted when it ends.
+        stop_signal: What ``stop`` sends first; "" is the image's, else SIGTERM.
+
+    Raises:
+        AlreadyExistsError: The name is taken.
+        InvalidError, NotFoundError: An option, or what it names, cannot be used. Nothing is left then.
+    """
+    config = load_config(rooms, image)
+    container_id = secrets.token_hex(32)
+    record = ContainerRecord(
+        namespace=rooms.namespace,
+        id=container_id,
+        name=name or container_id[:SHORT_ID_CHARS],
+        image_name=image.name,
+        image_digest=image.manifest_digest,
+        snapshot_key=f"container-{container_id}",
+        command=_words(config, options),
+        labels=dict(labels or {}),
+        auto_remove=auto_remove,
+        stop_signal=stop_signal or config.stop_signal or "SIGTERM",
+        created_ns=time.time_ns(),
+    )
+    signal_number(record.stop_signal)  # a wrong one is told now, not when it is needed
+    with rooms.collection_lock(shared=True):
+        layers = image_layers(rooms, image)
+        # The snapshot's record comes first: it is what keeps the layers, and what finds the mount after a crash.
+        record_snapshot(
+            rooms, record.snapshot_key, kind="active", layers=layers, target=bundle_path(rooms, record) / "rootfs"
+        )
+    try:
+        with rooms.database.write() as tx:
+            tx.containers.add(record)
+        rooms.snapshotter.prepare(record.snapshot_key, layers)
+        _make_bundle(rooms, record, config, options)
+    except BaseException:
+        delete_container(rooms, record, force=True)
+        raise
+    return record
+
+
+def start_container(
+    rooms: Rooms,
+    record: ContainerRecord,
+    *,
+    terminal: bool = False,
+    stdin: bool = False,
+    attached: bool = False,
+) -> None:
+    """Start a container that was made, or that has ended.
+
+    Raises:
+        ConflictError: It runs.
+        RuncError: The runtime refused; the container stays, to be looked at and deleted.
+    """
+    mount_rootfs(rooms, record)
+    rooms.runtime.start(
+        record.id,
+        bundle_path(rooms, record),
+        terminal=terminal,
+        stdin=stdin,
+        attached=attached,
+        on_exit=_removal(rooms, record) if record.auto_remove and not attached else (),
+    )
+
+
+def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> ExitStatus:
+    """Ask a container to end, and kill it where it has not after ``timeout`` seconds.
+
+    Raises:
+        ConflictError: It was never started.
+        DeadlineError: The kernel could not end it.
+    """
+    bundle = bundle_path(rooms, record)
+    status = rooms.runtime.status(record.id, bundle)
+    if status.exit is not None:
+        return status.exit
+    _signal(rooms, record, signal_number(record.stop_signal))
+    try:
+        return rooms.runtime.wait(record.id, bundle, timeout)
+    except DeadlineError:
+        _signal(rooms, record, SIGKILL)
+    return rooms.runtime.wait(record.id, bundle, KILL_SECONDS)
+
+
+def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = False) -> None:
+    """Take a container apart: process, mount, files, and last its record. Again is a no-op.
+
+    Raises:
+        ConflictError: It runs, and ``force`` is not set.
+    """
+    bundle = bundle_path(rooms, record)
+    if bundle.exists():
+        rooms.runtime.delete(record.id, bundle, force=force)
+        rooms.snapshotter.unmount(bundle / "rootfs")
+    forget_snapshot(rooms, record.snapshot_key)
+    _remove_bundle(rooms, bundle)
+    with rooms.database.write() as tx:
+        tx.containers.delete(record.namespace, record.id)
+
+
+def get_container(rooms: Rooms, name: str) -> ContainerRecord:
+    """By name, id, or the beginning of an id.
+
+    Raises:
+        NotFoundError: This namespace has no such container.
+    """
+    record = rooms.database.containers.find(rooms.namespace, name)
+    if record is None:
+        raise NotFoundError(f"container not found: {name}", kind="container", name=name, hint="list them: pyctrd ps -a")
+    return record
+
+
+def container_status(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
+    """What it is doing now."""
+    return rooms.runtime.status(record.id, bundle_path(rooms, record))
+
+
+def bundle_path(rooms: Rooms, record: ContainerRecord) -> Path:
+    """The container's directory: bundle, log and exit record."""
+    return rooms.root / "containers" / record.namespace / record.id
+
+
+def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> None:
+    """Mount the container's root file system where it is not mounted: after a reboot it is gone."""
+    target = bundle_path(rooms, record) / "rootfs"
+    if target.is_symlink() or target.is_mount():
+        return
+    snapshot = rooms.snapshotter.find(record.snapshot_key)
+    if snapshot is None:
+        raise NotFoundError(
+            f"snapshot not found: {record.snapshot_key}",
+            kind="snapshot",
+            name=record.snapshot_key,
+            hint=f"the container cannot be used any more: pyctrd rm {record.name}",
+        )
+    rooms.snapshotter.mount(snapshot, target)
+
+
+def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
+    bundle = bundle_path(rooms, record)
+    rootfs = bundle / "rootfs"
+    rootfs.mkdir(mode=PRIVATE_MODE, parents=True)
+    mount_rootfs(rooms, record)
+    user = find_user(rootfs, options.user or config.user)
+    spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)
+    rooms.runtime.create_bundle(bundle, spec)
+
+
+def _remove_bundle(rooms: Rooms, bundle: Path) -> None:
+    trash = rooms.root / "trash"
+    trash.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+    name = secrets.token_hex(16)
+    try:
+        bundle.rename(trash / name)
+    except FileNotFoundError:
+        return
+    _core.remove_tree(trash, name)
+
+
+def _signal(rooms: Rooms, record: ContainerRecord, number: int) -> None:
+    try:
+        rooms.runtime.kill(record.id, number)
+    except (ConflictError, NotFoundError):
+        if rooms.runtime.status(record.id, bundle_path(rooms, record)).exit is None:
+            raise
+
+
+def _words(config: ImageConfig, options: RunOptions) -> tuple[str, ...]:
+    if options.entrypoint is not None:
+        return (*options.entrypoint, *options.command)
+    return (*config.entrypoint, *(options.command or config.cmd))
+
+
+def _removal(rooms: Rooms, record: ContainerRecord) -> list[str]:
+    """What the shim of a detached container runs at its end, with no engine there to do it."""
+    if not sys.executable:
+        raise InvalidError(
+            "auto_remove: this interpreter does not know its own path",
+            field="auto_remove",
+            value="True",
+            hint="delete the container when it has ended",
+        )
+    settings = rooms.settings
+    return [
+        sys.executable,
+        *("-I", "-m", "pyctrd"),
+        *("--root", str(settings.root), "--state", str(settings.state), "--namespace", settings.namespace),
+        *("rm", "--force", record.id),
+    ]
+
+
+def with_terminal(options: RunOptions, size: tuple[int, int] | None) -> RunOptions:
+    """The options for a process on a terminal of this size."""
+    return replace(options, terminal=True, console_size=size)
