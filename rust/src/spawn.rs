@@ -33,11 +33,14 @@ pub fn spawn_shim(argv: &[OsString], report: BorrowedFd<'_>) -> Result<()> {
     let duplicate = || report.try_clone_to_owned().map_err(|e| Error::io("duplicate", "report", &e));
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(duplicate()?).stderr(duplicate()?);
-    let failed = |e: std::io::Error| Error::io("execute", program, &e);
-    let status = command.spawn().and_then(|mut child| child.wait()).map_err(failed)?;
-    if status.success() {
-        return Ok(());
-    }
+    let mut child = command.spawn().map_err(|e| Error::io("execute", program, &e))?;
+    let status = match child.wait() {
+        Ok(status) if status.success() => return Ok(()),
+        Ok(status) => status,
+        // The caller's program reaps every child itself; what became of this one, `report` says.
+        Err(e) if e.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => return Ok(()),
+        Err(e) => return Err(Error::io("wait for", program, &e)),
+    };
     Err(Error::Unsupported {
         feature: "container shim".to_owned(),
         needs: format!("{} that starts ({status})", program.display()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,21 @@ def test_start_that_is_given_up_leaves_nothing_running(host: Host) -> None:
         waiting.wait_closed(WAIT_SECONDS)
     assert host.runtime.status("given-up", bundle).state == "created"
     assert not (host.state / "runc" / "given-up").exists()
+
+
+def test_attach_refuses_what_does_not_run_and_tells_what_has_ended(host: Host) -> None:
+    bundle = host.prepare("idle", "false")
+    with pytest.raises(ConflictError, match="was not started"):
+        host.runtime.attach("idle", bundle, stdin=None, stdout=1, stderr=2)
+    ended, _ = host.run("idle", "false")
+    host.runtime.delete("idle", bundle)
+    assert host.runtime.attach("idle", bundle, stdin=None, stdout=1, stderr=2) == ended
+
+
+def test_ten_containers_start_at_once(host: Host) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        ends = list(pool.map(lambda n: host.run(f"many-{n}", "sh", "-c", f"echo {n}; exit {n}"), range(10)))
+    assert [(ended.exit_code, output) for ended, output in ends] == [(n, f"{n}\n") for n in range(10)]
 
 
 def test_on_exit_command_runs_after_the_end(host: Host, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import struct
 import termios
 import threading
@@ -16,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from pyctrd.runtime import ExitStatus
-from pyctrd.runtime.shim import Connection, Mode
+from pyctrd.runtime.shim import Connection, Kind, Mode
+from pyctrd.runtime.streams import forward_signals
 from tests.runtime.conftest import WAIT_SECONDS, Host
 
 pytestmark = pytest.mark.root
@@ -152,6 +154,20 @@ def test_signals_are_passed_on_in_the_foreground(host: Host) -> None:
         sender.join(WAIT_SECONDS)
     assert (ended.exit_code, bytes(out)) == (5, b"ready\ngot\n")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_third_interrupt_lets_the_user_go() -> None:
+    ours, theirs = socket.socketpair()
+    before = signal.getsignal(signal.SIGINT)
+    with Connection(ours) as control, Connection(theirs) as shim:
+        with forward_signals(control, size_of=None):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert shim.receive()
+        assert list(shim.frames()) == [(Kind.SIGNAL, bytes((signal.SIGINT,)))] * 2
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_terminal_has_the_users_size_and_is_put_back(host: Host) -> None:

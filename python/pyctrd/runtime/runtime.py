@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,8 @@ class Runtime:
     ) -> ExitStatus:
         """Join descriptors of this process to the container until it ends.
 
-        In the main thread, signals are passed on to the container meanwhile.
+        In the main thread, signals are passed on to the container meanwhile; the third SIGINT or SIGTERM
+        raises KeyboardInterrupt instead, and the container runs on.
 
         Args:
             container_id: Which one.
@@ -186,7 +188,7 @@ class Runtime:
         directory = self._directory(container_id)
         connection = self._waiting.pop(container_id, None) or Connection.open(directory, Mode.STREAMS)
         if connection is None:
-            return self.wait(container_id, bundle, timeout=0)
+            return self._ended(container_id, bundle)
         control = Connection.open(directory, Mode.CONTROL)
         try:
             size_of = next((fd for fd in (stdout, stdin) if fd is not None and os.isatty(fd)), None)
@@ -264,7 +266,8 @@ class Runtime:
             with connection:
                 connection.wait_closed(FINISH_SECONDS)
         self._runc.delete(container_id)
-        shutil.rmtree(directory, ignore_errors=not directory.exists())
+        with suppress(FileNotFoundError):
+            shutil.rmtree(directory)
 
     def _prepare(self, container_id: str, bundle: Path) -> Path:
         """The shim's directory, with nothing of an earlier run in it or in the bundle."""
@@ -317,6 +320,19 @@ class Runtime:
                 value=container_id,
             )
         return self._state / "shims" / container_id
+
+    def _ended(self, container_id: str, bundle: Path) -> ExitStatus:
+        """The exit of a container that nobody can attach to."""
+        status = self.status(container_id, bundle)
+        if status.exit is not None:
+            return status.exit
+        raise ConflictError(
+            f"container {container_id}: cannot attach: " + ("its shim is gone" if status.pid else "it was not started"),
+            kind="container",
+            name=container_id,
+            state=status.state,
+            allowed="running",
+        )
 
     def _wait_alone(self, container_id: str, bundle: Path, timeout: float | None) -> ExitStatus:
         """There is no shim (any more): its record, or else the process itself, says when it is over."""

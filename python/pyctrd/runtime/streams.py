@@ -18,12 +18,17 @@ STDIN_READ_BYTES = 32 << 10
 # What a user or a supervisor sends to a program to make it do something; SIGWINCH is told apart.
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
+# A container's init that handles no signal ignores them all; a user who insists is let go, as by Docker.
+INSISTING = (signal.SIGINT, signal.SIGTERM)
+INSISTED_TIMES = 3
+
 
 @contextmanager
 def forward_signals(control: Connection | None, *, size_of: int | None) -> Iterator[None]:
     """Pass signals on to the container's init while the block runs.
 
-    Only in the main thread, where Python takes signals; elsewhere nothing is done.
+    Only in the main thread, where Python takes signals; elsewhere nothing is done. The third SIGINT or
+    SIGTERM raises KeyboardInterrupt instead.
 
     Args:
         control: Not the connection of the streams: that one may be waiting for the container to read.
@@ -33,7 +38,13 @@ def forward_signals(control: Connection | None, *, size_of: int | None) -> Itera
         yield
         return
 
+    insisted = 0
+
     def pass_on(number: int, _frame: FrameType | None) -> None:
+        nonlocal insisted
+        insisted += number in INSISTING
+        if insisted >= INSISTED_TIMES:
+            raise KeyboardInterrupt
         _send(control, Kind.SIGNAL, bytes((number,)))
 
     def resize(_number: int = 0, _frame: FrameType | None = None) -> None:
