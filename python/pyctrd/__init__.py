@@ -1,1 +1,61 @@
-"""pyctrd: containerd's job as a Python library, with no daemon."""
+"""pyctrd: OCI images pulled, verified, stored, unpacked and run, as a library with no daemon.
+
+    import pyctrd
+
+    with pyctrd.Engine() as engine:
+        image = engine.images.pull("docker.io/library/alpine:3.20")
+        container = engine.containers.run(image, ["echo", "hello"], network="none")
+        print(container.wait().exit_code, container.logs())
+        container.delete()
+
+Names are loaded when they are first used, so that ``import pyctrd`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyctrd import errors as errors
+from pyctrd.errors import PyctrdError as PyctrdError
+
+if TYPE_CHECKING:
+    from pyctrd.containers import Container as Container
+    from pyctrd.containers import Containers as Containers
+    from pyctrd.engine import Engine as Engine
+    from pyctrd.engine import unpack as unpack
+    from pyctrd.engine import verify as verify
+    from pyctrd.images import Image as Image
+    from pyctrd.images import Images as Images
+    from pyctrd.oci.reference import Reference as Reference
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Container": "pyctrd.containers",
+    "Containers": "pyctrd.containers",
+    "Engine": "pyctrd.engine",
+    "Image": "pyctrd.images",
+    "Images": "pyctrd.images",
+    "Reference": "pyctrd.oci.reference",
+    "unpack": "pyctrd.engine",
+    "verify": "pyctrd.engine",
+}
+
+__all__ = ["PyctrdError", "__version__", "errors", *_LAZY]  # noqa: PLE0604 - the keys are strings
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name at its first use (PEP 562)."""
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'pyctrd' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """All public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -10,6 +10,7 @@ import logging
 import resource
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from pyctrd.errors import InvalidError
 
@@ -34,6 +35,22 @@ class Rlimit:
     name: str
     soft: int
     hard: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``NAME=SOFT[:HARD]``; "unlimited" or -1 is no limit.
+
+        Raises:
+            InvalidError: It does not have this form.
+        """
+        name, _, values = text.partition("=")
+        soft, _, hard = values.partition(":")
+        numbers = [-1 if value in ("unlimited", "-1") else value for value in (soft, hard or soft)]
+        if not name.isalpha() or not all(value == -1 or str(value).isdigit() for value in numbers):
+            raise InvalidError(
+                f"invalid rlimit: {text!r}: expected NAME=SOFT[:HARD] with numbers", field="rlimit", value=text
+            )
+        return cls(name, int(numbers[0]), int(numbers[1]))
 
     @property
     def kind(self) -> str:

@@ -1,0 +1,211 @@
+"""``ps start stop kill wait logs rm pause unpause attach``."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyctrd.cli.group import Globals, json_option, pass_globals
+from pyctrd.cli.output import age_text, print_json_lines, print_table
+from pyctrd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from pyctrd.containers import Container
+
+SHORT_ID_CHARS = 12
+COMMAND_CHARS = 30
+
+names_argument = click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
+
+
+@click.command("ps")
+@click.option("-a", "--all", "everything", is_flag=True, help="Those that do not run, too.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the ids only.")
+@json_option
+@pass_globals
+def ps_command(options: Globals, *, everything: bool, quiet: bool, as_json: bool) -> None:
+    """List containers."""
+    with options.engine() as engine:
+        found = [describe_container(container) for container in engine.containers.list()]
+    shown = [facts for facts in found if everything or facts["state"] in ("running", "paused")]
+    if as_json or options.json:
+        print_json_lines(shown)
+    elif quiet:
+        for facts in shown:
+            click.echo(facts["id"][:SHORT_ID_CHARS])
+    else:
+        print_table(
+            ("ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS"),
+            (
+                (
+                    facts["id"][:SHORT_ID_CHARS],
+                    facts["name"],
+                    facts["image"],
+                    " ".join(facts["command"])[:COMMAND_CHARS],
+                    age_text(facts["created_ns"]),
+                    _status_text(facts),
+                )
+                for facts in shown
+            ),
+        )
+
+
+@click.command("start")
+@names_argument
+@pass_globals
+def start_command(options: Globals, names: tuple[str, ...]) -> None:
+    """Start containers that were made, or have ended."""
+    with options.engine() as engine:
+        for name in names:
+            engine.containers.get(name).start()
+            click.echo(name)
+
+
+@click.command("stop")
+@names_argument
+@click.option("-t", "--time", "timeout", type=float, default=10.0, show_default=True, help="Seconds before SIGKILL.")
+@pass_globals
+def stop_command(options: Globals, names: tuple[str, ...], *, timeout: float) -> None:
+    """Ask containers to end, and kill those that do not."""
+    with options.engine() as engine:
+        for name in names:
+            engine.containers.get(name).stop(timeout)
+            click.echo(name)
+
+
+@click.command("kill")
+@names_argument
+@click.option("-s", "--signal", default="SIGKILL", show_default=True, help="Name or number.")
+@pass_globals
+def kill_command(options: Globals, names: tuple[str, ...], *, signal: str) -> None:
+    """Send a signal to containers' first process."""
+    with options.engine() as engine:
+        for name in names:
+            engine.containers.get(name).kill(signal)
+            click.echo(name)
+
+
+@click.command("pause")
+@names_argument
+@pass_globals
+def pause_command(options: Globals, names: tuple[str, ...]) -> None:
+    """Freeze containers' processes."""
+    with options.engine() as engine:
+        for name in names:
+            engine.containers.get(name).pause()
+            click.echo(name)
+
+
+@click.command("unpause")
+@names_argument
+@pass_globals
+def unpause_command(options: Globals, names: tuple[str, ...]) -> None:
+    """Let frozen containers go on."""
+    with options.engine() as engine:
+        for name in names:
+            engine.containers.get(name).resume()
+            click.echo(name)
+
+
+@click.command("attach")
+@click.argument("name", metavar="CONTAINER")
+@pass_globals
+@click.pass_context
+def attach_command(context: click.Context, options: Globals, name: str) -> None:
+    """Show a running container's output until it ends."""
+    with options.engine() as engine:
+        status = engine.containers.get(name).attach()
+    context.exit(status.exit_code)
+
+
+@click.command("wait")
+@names_argument
+@click.option("--timeout", type=float, metavar="SECONDS", help="Give up after this long.")
+@pass_globals
+def wait_command(options: Globals, names: tuple[str, ...], *, timeout: float | None) -> None:
+    """Wait until containers end, and print their exit codes."""
+    with options.engine() as engine:
+        for name in names:
+            click.echo(engine.containers.get(name).wait(timeout).exit_code)
+
+
+@click.command("logs")
+@click.argument("name", metavar="CONTAINER")
+@click.option("-f", "--follow", is_flag=True, help="Go on until it ends.")
+@click.option("--tail", metavar="N", help='Only the last N lines, or "all".')
+@click.option("--since", metavar="TIME", help="Only what was written since (RFC 3339, or seconds since 1970).")
+@click.option("-t", "--timestamps", is_flag=True, help="Print the time of each line.")
+@json_option
+@pass_globals
+def logs_command(
+    options: Globals, name: str, *, follow: bool, tail: str | None, since: str | None, timestamps: bool, as_json: bool
+) -> None:
+    """Print what a container wrote: its output to standard output, its errors to standard error."""
+    with options.engine() as engine:
+        lines = engine.containers.get(name).log_lines(
+            follow=follow, since_ns=_since(since), tail=None if tail in (None, "all") else _count(tail)
+        )
+        for line in lines:
+            if as_json or options.json:
+                print_json_lines([{"text": line.text, "stream": line.stream, "time": line.time}])
+                continue
+            to = sys.stderr if line.stream == "stderr" else sys.stdout
+            to.write(f"{line.time} {line.text}" if timestamps else line.text)
+            to.flush()
+
+
+@click.command("rm")
+@names_argument
+@click.option("-f", "--force", is_flag=True, help="Kill them first, if they run.")
+@pass_globals
+def rm_command(options: Globals, names: tuple[str, ...], *, force: bool) -> None:
+    """Delete containers."""
+    with options.engine() as engine:
+        for name in names:
+            engine.containers.get(name).delete(force=force)
+            click.echo(name)
+
+
+def describe_container(container: Container) -> dict[str, Any]:
+    """The JSON form of a container."""
+    status = container.status
+    return {
+        "id": container.id,
+        "name": container.name,
+        "image": container.image_name,
+        "command": list(container.command),
+        "labels": dict(container.labels),
+        "created_ns": container.created_ns,
+        "state": status.state,
+        "pid": status.pid,
+        "started_ns": status.started_ns,
+        "exit_code": status.exit.exit_code if status.exit else None,
+        "exited_ns": status.exit.exited_ns if status.exit else None,
+    }
+
+
+def _status_text(facts: dict[str, Any]) -> str:
+    if facts["exit_code"] is not None:
+        return f"exited ({facts['exit_code']}) {age_text(facts['exited_ns'])}"
+    return f"{facts['state']} since {age_text(facts['started_ns'])}" if facts["started_ns"] else facts["state"]
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise InvalidError(f'invalid --tail: {text!r}: expected a number or "all"', field="tail", value=text)
+    return int(text)
+
+
+def _since(text: str | None) -> int:
+    if text is None:
+        return 0
+    try:
+        seconds = float(text) if text.replace(".", "", 1).isdigit() else datetime.fromisoformat(text).timestamp()
+    except ValueError as error:
+        raise InvalidError(
+            f"invalid --since: {text!r}: expected RFC 3339 or seconds since 1970", field="since", value=text
+        ) from error
+    return int(seconds * 1_000_000_000)

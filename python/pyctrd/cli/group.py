@@ -1,0 +1,112 @@
+"""The command tree: global options, and commands whose code is imported only when they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pyctrd.engine import Engine
+
+# Command → the module that holds it; the function is named for the command.
+COMMANDS = {
+    "attach": "pyctrd.cli.containers",
+    "check": "pyctrd.cli.store",
+    "images": "pyctrd.cli.images",
+    "info": "pyctrd.cli.store",
+    "inspect": "pyctrd.cli.inspect",
+    "kill": "pyctrd.cli.containers",
+    "logs": "pyctrd.cli.containers",
+    "mount": "pyctrd.cli.images",
+    "pause": "pyctrd.cli.containers",
+    "ps": "pyctrd.cli.containers",
+    "pull": "pyctrd.cli.images",
+    "rm": "pyctrd.cli.containers",
+    "rmi": "pyctrd.cli.images",
+    "run": "pyctrd.cli.run",
+    "start": "pyctrd.cli.containers",
+    "stop": "pyctrd.cli.containers",
+    "umount": "pyctrd.cli.images",
+    "unpause": "pyctrd.cli.containers",
+    "unpack": "pyctrd.cli.store",
+    "version": "pyctrd.cli.store",
+    "wait": "pyctrd.cli.containers",
+}
+
+
+@dataclass(slots=True)
+class Globals:
+    """The options before the command, and the engine that they make."""
+
+    root: str | None
+    state: str | None
+    namespace: str | None
+    json: bool
+    debug: bool
+
+    def engine(self, **options: Any) -> Engine:
+        """An engine with the global options; the command adds its own."""
+        from pyctrd.engine import Engine
+
+        return Engine(root=self.root, state=self.state, namespace=self.namespace, **options)
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All names, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The command, imported now."""
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command = getattr(import_module(module), f"{cmd_name}_command")
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}.{cmd_name}_command is no command")
+        return command
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click calls it so
+    if wanted:
+        from pyctrd import __version__
+
+        click.echo(f"pyctrd {__version__}")
+        context.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "PYCTRD"},
+)
+@click.option("--root", metavar="DIR", help="What survives a reboot [PYCTRD_ROOT, /var/lib/pyctrd].")
+@click.option("--state", metavar="DIR", help="What a reboot ends [PYCTRD_STATE, /run/pyctrd].")
+@click.option("-n", "--namespace", metavar="NAME", help="The tenant [PYCTRD_NAMESPACE, default].")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.option("--debug", is_flag=True, help="Log to standard error, and show tracebacks.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version)
+@click.pass_context
+def pyctrd(
+    context: click.Context,
+    root: str | None,
+    state: str | None,
+    namespace: str | None,
+    *,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Pull, store, unpack and run OCI images, with no daemon."""
+    if debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+    context.obj = Globals(root=root, state=state, namespace=namespace, json=as_json, debug=debug)
+
+
+pass_globals = click.make_pass_decorator(Globals)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")

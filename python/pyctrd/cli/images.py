@@ -1,0 +1,152 @@
+"""``pull images rmi mount umount``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyctrd.cli.group import Globals, json_option, pass_globals
+from pyctrd.cli.output import age_text, print_json, print_json_lines, print_table, size_text
+from pyctrd.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from pyctrd.images import Image
+
+SHORT_DIGITS = 12
+
+
+def registry_options(function: Any) -> Any:
+    """The options of every command that talks to a registry."""
+    for option in (
+        click.option(
+            "--ca",
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False),
+            help="Certificates (PEM) to trust.",
+        ),
+        click.option(
+            "--plain-http",
+            metavar="HOST",
+            multiple=True,
+            help="Talk to HOST without TLS (loopback needs no mention).",
+        ),
+        click.option("--platform", metavar="OS/ARCH", help="Another platform than the host's."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command("pull")
+@click.argument("reference")
+@registry_options
+@click.option("--no-unpack", is_flag=True, help="Store the blobs only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
+@click.option("--stages", is_flag=True, help="Add the busy, starved and blocked time of each stage (with --json).")
+@json_option
+@pass_globals
+def pull_command(
+    options: Globals,
+    reference: str,
+    *,
+    ca: str | None,
+    plain_http: tuple[str, ...],
+    platform: str | None,
+    no_unpack: bool,
+    quiet: bool,
+    stages: bool,
+    as_json: bool,
+) -> None:
+    """Bring an image in from a registry: verified, stored, unpacked."""
+    with options.engine(ca=ca, plain_http=plain_http) as engine:
+        with show_progress(quiet=quiet or as_json or options.json) as progress:
+            image = engine.images.pull(reference, platform=platform, unpack=not no_unpack, progress=progress)
+        if as_json or options.json:
+            document = describe_image(image)
+            if stages:
+                document["stages"] = engine.stages()
+            print_json(document)
+        else:
+            click.echo(image.digest)
+
+
+@click.command("images")
+@click.option("-q", "--quiet", is_flag=True, help="Print the names only.")
+@json_option
+@pass_globals
+def images_command(options: Globals, *, quiet: bool, as_json: bool) -> None:
+    """List the images of the namespace."""
+    with options.engine() as engine:
+        images = engine.images.list()
+        if as_json or options.json:
+            print_json_lines(describe_image(image) for image in images)
+        elif quiet:
+            for image in images:
+                click.echo(image.name)
+        else:
+            print_table(
+                ("IMAGE", "DIGEST", "PLATFORM", "PULLED", "SIZE"),
+                (
+                    (
+                        image.name,
+                        short(image.digest),
+                        image.platform,
+                        age_text(image.created_ns),
+                        size_text(image.size_bytes),
+                    )
+                    for image in images
+                ),
+            )
+
+
+@click.command("rmi")
+@click.argument("names", metavar="IMAGE...", nargs=-1, required=True)
+@click.option("-f", "--force", is_flag=True, help="Even if a container was made from it.")
+@pass_globals
+def rmi_command(options: Globals, names: tuple[str, ...], *, force: bool) -> None:
+    """Remove images, and what nothing else needs from the disk."""
+    with options.engine() as engine:
+        for name in names:
+            engine.images.remove(name, force=force)
+            click.echo(name)
+
+
+@click.command("mount")
+@click.argument("name", metavar="IMAGE")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+@pass_globals
+def mount_command(options: Globals, name: str, directory: str) -> None:
+    """Mount an image read-only on a directory."""
+    with options.engine() as engine:
+        engine.images.get(name).mount(directory)
+        click.echo(directory)
+
+
+@click.command("umount")
+@click.argument("directory", type=click.Path())
+@pass_globals
+def umount_command(options: Globals, directory: str) -> None:
+    """Undo ``mount``."""
+    with options.engine() as engine:
+        engine.images.unmount(directory)
+
+
+def describe_image(image: Image) -> dict[str, Any]:
+    """The JSON form of an image."""
+    return {
+        "name": image.name,
+        "digest": image.digest,
+        "manifest_digest": image.manifest_digest,
+        "platform": image.platform,
+        "pulled_ns": image.created_ns,
+        "size_bytes": image.size_bytes,
+        "layers": [
+            {"digest": str(layer.digest), "size_bytes": layer.size, "media_type": layer.media_type}
+            for layer in image.manifest.layers
+        ],
+    }
+
+
+def short(digest: str) -> str:
+    """A digest's first digits, enough to name it on a screen."""
+    return digest.partition(":")[2][:SHORT_DIGITS]

@@ -1,0 +1,26 @@
+"""``inspect``: all that is known of an image or a container, as JSON."""
+
+from __future__ import annotations
+
+import click
+
+from pyctrd.cli.containers import describe_container
+from pyctrd.cli.group import Globals, pass_globals
+from pyctrd.cli.images import describe_image
+from pyctrd.cli.output import print_json_lines
+
+
+@click.command("inspect")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@pass_globals
+def inspect_command(options: Globals, names: tuple[str, ...]) -> None:
+    """Print all that is known of containers and images, one JSON object on a line for each."""
+    with options.engine() as engine:
+        found = []
+        for name in names:
+            if (container := engine.containers.find(name)) is not None:
+                found.append({"kind": "container", **describe_container(container)})
+                continue
+            image = engine.images.get(name)
+            found.append({"kind": "image", **describe_image(image), "config": image.config.raw})
+    print_json_lines(found)

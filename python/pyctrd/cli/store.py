@@ -1,0 +1,98 @@
+"""``info version check unpack``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyctrd import __version__
+from pyctrd.cli.group import Globals, json_option, pass_globals
+from pyctrd.cli.output import EXIT_FAILED, print_json, print_json_lines, printable
+
+if TYPE_CHECKING:
+    from pyctrd.flows.check import Finding
+
+
+@click.command("version")
+@json_option
+@pass_globals
+def version_command(options: Globals, *, as_json: bool) -> None:
+    """Print the version."""
+    if as_json or options.json:
+        from pyctrd import _core
+
+        print_json({"pyctrd": __version__, "core": _core.__version__})
+    else:
+        click.echo(f"pyctrd {__version__}")
+
+
+@click.command("info")
+@json_option
+@pass_globals
+def info_command(options: Globals, *, as_json: bool) -> None:
+    """Tell what this engine is and what the host can do."""
+    with options.engine() as engine:
+        facts = engine.info()
+    if as_json or options.json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        click.echo(f"{name}: {printable(_text(value))}")
+
+
+@click.command("check")
+@click.option("--digests", is_flag=True, help="Hash every blob, not only look at its size.")
+@json_option
+@pass_globals
+@click.pass_context
+def check_command(context: click.Context, options: Globals, *, digests: bool, as_json: bool) -> None:
+    """Compare what is recorded with what is on disk; exits 1 if anything is wrong."""
+    with options.engine() as engine:
+        findings = engine.check(digests=digests)
+    if as_json or options.json:
+        print_json_lines(_describe(finding) for finding in findings)
+    else:
+        for finding in findings:
+            click.echo(f"{finding.kind} {printable(finding.name)}: {printable(finding.problem)}")
+        if not findings:
+            click.echo("clean")
+    if findings:
+        context.exit(EXIT_FAILED)
+
+
+@click.command("unpack")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("directory", type=click.Path(file_okay=False))
+@click.option("--diff-id", metavar="DIGEST", help="What the uncompressed tar must hash to.")
+@click.option("--digest", metavar="DIGEST", help="What the file itself must hash to.")
+@json_option
+@pass_globals
+def unpack_command(
+    options: Globals, file: str, directory: str, *, diff_id: str | None, digest: str | None, as_json: bool
+) -> None:
+    """Apply one layer file to a directory, with no store at all."""
+    from pyctrd.engine import unpack
+
+    done = unpack(file, directory, diff_id=diff_id, digest=digest)
+    if as_json or options.json:
+        print_json(
+            {
+                "digest": done.digest,
+                "diff_id": done.diff_id,
+                "entries": done.layer_entries,
+                "bytes": done.layer_bytes,
+            }
+        )
+    else:
+        click.echo(done.diff_id)
+
+
+def _describe(finding: Finding) -> dict[str, Any]:
+    return {"kind": finding.kind, "name": finding.name, "problem": finding.problem}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item}" for key, item in value.items()) or "none"
+    return str(value)

@@ -1,0 +1,397 @@
+"""``engine.containers`` and the container that it gives."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+
+from pyctrd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.images import Image
+    from pyctrd.metadata.containers import ContainerRecord
+    from pyctrd.runtime.logs import LogLine
+    from pyctrd.runtime.spec import RunOptions
+    from pyctrd.runtime.state import ContainerStatus, ExitStatus
+
+STOP_TIMEOUT_SECONDS = 10.0
+
+
+class ContainerOptions(TypedDict, total=False):
+    """What ``create`` and ``run`` take by keyword; what is left out is as the image says.
+
+    Attributes:
+        name: Unique in the namespace; the beginning of the id by default.
+        labels: The caller's own.
+        env: Variables, added to the image's.
+        user: ``user[:group]``, names or numbers.
+        working_dir: Absolute.
+        entrypoint: Replaces the image's; an empty sequence runs the command alone.
+        hostname: The beginning of the id by default.
+        network: "none" (loopback alone, the default), "host", or a network namespace's absolute path.
+        binds: ``SOURCE:DESTINATION[:ro]``.
+        read_only: The root file system cannot be written to.
+        terminal: The process gets a pseudo-terminal.
+        stdin: Input can be sent to it; else it reads an empty one.
+        auto_remove: It is deleted when it ends.
+        stop_signal: What ``stop`` sends first.
+        memory_bytes: Limit.
+        cpus: Limit, in processors' worth of time.
+        pids: Limit of processes and threads.
+        rlimits: ``name=soft[:hard]``.
+        oom_score_adj: -1000 to 1000.
+        cap_add: Capabilities added to the default ones.
+        cap_drop: Capabilities taken away; "ALL" for all.
+        seccomp: False runs without the default profile.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    env: Mapping[str, str] | Sequence[str]
+    user: str
+    working_dir: str
+    entrypoint: Sequence[str]
+    hostname: str
+    network: str
+    binds: Sequence[str]
+    read_only: bool
+    terminal: bool
+    stdin: bool
+    auto_remove: bool
+    stop_signal: str
+    memory_bytes: int
+    cpus: float
+    pids: int
+    rlimits: Sequence[str]
+    oom_score_adj: int
+    cap_add: Sequence[str]
+    cap_drop: Sequence[str]
+    seccomp: bool
+
+
+class Container:
+    """One container. It outlives this object, the engine and the process."""
+
+    def __init__(self, rooms: Rooms, record: ContainerRecord) -> None:
+        self._rooms = rooms
+        self._record = record
+
+    @property
+    def id(self) -> str:
+        """64 hex digits."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """Its name in the namespace."""
+        return self._record.name
+
+    @property
+    def image_name(self) -> str:
+        """The reference that it was made from."""
+        return self._record.image_name
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What runs in it."""
+        return self._record.command
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The caller's own."""
+        return self._record.labels
+
+    @property
+    def created_ns(self) -> int:
+        """When it was made, in nanoseconds since 1970."""
+        return self._record.created_ns
+
+    @property
+    def status(self) -> ContainerStatus:
+        """What it is doing now: ``state`` ("created", "running", "paused", "stopped"), ``pid``, ``exit``."""
+        from pyctrd.flows.run import container_status
+
+        return container_status(self._rooms, self._record)
+
+    def start(self, *, terminal: bool = False, stdin: bool = False) -> None:
+        """Start it, detached.
+
+        Args:
+            terminal: As it was made.
+            stdin: Input can be sent to it by ``attach``.
+
+        Raises:
+            ConflictError: It runs.
+            CommandNotFoundError, CommandNotExecutableError, RuncError: It could not be started.
+            NotFoundError: There is no OCI runtime.
+        """
+        from pyctrd.flows.run import start_container
+
+        start_container(self._rooms, self._record, terminal=terminal, stdin=stdin)
+
+    def start_attached(self, *, terminal: bool = False, stdin: bool = False) -> ExitStatus:
+        """Start it joined to this process: standard input, output and error, signals in the main thread.
+
+        No output is lost, and with ``auto_remove`` it is deleted afterwards.
+
+        Returns:
+            How it ended.
+
+        Raises:
+            As ``start``.
+        """
+        from pyctrd.flows.run import bundle_path, delete_container, start_container
+
+        try:
+            start_container(self._rooms, self._record, terminal=terminal, stdin=stdin, attached=True)
+            sys.stdout.flush()
+            return self._rooms.runtime.attach(
+                self._record.id,
+                bundle_path(self._rooms, self._record),
+                stdin=0 if stdin else None,
+                stdout=1,
+                stderr=2,
+                terminal=terminal,
+            )
+        finally:
+            if self._record.auto_remove:
+                delete_container(self._rooms, self._record, force=True)
+
+    def attach(self, *, terminal: bool = False, stdin: bool = False) -> ExitStatus:
+        """Join a running container to this process until it ends.
+
+        Raises:
+            ConflictError: It was never started.
+        """
+        from pyctrd.flows.run import bundle_path
+
+        sys.stdout.flush()
+        return self._rooms.runtime.attach(
+            self._record.id,
+            bundle_path(self._rooms, self._record),
+            stdin=0 if stdin else None,
+            stdout=1,
+            stderr=2,
+            terminal=terminal,
+        )
+
+    def wait(self, timeout: float | None = None) -> ExitStatus:
+        """Wait for its end.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Returns:
+            ``exit_code`` (128 + n after signal n), ``signal``, ``started_ns``, ``exited_ns``, ``error``.
+
+        Raises:
+            ConflictError: It was never started.
+            DeadlineError: ``timeout`` seconds went by.
+        """
+        from pyctrd.flows.run import bundle_path
+
+        return self._rooms.runtime.wait(self._record.id, bundle_path(self._rooms, self._record), timeout)
+
+    def logs(self, *, stream: Literal["stdout", "stderr", "both"] = "both", tail: int | None = None) -> str:
+        """What it wrote so far, as text; bytes that are no UTF-8 are replaced.
+
+        Args:
+            stream: Which of its outputs.
+            tail: Only so many of the last lines.
+        """
+        lines = self.log_lines(tail=tail)
+        return "".join(line.text for line in lines if stream in ("both", line.stream))
+
+    def log_lines(self, *, follow: bool = False, since_ns: int = 0, tail: int | None = None) -> Iterator[LogLine]:
+        """What it wrote, line by line with time and stream.
+
+        Args:
+            follow: Go on until it ends.
+            since_ns: Only what was written at this time or later, in nanoseconds since 1970.
+            tail: Only so many of the lines that are there already.
+        """
+        from pyctrd.flows.run import bundle_path
+
+        bundle = bundle_path(self._rooms, self._record)
+        return self._rooms.runtime.logs(self._record.id, bundle, follow=follow, since_ns=since_ns, tail=tail)
+
+    def kill(self, signal: str | int = "SIGKILL") -> None:
+        """Send a signal to its first process.
+
+        Raises:
+            ConflictError: It does not run.
+            InvalidError: There is no such signal.
+        """
+        from pyctrd.runtime.signals import signal_number
+
+        self._rooms.runtime.kill(self._record.id, signal_number(str(signal)))
+
+    def stop(self, timeout: float = STOP_TIMEOUT_SECONDS) -> ExitStatus:
+        """Send its stop signal, and SIGKILL where it has not ended after ``timeout`` seconds.
+
+        Raises:
+            ConflictError: It was never started.
+        """
+        from pyctrd.flows.run import stop_container
+
+        return stop_container(self._rooms, self._record, timeout=timeout)
+
+    def pause(self) -> None:
+        """Freeze its processes.
+
+        Raises:
+            ConflictError: It does not run.
+        """
+        self._rooms.runtime.pause(self._record.id)
+
+    def resume(self) -> None:
+        """Let them go on.
+
+        Raises:
+            ConflictError: It is not paused.
+        """
+        self._rooms.runtime.resume(self._record.id)
+
+    def delete(self, *, force: bool = False) -> None:
+        """Remove it: process, mounts, files and record. Again is a no-op.
+
+        Args:
+            force: Kill it first, if it runs.
+
+        Raises:
+            ConflictError: It runs.
+        """
+        from pyctrd.flows.run import delete_container
+
+        delete_container(self._rooms, self._record, force=force)
+
+    def __repr__(self) -> str:
+        return f"<Container {self.name} {self.id[:12]}>"
+
+
+class Containers:
+    """The containers of the engine's namespace."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    def create(self, image: Image | str, command: Sequence[str] = (), **options: Unpack[ContainerOptions]) -> Container:
+        """Make a container, not yet running.
+
+        Args:
+            image: An image of this namespace, or its name.
+            command: Replaces the image's; () takes it.
+            **options: See ``ContainerOptions``.
+
+        Raises:
+            NotFoundError: The image, the user or a bind's source.
+            AlreadyExistsError: The name is taken.
+            InvalidError: An option cannot be used.
+        """
+        from pyctrd.flows.load import get_image
+        from pyctrd.flows.run import create_container
+
+        if isinstance(command, str):
+            raise InvalidError(
+                f"invalid command: {command!r}: expected a sequence of words", field="command", value=command
+            )
+        name = image if isinstance(image, str) else image.name
+        record = create_container(
+            self._rooms,
+            get_image(self._rooms, name),
+            run_options(command, options),
+            name=options.get("name", ""),
+            labels=options.get("labels"),
+            auto_remove=options.get("auto_remove", False),
+            stop_signal=options.get("stop_signal", ""),
+        )
+        return Container(self._rooms, record)
+
+    def run(self, image: Image | str, command: Sequence[str] = (), **options: Unpack[ContainerOptions]) -> Container:
+        """Make a container and start it, detached; where it cannot be started, nothing of it is left.
+
+        Raises:
+            As ``create`` and ``Container.start``.
+        """
+        container = self.create(image, command, **options)
+        try:
+            container.start(terminal=options.get("terminal", False), stdin=options.get("stdin", False))
+        except BaseException:
+            container.delete(force=True)
+            raise
+        return container
+
+    def get(self, name: str) -> Container:
+        """By name, id, or the beginning of an id.
+
+        Raises:
+            NotFoundError: This namespace has no such container.
+        """
+        from pyctrd.flows.run import get_container
+
+        return Container(self._rooms, get_container(self._rooms, name))
+
+    def find(self, name: str) -> Container | None:
+        """As ``get``, but None where there is none."""
+        record = self._rooms.database.containers.find(self._rooms.namespace, name)
+        return None if record is None else Container(self._rooms, record)
+
+    def list(self) -> list[Container]:
+        """All, the newest first."""
+        return [
+            Container(self._rooms, record) for record in self._rooms.database.containers.list(self._rooms.namespace)
+        ]
+
+
+def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions:
+    """The runtime's form of a caller's options.
+
+    Raises:
+        InvalidError: One of them is none.
+    """
+    from pyctrd.runtime.limits import Rlimit
+    from pyctrd.runtime.spec import Bind, RunOptions
+
+    env = options.get("env", ())
+    network = options.get("network", "none")
+    if network not in ("none", "host") and not network.startswith("/"):
+        raise InvalidError(
+            f"invalid network: {network!r}: expected none, host, or a network namespace's absolute path",
+            field="network",
+            value=network,
+        )
+    entrypoint = options.get("entrypoint")
+    return RunOptions(
+        command=tuple(command),
+        entrypoint=None if entrypoint is None else tuple(entrypoint),
+        env=tuple(f"{key}={value}" for key, value in env.items()) if isinstance(env, Mapping) else tuple(env),
+        user=options.get("user", ""),
+        working_dir=options.get("working_dir", ""),
+        hostname=options.get("hostname", ""),
+        terminal=options.get("terminal", False),
+        read_only=options.get("read_only", False),
+        binds=tuple(Bind.parse(bind) for bind in options.get("binds", ())),
+        network=network,
+        capabilities=_capabilities(options.get("cap_add", ()), options.get("cap_drop", ())),
+        seccomp=options.get("seccomp", True),
+        memory_bytes=options.get("memory_bytes"),
+        cpus=options.get("cpus"),
+        pids=options.get("pids"),
+        rlimits=tuple(Rlimit.parse(text) for text in options.get("rlimits", ())),
+        oom_score_adj=options.get("oom_score_adj"),
+    )
+
+
+def _capabilities(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
+    from pyctrd.runtime.spec import DEFAULT_CAPABILITIES
+
+    dropped = {_capability(name) for name in drop}
+    kept = () if "CAP_ALL" in dropped else (name for name in DEFAULT_CAPABILITIES if name not in dropped)
+    return tuple(dict.fromkeys([*kept, *(_capability(name) for name in add)]))
+
+
+def _capability(name: str) -> str:
+    upper = name.upper()
+    return upper if upper.startswith("CAP_") else f"CAP_{upper}"

@@ -1,0 +1,52 @@
+"""``engine.content``: blobs by digest, as one namespace sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+from pyctrd.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.content import ContentRecord
+
+
+class Content:
+    """The blobs that the engine's namespace has; others do not exist for it."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    def info(self, digest: str) -> ContentRecord:
+        """Size, media type and where it came from.
+
+        Raises:
+            NotFoundError: This namespace has no such blob.
+        """
+        record = self._rooms.database.content.find(self._rooms.namespace, digest)
+        if record is None:
+            raise NotFoundError(f"blob not found: {digest}", kind="blob", name=digest)
+        return record
+
+    def open(self, digest: str) -> BinaryIO:
+        """The blob as an unbuffered binary file, as it came from the registry.
+
+        Raises:
+            NotFoundError: This namespace has no such blob.
+        """
+        self.info(digest)
+        return self._rooms.blobs.open(digest)
+
+    def list(self) -> list[ContentRecord]:
+        """All blobs of this namespace, by digest."""
+        return list(self._rooms.database.content.walk(self._rooms.namespace))
+
+    def check(self, digest: str) -> None:
+        """Hash one blob.
+
+        Raises:
+            NotFoundError: This namespace has no such blob.
+            IntegrityError: It is damaged.
+        """
+        self.info(digest)
+        self._rooms.blobs.verify(digest)

@@ -1,0 +1,167 @@
+"""The engine: one root, one namespace, and everything that can be done with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pyctrd.containers import Containers
+from pyctrd.contents import Content
+from pyctrd.flows.rooms import Rooms
+from pyctrd.flows.settings import DEFAULT_CONCURRENCY, read_settings
+from pyctrd.images import Images
+
+if TYPE_CHECKING:
+    from pyctrd._core import Ingested
+    from pyctrd.flows.check import Finding
+
+
+class Engine:
+    """Opens a root and joins the rooms.
+
+    Any number of engines, in any number of processes, may have one root open; containers outlive them all.
+    Thread-safe; not usable after a fork.
+
+    Args:
+        root: What survives a reboot; ``$PYCTRD_ROOT``, else ``/var/lib/pyctrd``.
+        state: What a reboot ends; ``$PYCTRD_STATE``, else ``/run/pyctrd``.
+        namespace: The tenant; ``$PYCTRD_NAMESPACE``, else ``default``.
+        runtime: The OCI runtime's name or path; ``$PYCTRD_RUNTIME``, else ``runc``.
+        snapshotter: "overlayfs" or "native"; ``$PYCTRD_SNAPSHOTTER``, else the best that the host can do.
+        durability: "full", "batch" (default) or "none": what a returned pull survives.
+        concurrency: Layers in flight at once in one pull.
+        ca: A file of PEM certificates that registries are checked against, beside the system's.
+        plain_http: Hosts to talk to without TLS; loopback needs no mention.
+        credentials: User and password by registry host, before any configuration file.
+
+    Raises:
+        InvalidError: An option has a value that is not allowed.
+        OSError: A directory cannot be made or entered.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        state: str | os.PathLike[str] | None = None,
+        namespace: str | None = None,
+        runtime: str | None = None,
+        snapshotter: str | None = None,
+        durability: str | None = None,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        ca: str | os.PathLike[str] | None = None,
+        plain_http: Collection[str] = (),
+        credentials: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
+        self._rooms = Rooms(
+            read_settings(
+                root=root,
+                state=state,
+                namespace=namespace,
+                runtime=runtime,
+                snapshotter=snapshotter,
+                durability=durability,
+                concurrency=concurrency,
+                ca=ca,
+                plain_http=plain_http,
+                credentials=credentials,
+            )
+        )
+        self.images = Images(self._rooms)
+        self.containers = Containers(self._rooms)
+        self.content = Content(self._rooms)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that every operation is scoped by."""
+        return self._rooms.namespace
+
+    def info(self) -> dict[str, Any]:
+        """What this engine is and what the host can do: paths, versions, the snapshotter and why."""
+        from pyctrd.flows.info import gather
+
+        return gather(self._rooms)
+
+    def check(self, *, digests: bool = False) -> list[Finding]:
+        """Compare what is recorded with what is on disk; reads only.
+
+        Args:
+            digests: Hash every blob too, not only look at its size.
+
+        Returns:
+            What is wrong, the worst first; empty for a clean store.
+        """
+        from pyctrd.flows.check import check
+
+        return check(self._rooms, digests=digests)
+
+    def stages(self) -> dict[str, dict[str, int]]:
+        """Where the time of this engine's pulls went, by stage of the pipeline.
+
+        Returns:
+            For "receive", "store", "inflate", "diff" and "apply": ``busy_ns`` at work, ``starved_ns`` without
+            bytes to work on, ``blocked_ns`` waiting for a free block, ``waiting_ns`` waiting for a worker, and
+            ``bytes`` taken in; summed over layers, which overlap in time.
+        """
+        return self._rooms.stages.read()
+
+    def close(self) -> None:
+        """Close connections and the database; idempotent. Containers go on."""
+        self._rooms.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def unpack(
+    layer: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    *,
+    diff_id: str | None = None,
+    digest: str | None = None,
+) -> Ingested:
+    """Apply one layer file to a directory, with no engine: the hot path alone.
+
+    The directory may hold the layers below it: whiteouts remove what they name. Not atomic: after an error
+    the content of ``dest`` is undefined.
+
+    Args:
+        layer: A tar, plain or compressed by gzip or zstd.
+        dest: Becomes the layer's "/"; made if missing.
+        diff_id: Digest that the uncompressed tar must have.
+        digest: Digest that the file itself must have.
+
+    Returns:
+        Digests, bytes and entries of what was unpacked.
+
+    Raises:
+        UnsafeArchiveError: An entry was refused.
+        DigestMismatchError, DiffIDMismatchError: The bytes are others.
+        OSError: The kernel refused.
+
+    Spec:
+        image-spec v1.1 layer.md, "Applying Changesets".
+    """
+    from pyctrd.flows.unpack import unpack_file
+
+    return unpack_file(layer, dest, diff_id=diff_id, digest=digest)
+
+
+def verify(path: str | os.PathLike[str], digest: str) -> None:
+    """Check a file's bytes against a digest, with no engine.
+
+    Raises:
+        DigestMismatchError: They hash to something else.
+        InvalidError: ``digest`` is none.
+        OSError: The file cannot be read.
+    """
+    from pyctrd import _core
+
+    _core.verify_file(path, digest)

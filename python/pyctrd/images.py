@@ -1,0 +1,198 @@
+"""``engine.images`` and the image that it gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyctrd.flows.progress import ProgressCallback
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.images import ImageRecord
+    from pyctrd.oci.config import ImageConfig
+    from pyctrd.oci.manifest import Manifest
+
+
+class Image:
+    """One image of one platform, in one namespace.
+
+    Values are read from the store when they are first asked for; an image that is removed meanwhile raises
+    ``NotFoundError`` then.
+    """
+
+    def __init__(self, rooms: Rooms, record: ImageRecord) -> None:
+        self._rooms = rooms
+        self._record = record
+
+    @property
+    def name(self) -> str:
+        """The full reference: ``registry/repository:tag`` or ``…@digest``."""
+        return self._record.name
+
+    @property
+    def digest(self) -> str:
+        """The digest that the reference named when it was pulled: an index's, or a manifest's."""
+        return self._record.target_digest
+
+    @property
+    def manifest_digest(self) -> str:
+        """The digest of the manifest that was chosen for this platform."""
+        return self._record.manifest_digest
+
+    @property
+    def platform(self) -> str:
+        """``os/architecture[/variant]``."""
+        return self._record.platform
+
+    @property
+    def created_ns(self) -> int:
+        """When it was pulled, in nanoseconds since 1970."""
+        return self._record.created_ns
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, decoded."""
+        from pyctrd.flows.load import load_manifest
+
+        return load_manifest(self._rooms, self._record)
+
+    @property
+    def config(self) -> ImageConfig:
+        """The image config, decoded: environment, entrypoint, user, diff_ids."""
+        from pyctrd.flows.load import load_config
+
+        return load_config(self._rooms, self._record)
+
+    @property
+    def size_bytes(self) -> int:
+        """Compressed bytes of all layers and the config, as the manifest counts them."""
+        manifest = self.manifest
+        return manifest.config.size + sum(layer.size for layer in manifest.layers)
+
+    def read_file(self, path: str | bytes | os.PathLike[str]) -> bytes:
+        """Read a regular file of the image's merged view, with no mount; symbolic links are followed.
+
+        Args:
+            path: Absolute within the image.
+
+        Raises:
+            NotFoundError: There is no such file, or it is no regular file.
+        """
+        from pyctrd.flows.files import read_file
+
+        return read_file(self._rooms, self._record, os.fsencode(path))
+
+    def mount(self, target: str | os.PathLike[str]) -> None:
+        """Mount the image's merged view read-only on an existing directory.
+
+        Raises:
+            NotFoundError: There is no such directory.
+            UnsupportedError: The host cannot mount it.
+        """
+        from pyctrd.flows.mount import mount_image
+
+        mount_image(self._rooms, self._record, Path(target))
+
+    @contextmanager
+    def mounted(self, target: str | os.PathLike[str]) -> Iterator[Path]:
+        """Mount for the length of a ``with`` block."""
+        from pyctrd.flows.mount import unmount_image
+
+        self.mount(target)
+        try:
+            yield Path(target)
+        finally:
+            unmount_image(self._rooms, Path(target))
+
+    def __repr__(self) -> str:
+        return f"<Image {self.name} {self.digest}>"
+
+
+class Images:
+    """The images of the engine's namespace."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    def pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        unpack: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> Image:
+        """Bring an image in from a registry, verified, stored and unpacked.
+
+        Args:
+            reference: As Docker reads it: ``alpine``, ``ghcr.io/org/app:1.2``, ``…@sha256:…``.
+            platform: ``os/architecture[/variant]``; the host's by default.
+            unpack: Make each layer's tree while its bytes arrive.
+            progress: Called about ten times a second, in this thread, with a ``PullProgress``.
+
+        Returns:
+            The image; it survives a power cut from here on (see ``durability``).
+
+        Raises:
+            InvalidError: The reference, or a document of the image.
+            NotFoundError: No such image, or none for the platform.
+            RegistryError: The registry refused or was not reached.
+            IntegrityError, UnsafeArchiveError: What arrived is not what was promised.
+            OSError: The disk; nothing half-made is left.
+        """
+        from pyctrd.flows.pull import pull
+        from pyctrd.oci.platform import Platform
+        from pyctrd.oci.reference import Reference
+
+        wanted = Platform.parse(platform) if platform else Platform.host()
+        record = pull(self._rooms, Reference.parse(reference), platform=wanted, unpack=unpack, progress=progress)
+        return Image(self._rooms, record)
+
+    def get(self, name: str) -> Image:
+        """The image of a reference, or of a digest (or its first characters, twelve or more).
+
+        Raises:
+            NotFoundError: This namespace has no such image.
+        """
+        from pyctrd.flows.load import get_image
+
+        return Image(self._rooms, get_image(self._rooms, name))
+
+    def find(self, name: str) -> Image | None:
+        """As ``get``, but None where there is none."""
+        from pyctrd.flows.load import find_image
+
+        record = find_image(self._rooms, name)
+        return None if record is None else Image(self._rooms, record)
+
+    def list(self) -> list[Image]:
+        """All images of this namespace, by name."""
+        return [Image(self._rooms, record) for record in self._rooms.database.images.list(self._rooms.namespace)]
+
+    def remove(self, name: str, *, force: bool = False) -> None:
+        """Take a name away, and what nothing else needs from the disk.
+
+        Args:
+            name: As ``get`` takes it.
+            force: Even if a container was made from it; the container keeps its layers until it is deleted.
+
+        Raises:
+            NotFoundError: There is no such image.
+            ConflictError: A container uses it.
+        """
+        from pyctrd.flows.collect import remove_image
+
+        remove_image(self._rooms, name, force=force)
+
+    def unmount(self, target: str | os.PathLike[str]) -> None:
+        """Undo ``Image.mount``.
+
+        Raises:
+            NotFoundError: No image is mounted there.
+        """
+        from pyctrd.flows.mount import unmount_image
+
+        unmount_image(self._rooms, Path(target))
