@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from pyctrd.errors import UnsupportedError
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.document import Fields, invalid
 from pyctrd.oci.media_types import INDEXES, MANIFESTS, OCI_INDEX, is_index, is_manifest
@@ -88,9 +89,17 @@ def detect(body: bytes) -> str:
 
     Raises:
         InvalidError: It says nothing that is known, or could be read as two types.
+        UnsupportedError: It is of Docker's first schema, which has no config.
     """
     fields = Fields.parse(body, kind="manifest")
     named = fields.text("mediaType", "")
+    if "fsLayers" in fields.values:
+        raise UnsupportedError(
+            "unsupported manifest: Docker schema 1",
+            feature="Docker schema 1 manifests",
+            needs="the image pushed again in schema 2 or OCI form",
+            hint="ask the image's owner to push it again with a current tool",
+        )
     looks_index, looks_manifest = (
         "manifests" in fields.values,
         "layers" in fields.values or "config" in fields.values,

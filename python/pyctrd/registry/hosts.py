@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from ipaddress import ip_address
 
 # The name that people write, and the host that serves it.
 _API_HOSTS = {"docker.io": "registry-1.docker.io"}
@@ -23,7 +24,13 @@ def host_of(registry: str) -> str:
 def is_loopback(registry: str) -> bool:
     """Whether the name is this machine's own: localhost, 127.0.0.0/8, ::1."""
     host = host_of(registry)
-    return host in ("localhost", "::1") or host.startswith("127.")
+    if host == "localhost":
+        return True
+    # Only addresses: 127.0.0.1.example.com is somebody else's name.
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def may_be_plain(registry: str, plain_http: Collection[str]) -> bool:

@@ -52,7 +52,7 @@ class Transport:
     def __init__(self, *, ca: Path | None = None) -> None:
         self._ca = ca
         self._lock = threading.Lock()
-        self._pools: dict[bool, urllib3.PoolManager] = {}
+        self._pools: dict[tuple[bool, str | None], urllib3.PoolManager] = {}
 
     def request(
         self,
@@ -118,12 +118,12 @@ class Transport:
         start = url
         for _ in range(REDIRECTS_MAX + 1):
             answer = self._send(method, url, sent)
+            answer.url = url  # urllib3 knows the path only; who answered decides what a 401 means
             location = answer.headers.get("Location")
             if answer.status not in _REDIRECTS or location is None:
                 return answer
             answer.drain_conn()
-            target = urljoin(url, location)
-            _check_redirect(method, url, target, plain_hosts)
+            target = _redirect_target(method, url, location, plain_hosts)
             if _origin(target) != _origin(url):
                 sent = {name: value for name, value in sent.items() if name.lower() not in _SECRET_HEADERS}
             url = target
@@ -152,17 +152,16 @@ class Transport:
             raise translate(error, method, url) from error
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        """The pool manager for a scheme: only TLS pays for loading the trust store."""
-        secure = urlsplit(url).scheme == "https"
+        """The pool manager for a scheme and a proxy: only TLS pays for loading the trust store."""
+        key = secure, proxy = urlsplit(url).scheme == "https", _proxy_for(url)
         with self._lock:
-            pool = self._pools.get(secure)
+            pool = self._pools.get(key)
             if pool is None:
-                pool = self._pools[secure] = self._make_pool(url, secure=secure)
+                pool = self._pools[key] = self._make_pool(secure=secure, proxy=proxy)
             return pool
 
-    def _make_pool(self, url: str, *, secure: bool) -> urllib3.PoolManager:
+    def _make_pool(self, *, secure: bool, proxy: str | None) -> urllib3.PoolManager:
         context = self._context() if secure else None
-        proxy = _proxy_for(url)
         if proxy is not None:
             return urllib3.ProxyManager(proxy, maxsize=POOL_CONNECTIONS, block=False, ssl_context=context)
         return urllib3.PoolManager(maxsize=POOL_CONNECTIONS, block=False, ssl_context=context)
@@ -177,6 +176,9 @@ class Transport:
                 raise InvalidError(
                     f"invalid certificates: {self._ca}: no PEM certificates", field="ca", value=str(self._ca)
                 ) from error
+            except OSError as error:
+                error.filename = str(self._ca)  # ssl does not say which file
+                raise
         return context
 
 
@@ -256,15 +258,25 @@ def _origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
-def _check_redirect(method: str, url: str, target: str, plain_hosts: Collection[str]) -> None:
-    """Redirects go to HTTPS, or to a host that was declared plain."""
-    parts = urlsplit(target)
+def _redirect_target(method: str, url: str, location: str, plain_hosts: Collection[str]) -> str:
+    """Where a redirect leads: to HTTPS, or to a host that was declared plain.
+
+    Raises:
+        RegistryError: It leads elsewhere, or ``location`` is no URL.
+    """
+    try:
+        target = urljoin(url, location)
+        parts, origin = urlsplit(target), _origin(target)
+    except ValueError as error:  # half an IPv6 address, a port over 65535
+        raise RegistryError(
+            f"redirect refused: {method} {redacted(url)}: to what is no URL", method=method, url=redacted(url)
+        ) from error
     if parts.scheme == "https" and parts.hostname:
-        return
+        return target
     if parts.scheme == "http" and parts.hostname:
         host = parts.netloc.rpartition("@")[2]
-        if host in plain_hosts or parts.hostname in plain_hosts or _origin(target) == _origin(url):
-            return
+        if host in plain_hosts or parts.hostname in plain_hosts or origin == _origin(url):
+            return target
     raise RegistryError(
         f"redirect refused: {method} {redacted(url)}: to {redacted(target)}, which is not HTTPS",
         method=method,
