@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,15 +21,10 @@ from pyctrd.errors import (
 )
 from pyctrd.oci.config import ImageConfig
 from pyctrd.runtime import Bind, Rlimit, Runtime, state
-from pyctrd.runtime.shim import Connection, Mode, Start
+from pyctrd.runtime.shim import Connection, Mode, Start, wait_readable
 from tests.runtime.conftest import IMAGE, WAIT_SECONDS, Host
 
 pytestmark = pytest.mark.root
-
-
-def wait_for_output(host: Host, name: str) -> str:
-    """The first line that the container writes."""
-    return next(iter(host.runtime.logs(name, host.started[name], follow=True))).text
 
 
 def test_exit_status_is_the_process_own(host: Host) -> None:
@@ -86,13 +82,14 @@ def test_container_is_confined_as_containerd_confines(host: Host) -> None:
     exec 2>&1
     grep -E 'CapBnd|Seccomp:' /proc/self/status
     ls /sys/class/net
+    cat /sys/class/net/lo/flags
     ls /sys/firmware | wc -l
     echo x > /proc/sys/kernel/domainname
     mount -t tmpfs x /tmp
     """
     ended, output = host.run("confined", "sh", "-c", script)
     assert ended.exit_code != 0
-    assert "CapBnd:\t00000000a80425fb\nSeccomp:\t2\nlo\n0\n" in output
+    assert "CapBnd:\t00000000a80425fb\nSeccomp:\t2\nlo\n0x9\n0\n" in output
     assert "/proc/sys/kernel/domainname: Read-only file system" in output
     assert "mount: permission denied" in output
 
@@ -230,6 +227,30 @@ def test_start_that_is_given_up_leaves_nothing_running(host: Host) -> None:
         waiting.wait_closed(WAIT_SECONDS)
     assert host.runtime.status("given-up", bundle).state == "created"
     assert not (host.state / "runc" / "given-up").exists()
+
+
+def test_start_that_is_given_up_ends_a_runtime_that_hangs(host: Host, tmp_path: Path) -> None:
+    fifo, runtime = tmp_path / "fifo", tmp_path / "hanging-runtime"
+    os.mkfifo(fifo)
+    runtime.write_text(
+        f"""#!/bin/sh
+        case "$*" in
+            *" delete "*) echo deleted > {fifo} ;;
+            *) echo $$ > {fifo}; exec sleep 1000 ;;
+        esac
+        """
+    )
+    runtime.chmod(0o755)
+    hanging = Runtime(str(runtime), state=tmp_path / "other")
+    bundle = host.prepare("hanging", "true")
+    directory = hanging._prepare("hanging", bundle)
+    argv = hanging._argv("hanging", bundle, directory, terminal=False, stdin=False, attached=False)
+    with Start([os.fsencode(word) for word in argv]):
+        pidfd = os.pidfd_open(int(fifo.read_text()))
+    assert fifo.read_text() == "deleted\n"
+    wait_readable(pidfd, time.monotonic() + WAIT_SECONDS, WAIT_SECONDS, "end of the runtime")
+    os.close(pidfd)
+    assert hanging.status("hanging", bundle).state == "created"
 
 
 def test_attach_refuses_what_does_not_run_and_tells_what_has_ended(host: Host) -> None:

@@ -28,7 +28,7 @@ use rustix::io::Errno;
 
 use crate::args::Args;
 use crate::clients::Clients;
-use crate::launch::Launched;
+use crate::launch::{Container, Launched};
 use crate::log::Log;
 use crate::record::Exit;
 use crate::report::Report;
@@ -123,8 +123,27 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     let started_ns = record::now_ns();
     record::write_running(launched.init, started_ns)?;
     report.started(launched.init)?;
+    let recorded = hold(args, launched, started_ns, &mut clients, &mut log)?;
+    delete(args);
+    remove(SOCKET)?;
+    clients.stop_listening();
+    drop(lock);
+    on_exit(args);
+    clients.flush_all()?;
+    recorded
+}
 
-    let mut supervisor = Supervisor::new(launched, args.attached, &mut clients, &mut log);
+/// The container's life, until its end is recorded and told; whether the record could be written.
+///
+/// An error is the shim's own: the container may still run, and is left alone.
+fn hold(
+    args: &Args,
+    container: Container,
+    started_ns: u64,
+    clients: &mut Clients,
+    log: &mut Log,
+) -> io::Result<io::Result<()>> {
+    let mut supervisor = Supervisor::new(container, args.attached, clients, log);
     let status = supervisor.run()?;
     let exited_ns = record::now_ns();
     supervisor.drain()?;
@@ -134,13 +153,7 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     let recorded = record::write_durably(&args.bundle, "exit.json", text.as_bytes());
     clients.exit(text.as_bytes());
     clients.flush();
-    delete(args);
-    remove(SOCKET)?;
-    clients.stop_listening();
-    drop(lock);
-    on_exit(args);
-    clients.flush_all()?;
-    recorded
+    Ok(recorded)
 }
 
 fn listen() -> io::Result<UnixListener> {
