@@ -14,7 +14,7 @@ from pyctrd.cli.progress import show_progress
 from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, InvalidError, PyctrdError
 
 if TYPE_CHECKING:
-    from pyctrd.containers import Container, ContainerOptions
+    from pyctrd.containers import ContainerOptions
     from pyctrd.engine import Engine
     from pyctrd.images import Image
 
@@ -112,11 +112,12 @@ def _run(engine: Engine, image: Image, command: tuple[str, ...], options: Global
             hint="leave -t out",
         )
     container = engine.containers.create(image, command, **wanted)
-    return _attached(container, terminal=terminal, stdin=stdin)
-
-
-def _attached(container: Container, *, terminal: bool, stdin: bool) -> int:
-    return container.start_attached(terminal=terminal, stdin=stdin).exit_code
+    try:
+        return container.start_attached(terminal=terminal, stdin=stdin).exit_code
+    except PyctrdError:
+        if container.status.state == "created":
+            container.delete(force=True)  # it never ran: there is nothing in it to look at
+        raise
 
 
 def _find_or_pull(engine: Engine, reference: str, policy: str, platform: str | None) -> Image:

@@ -80,7 +80,11 @@ def resolve(rooms: Rooms, reference: Reference, *, platform: Platform) -> Resolv
             )
         child = choose_child(Index.parse(documents[-1].body), reference, platform)
         documents.append(Document(child, _read_manifest(rooms, reference, child)))
-    return _with_config(rooms, reference, documents)
+    resolved = _with_config(rooms, reference, documents)
+    made_for = resolved.config.platform
+    if made_for.architecture and platform.rank(made_for) is None:
+        raise _no_platform(reference, platform, str(made_for))
+    return resolved
 
 
 def choose_child(index: Index, reference: Reference, platform: Platform) -> Descriptor:
@@ -92,13 +96,17 @@ def choose_child(index: Index, reference: Reference, platform: Platform) -> Desc
     child = index.choose(platform)
     if child is None:
         known = ", ".join(sorted({str(entry.platform) for entry in index.manifests if entry.platform}))
-        raise NotFoundError(
-            f"no matching platform: {reference}: wanted {platform}, the image has {known or 'none named'}",
-            kind="platform",
-            name=str(platform),
-            hint="choose one with --platform",
-        )
+        raise _no_platform(reference, platform, known or "none named")
     return child
+
+
+def _no_platform(reference: Reference, platform: Platform, known: str) -> NotFoundError:
+    return NotFoundError(
+        f"no matching platform: {reference}: wanted {platform}, the image has {known}",
+        kind="platform",
+        name=str(platform),
+        hint="choose one with --platform",
+    )
 
 
 def _with_config(rooms: Rooms, reference: Reference, documents: list[Document]) -> Resolved:

@@ -235,7 +235,7 @@ def _removal(rooms: Rooms, record: ContainerRecord) -> list[str]:
     settings = rooms.settings
     return [
         sys.executable,
-        *("-I", "-m", "pyctrd"),
+        *("-P", "-m", "pyctrd"),  # -P: not from the directory in which the shim happens to be
         *("--root", str(settings.root), "--state", str(settings.state), "--namespace", settings.namespace),
         *("rm", "--force", record.id),
     ]

@@ -1,0 +1,104 @@
+"""Directory trees compared entry by entry: everything that a tar can say of a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of one name."""
+
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    content: str
+    link: str
+    device: int
+    xattrs: tuple[tuple[str, bytes], ...]
+    same_as: bytes
+
+
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "character",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+}
+
+
+def read_tree(root: Path, *, content: bool = True) -> dict[bytes, Facts]:
+    """Every name below ``root``, and the root itself as b"."; overlayfs' own marks are left out."""
+    found: dict[bytes, Facts] = {}
+    first_names: dict[tuple[int, int], bytes] = {}
+    base = os.fsencode(root)
+    pending = [b"."]
+    while pending:
+        name = pending.pop()
+        path = base if name == b"." else os.path.join(base, name)
+        found[name] = _facts(path, name, first_names, content=content)
+        if found[name].type == "directory":
+            prefix = b"" if name == b"." else name + b"/"
+            pending.extend(prefix + child for child in sorted(os.listdir(path), reverse=True))
+    return found
+
+
+def _facts(path: bytes, name: bytes, first_names: dict[tuple[int, int], bytes], *, content: bool) -> Facts:
+    found = os.lstat(path)
+    kind = _TYPES[stat.S_IFMT(found.st_mode)]
+    same_as = b""
+    if kind != "directory" and found.st_nlink > 1:
+        same_as = first_names.setdefault((found.st_dev, found.st_ino), name)
+    return Facts(
+        type=kind,
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        mtime_ns=found.st_mtime_ns,
+        size=found.st_size if kind in ("file", "symlink") else 0,
+        content=_digest(path) if kind == "file" and content else "",
+        link=os.fsdecode(os.readlink(path)) if kind == "symlink" else "",
+        device=found.st_rdev if kind in ("character", "block") else 0,
+        xattrs=tuple(
+            sorted(
+                (key, os.getxattr(path, key, follow_symlinks=False))
+                for key in os.listxattr(path, follow_symlinks=False)
+                if ".overlay." not in key
+            )
+        ),
+        same_as=same_as,
+    )
+
+
+def _digest(path: bytes) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differences(
+    expected: dict[bytes, Facts], actual: dict[bytes, Facts], *, ignore: frozenset[str] = frozenset()
+) -> list[str]:
+    """What differs, a line for each name; empty for equal trees."""
+    lines = []
+    for name in sorted(expected.keys() | actual.keys()):
+        if name not in actual:
+            lines.append(f"{os.fsdecode(name)}: is missing")
+        elif name not in expected:
+            lines.append(f"{os.fsdecode(name)}: should not be there")
+        else:
+            wanted, got = expected[name], actual[name]
+            lines.extend(
+                f"{os.fsdecode(name)}: {field}: expected {getattr(wanted, field)!r}, got {getattr(got, field)!r}"
+                for field in Facts.__dataclass_fields__
+                if field not in ignore and getattr(wanted, field) != getattr(got, field)
+            )
+    return lines
