@@ -227,6 +227,14 @@ def test_wrong_range_is_refused(faulty: FaultyRegistry, client: Client, image: B
         client.open_blob(reference, layer, offset=5)
 
 
+def test_range_that_the_server_lacks_starts_over(faulty: FaultyRegistry, client: Client, image: BuiltImage) -> None:
+    reference, layer = Reference.parse(faulty.add(image, "app")), layer_of(image)
+    faulty.lie(f"/blobs/{layer.digest}", Answer(416))
+    with client.open_blob(reference, layer, offset=5) as body:
+        assert body.offset == 0
+        assert drain(body) == image.layers[0].content
+
+
 def test_encoded_blob_is_refused(faulty: FaultyRegistry, client: Client, image: BuiltImage) -> None:
     reference, layer = Reference.parse(faulty.add(image, "app")), layer_of(image)
     faulty.lie(f"/blobs/{layer.digest}", Answer(200, b"x", {"Content-Encoding": "gzip"}))
@@ -281,6 +289,17 @@ def test_retry_after_is_honoured(
     faulty.lie(LATEST, Answer(429, headers={"Retry-After": "7"}))
     client.manifest(reference)
     assert pauses == [7.0]
+
+
+def test_retry_after_a_day_is_left_to_the_caller(
+    faulty: FaultyRegistry, client: Client, image: BuiltImage, pauses: list[float]
+) -> None:
+    reference = Reference.parse(faulty.add(image, "app"))
+    faulty.lie(LATEST, Answer(429, headers={"Retry-After": "86400"}))
+    with pytest.raises(UnavailableError) as caught:
+        client.manifest(reference)
+    assert caught.value.retry_after_seconds == 86400
+    assert not pauses
 
 
 def test_fault_that_stays_is_unavailable(
@@ -422,6 +441,17 @@ def test_token_endpoint_without_tls_gets_no_credentials(faulty: FaultyRegistry, 
             client.manifest(reference)
         client.close()
         assert not thief.seen
+
+
+def test_token_endpoint_on_this_machine_is_for_local_registries_only(
+    faulty: FaultyRegistry, client: Client, image: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty.require_tokens()
+    reference = Reference.parse(faulty.add(image, "app"))
+    monkeypatch.setattr("pyctrd.registry.client.may_be_plain", lambda registry, plain_http: False)
+    with pytest.raises(AuthenticationError, match="token server refused"):
+        client.manifest(reference)
+    assert not faulty.requests("/token")
 
 
 def test_unknown_challenge_is_refused(faulty: FaultyRegistry, client: Client, image: BuiltImage) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pyctrd.registry.hosts import api_host, host_of, is_loopback, may_be_plain
+from pyctrd.registry.hosts import api_host, host_of, is_internal, is_loopback, may_be_plain
 from pyctrd.registry.transport import (
     BACKOFF_MAX_SECONDS,
-    RETRY_AFTER_MAX_SECONDS,
     Transport,
     backoff_seconds,
     redacted,
@@ -24,7 +23,16 @@ def test_backoff_grows_to_a_limit() -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [(None, None), ("3", 3.0), (" 0 ", 0.0), ("99999", RETRY_AFTER_MAX_SECONDS), ("Wed, 21 Oct", None), ("-1", None)],
+    [
+        (None, None),
+        ("3", 3.0),
+        (" 0 ", 0.0),
+        ("99999", 99999.0),
+        ("9" * 400, None),
+        ("²", None),
+        ("Wed, 21 Oct", None),
+        ("-1", None),
+    ],
 )
 def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
     assert retry_after_seconds(value) == seconds
@@ -47,6 +55,12 @@ def test_loopback_is_recognised(registry: str) -> None:
 def test_other_hosts_are_not_loopback(registry: str) -> None:
     assert not is_loopback(registry)
     assert may_be_plain(registry, {registry})
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "169.254.169.254", "fe80::1", "0.0.0.0"])  # noqa: S104 - recognised, not bound
+def test_internal_addresses_are_recognised(host: str) -> None:
+    assert is_internal(host)
+    assert not is_internal(f"{host}.example.com")
 
 
 def test_docker_hub_is_served_elsewhere() -> None:

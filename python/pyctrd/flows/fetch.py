@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # A body that breaks off is asked for again from where it broke, this often; each time after a pause.
 MAX_BODY_RETRIES = 5
 RETRY_PAUSE_SECONDS = 0.5
+# A registry that asks for a longer pause has told the user something; it is not waited for.
+RETRY_PAUSE_MAX_SECONDS = 60.0
 # A block that breaks off with fewer bytes is asked for again whole.
 MIN_COMMIT_BYTES = 512
 
@@ -266,9 +268,10 @@ class _Carriers:
                 break
             except UnavailableError as error:
                 retries = 0 if ingest.received > before else retries + 1
-                if retries >= MAX_BODY_RETRIES or self._stopped:
+                pause = error.retry_after_seconds or RETRY_PAUSE_SECONDS * 2**retries
+                if retries >= MAX_BODY_RETRIES or self._stopped or pause > RETRY_PAUSE_MAX_SECONDS:
                     raise
-                time.sleep(error.retry_after_seconds or RETRY_PAUSE_SECONDS * 2**retries)
+                time.sleep(pause)
         want.result = ingest.finish()
         want.state = "done"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -49,12 +51,26 @@ class Descriptor:
         media_type = fields.text("mediaType")
         if not 3 <= len(media_type) <= MEDIA_TYPE_MAX_CHARS or "/" not in media_type:
             raise invalid(fields.at("mediaType"), media_type, "type/subtype")
+        digest, size = Digest.parse(fields.text("digest"), field=fields.at("digest")), fields.size("size")
+        if fields.has("data"):
+            _check_data(fields, digest, size)
         return cls(
             media_type=media_type,
-            digest=Digest.parse(fields.text("digest"), field=fields.at("digest")),
-            size=fields.size("size"),
+            digest=digest,
+            size=size,
             platform=Platform.read(fields.object("platform")) if fields.has("platform") else None,
             annotations=fields.table("annotations"),
             artifact_type=fields.text("artifactType", ""),
             raw=fields.values,
         )
+
+
+def _check_data(fields: Fields, digest: Digest, size: int) -> None:
+    """Embedded content must be the content: whoever trusts it would read something else than we fetch."""
+    text = fields.text("data")
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(fields.at("data"), text, "base64") from error
+    if len(content) != size or Digest.of(content, digest.algorithm) != digest:
+        raise invalid(fields.at("data"), text, f"the {size} bytes of {digest}")

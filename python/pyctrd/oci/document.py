@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,15 @@ def invalid(field: str, value: object, expected: str) -> InvalidError:
     return InvalidError(f"invalid document: {field}: {shown}: expected {expected}", field=field, value=shown)
 
 
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) > 1:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise invalid(name[:_VALUE_MAX_CHARS], name, "each name once")
+            seen.add(name)
+
+
 class Fields:
     """One JSON object under inspection.
 
@@ -39,10 +49,10 @@ class Fields:
 
     @classmethod
     def parse(cls, body: bytes, *, kind: str) -> Fields:
-        """Decode a document whose top is an object.
+        """Decode a document whose top is an object and in which no name stands twice.
 
         Raises:
-            InvalidError: Too large, no JSON, or another type at the top.
+            InvalidError: Too large, no JSON, another type at the top, or a name stands twice in one object.
         """
         if len(body) > DOCUMENT_MAX_BYTES:
             raise InvalidError(
@@ -54,7 +64,11 @@ class Fields:
             values = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise InvalidError(f"invalid {kind}: no JSON: {error}", field=kind) from error
-        return cls.of(values, kind)
+        if not isinstance(values, dict):
+            raise invalid(kind, values, "an object")
+        # orjson takes the last of two, other parsers the first: one of us would see another document.
+        json.loads(body, object_pairs_hook=_refuse_repeated)
+        return cls(values)
 
     @classmethod
     def of(cls, value: Any, path: str) -> Fields:

@@ -13,6 +13,7 @@ DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
 OFFICIAL_PREFIX = "library/"
 REPOSITORY_MAX_CHARS = 255
+PORT_MAX = 65535
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]{{1,5}})?")
@@ -58,7 +59,7 @@ class Reference:
             raise _invalid(text, "64 hex digits could be an image's id; give a tag, or pull by name")
         if registry == DEFAULT_REGISTRY and "/" not in repository:
             repository = OFFICIAL_PREFIX + repository
-        if _HOST.fullmatch(registry) is None:
+        if _HOST.fullmatch(registry) is None or _port_of(registry) > PORT_MAX:
             raise _invalid(text, f"{registry!r} is no registry host")
         if _REPOSITORY.fullmatch(repository) is None:
             wrong = "must be lower case" if repository != repository.lower() else "is no repository name"
@@ -112,6 +113,11 @@ def _split_registry(text: str) -> tuple[str, str]:
     if slash and ("." in first or ":" in first or first == "localhost" or first.lower() != first):
         return (DEFAULT_REGISTRY if first in _DOCKER_NAMES else first), rest
     return DEFAULT_REGISTRY, text
+
+
+def _port_of(registry: str) -> int:
+    port = registry.rpartition(":")[2]
+    return int(port) if port.isdecimal() else 0
 
 
 def _split_tag(path: str, text: str) -> tuple[str, str | None]:

@@ -30,9 +30,9 @@ from pyctrd.oci.document import DOCUMENT_MAX_BYTES
 from pyctrd.oci.index import detect
 from pyctrd.oci.media_types import ACCEPT, INDEXES, MANIFESTS
 from pyctrd.registry.body import BlobBody, body_offset
-from pyctrd.registry.challenge import Challenge, Tokens, parse_challenges
+from pyctrd.registry.challenge import TOKEN_MAX_BYTES, Challenge, Tokens, parse_challenges
 from pyctrd.registry.credentials import CredentialStore
-from pyctrd.registry.hosts import api_host, host_of, is_loopback, may_be_plain
+from pyctrd.registry.hosts import api_host, host_of, is_internal, is_loopback, may_be_plain
 from pyctrd.registry.transport import CONNECT_TIMEOUT_SECONDS, Transport, redacted, retry_after_seconds
 
 if TYPE_CHECKING:
@@ -123,7 +123,12 @@ class Client:
         if offset:
             headers["Range"] = f"bytes={offset}-"
         path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
-        answer = self._get(reference, path, "blob", headers, subject=str(descriptor.digest))
+        try:
+            answer = self._get(reference, path, "blob", headers, subject=str(descriptor.digest))
+        except RegistryError as error:
+            if offset and error.status == 416:  # it has no such range: from the start, then
+                return self.open_blob(reference, descriptor)
+            raise
         url = redacted(answer.url or path)
         try:
             _check_not_encoded(answer, url)
@@ -232,6 +237,11 @@ class Client:
         self, method: str, url: str, *, fields: Mapping[str, str], headers: Mapping[str, str], plain_ok: bool
     ) -> tuple[int, bytes]:
         parts = urlsplit(url)
+        if not plain_ok and is_internal(parts.hostname or ""):
+            raise AuthenticationError(
+                f"token server refused: {redacted(url)}: a registry elsewhere names an address of this machine or link",
+                url=redacted(url),
+            )
         if parts.scheme != "https" and not (parts.scheme == "http" and plain_ok):
             raise AuthenticationError(
                 f"token server refused: {redacted(url)}: credentials are sent over HTTPS only", url=redacted(url)
@@ -242,7 +252,7 @@ class Client:
             joined = f"{url}{'&' if parts.query else '?'}{urlencode(fields)}"
             answer = self._transport.request("GET", joined, headers=headers)
         with answer:
-            return answer.status, _read_limited(answer, DOCUMENT_MAX_BYTES, "token")
+            return answer.status, _read_limited(answer, TOKEN_MAX_BYTES, "token")
 
     def _plain_hosts(self, registry: str) -> frozenset[str]:
         if self._scheme(registry) == "https":

@@ -33,6 +33,17 @@ def is_loopback(registry: str) -> bool:
         return False
 
 
+def is_internal(host: str) -> bool:
+    """Whether a host is an address of this machine or of its link, where cloud metadata servers are."""
+    if host == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_link_local or address.is_unspecified
+
+
 def may_be_plain(registry: str, plain_http: Collection[str]) -> bool:
     """Whether plain HTTP is allowed: loopback as Docker has it, and what the user named."""
     return is_loopback(registry) or registry in plain_http or host_of(registry) in plain_http

@@ -32,11 +32,12 @@ CONNECT_TIMEOUT_SECONDS = 15.0
 # The longest silence of a server that still is at work; distribution's own default is a minute.
 READ_TIMEOUT_SECONDS = 60.0
 POOL_CONNECTIONS = 16
-REDIRECTS_MAX = 5
+REDIRECTS_MAX = 10  # as Go's client, which the registries are tried with
 ATTEMPTS_MAX = 5
 BACKOFF_SECONDS = 0.25
 BACKOFF_MAX_SECONDS = 10.0
 RETRY_AFTER_MAX_SECONDS = 60.0
+RETRY_AFTER_MAX_CHARS = 12
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SECRET_HEADERS = frozenset({"authorization", "cookie"})
@@ -91,6 +92,8 @@ class Transport:
             if not retry or answer.status not in _RETRIED_STATUSES or attempt == ATTEMPTS_MAX:
                 return answer
             pause = retry_after_seconds(answer.headers.get("Retry-After")) or backoff_seconds(attempt)
+            if pause > RETRY_AFTER_MAX_SECONDS:
+                return answer  # the caller decides whether to wait so long
             answer.close()
             time.sleep(pause)
             attempt += 1
@@ -201,10 +204,9 @@ def backoff_seconds(attempt: int) -> float:
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """What ``Retry-After`` asks for, in seconds, capped; a date or nonsense counts as not said."""
-    if value is None or not value.strip().isdigit():
-        return None
-    return min(RETRY_AFTER_MAX_SECONDS, float(value.strip()))
+    """What ``Retry-After`` asks for, in seconds; a date or nonsense counts as not said."""
+    text = (value or "").strip()
+    return float(text) if text.isascii() and text.isdigit() and len(text) <= RETRY_AFTER_MAX_CHARS else None
 
 
 def translate(error: HTTPError, method: str, url: str) -> RegistryError:
