@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -39,25 +39,29 @@ _TYPES = {
 def read_tree(root: Path, *, content: bool = True) -> dict[bytes, Facts]:
     """Every name below ``root``, and the root itself as b"."; overlayfs' own marks are left out."""
     found: dict[bytes, Facts] = {}
-    first_names: dict[tuple[int, int], bytes] = {}
+    names: dict[tuple[int, int], list[bytes]] = {}
     base = os.fsencode(root)
     pending = [b"."]
     while pending:
         name = pending.pop()
         path = base if name == b"." else os.path.join(base, name)
-        found[name] = _facts(path, name, first_names, content=content)
+        found[name] = _facts(path, name, names, content=content)
         if found[name].type == "directory":
             prefix = b"" if name == b"." else name + b"/"
             pending.extend(prefix + child for child in sorted(os.listdir(path), reverse=True))
+    # A link count may tell of names that a mount hides: what counts is what can be seen.
+    for group in names.values():
+        if len(group) > 1:
+            for name in group:
+                found[name] = replace(found[name], same_as=min(group))
     return found
 
 
-def _facts(path: bytes, name: bytes, first_names: dict[tuple[int, int], bytes], *, content: bool) -> Facts:
+def _facts(path: bytes, name: bytes, names: dict[tuple[int, int], list[bytes]], *, content: bool) -> Facts:
     found = os.lstat(path)
     kind = _TYPES[stat.S_IFMT(found.st_mode)]
-    same_as = b""
-    if kind != "directory" and found.st_nlink > 1:
-        same_as = first_names.setdefault((found.st_dev, found.st_ino), name)
+    if kind != "directory":
+        names.setdefault((found.st_dev, found.st_ino), []).append(name)
     return Facts(
         type=kind,
         mode=stat.S_IMODE(found.st_mode),
@@ -75,7 +79,7 @@ def _facts(path: bytes, name: bytes, first_names: dict[tuple[int, int], bytes], 
                 if ".overlay." not in key
             )
         ),
-        same_as=same_as,
+        same_as=b"",
     )
 
 

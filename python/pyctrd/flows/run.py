@@ -172,11 +172,8 @@ def bundle_path(rooms: Rooms, record: ContainerRecord) -> Path:
     return rooms.root / "containers" / record.namespace / record.id
 
 
-def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> None:
-    """Mount the container's root file system where it is not mounted: after a reboot it is gone."""
-    target = bundle_path(rooms, record) / "rootfs"
-    if target.is_symlink() or target.is_mount():
-        return
+def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> Path:
+    """The container's root file system, mounted where it has to be and is not: after a reboot it is gone."""
     snapshot = rooms.snapshotter.find(record.snapshot_key)
     if snapshot is None:
         raise NotFoundError(
@@ -185,14 +182,18 @@ def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> None:
             name=record.snapshot_key,
             hint=f"the container cannot be used any more: pyctrd rm {record.name}",
         )
-    rooms.snapshotter.mount(snapshot, target)
+    if snapshot.path is not None:
+        return snapshot.path
+    target = bundle_path(rooms, record) / "rootfs"
+    if not target.is_mount():
+        rooms.snapshotter.mount(snapshot, target)
+    return target
 
 
 def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
     bundle = bundle_path(rooms, record)
-    rootfs = bundle / "rootfs"
-    rootfs.mkdir(mode=PRIVATE_MODE, parents=True)
-    mount_rootfs(rooms, record)
+    (bundle / "rootfs").mkdir(mode=PRIVATE_MODE, parents=True)
+    rootfs = mount_rootfs(rooms, record)
     user = find_user(rootfs, options.user or config.user)
     spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)
     rooms.runtime.create_bundle(bundle, spec)

@@ -1,0 +1,63 @@
+"""The command line and an engine over a root of the test's own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyctrd
+
+DEADLINE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[Any]:
+        """Its output as JSON, a document a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Cli = Callable[..., Done]
+
+
+def command(*words: str) -> list[str]:
+    """The words that run pyctrd in a process of its own; the root comes from the environment."""
+    return [sys.executable, "-P", "-m", "pyctrd", *words]
+
+
+@pytest.fixture
+def cli(state: Path) -> Cli:
+    """Runs the command line to its end."""
+    del state  # named so that PYCTRD_STATE is the short one: sockets are made in it
+
+    def run(*words: str, text: str = "") -> Done:
+        done = subprocess.run(
+            command(*words), input=text, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def engine(state: Path) -> Iterator[pyctrd.Engine]:
+    """An engine over the test's root; its containers end with the test."""
+    del state
+    with pyctrd.Engine() as opened:
+        yield opened
+        for container in opened.containers.list():
+            container.delete(force=True)
