@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Self, final
+from typing import Self, TypeAlias, final
 
-_Path = str | PathLike[str]
+_Path: TypeAlias = str | PathLike[str]
 
 __version__: str
 
