@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyctrd.errors import IntegrityError, NotFoundError
 from pyctrd.flows.load import load_config, load_manifest
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from pyctrd.metadata.images import ImageRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that is not as it should be.
 
     Attributes:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 LayerState = Literal["waiting", "present", "pulling", "done"]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerProgress:
+class LayerProgress(NamedTuple):
     """One layer of a pull under way.
 
     Attributes:
@@ -28,8 +26,7 @@ class LayerProgress:
     unpacked_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class PullProgress:
+class PullProgress(NamedTuple):
     """A pull under way, every layer of it, lowest first."""
 
     reference: str

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sqlite3
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyctrd.errors import AlreadyExistsError
 from pyctrd.metadata.table import Table
@@ -15,8 +14,7 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerRecord:
+class ContainerRecord(NamedTuple):
     """One container.
 
     Attributes:
@@ -40,7 +38,7 @@ class ContainerRecord:
     image_digest: str
     snapshot_key: str
     command: tuple[str, ...]
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str]
     auto_remove: bool = False
     stop_signal: str = "SIGTERM"
     created_ns: int = 0

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyctrd.metadata.table import Table
 
 _COLUMNS = "namespace, digest, size, media_type, source, created_ns"
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRecord:
+class ContentRecord(NamedTuple):
     """One blob of one namespace.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from dataclasses import astuple, dataclass, replace
+from typing import NamedTuple
 
 from pyctrd.metadata.table import Table
 
@@ -13,8 +13,7 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRecord:
+class ImageRecord(NamedTuple):
     """One name in one namespace.
 
     Attributes:
@@ -49,10 +48,10 @@ class Images(Table):
         """Set the name; a name that exists keeps its first time. Returns what is stored now."""
         before = self.find(record.namespace, record.name)
         if before is not None:
-            record = replace(record, created_ns=before.created_ns)
+            record = record._replace(created_ns=before.created_ns)
         self._run(
             f"INSERT OR REPLACE INTO images({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            astuple(record),
+            record,
         )
         return record
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import builtins
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyctrd.metadata.table import Table
 
 _COLUMNS = "id, namespace, digest, diff_id, size, started_ns"
 
 
-@dataclass(frozen=True, slots=True)
-class IngestRecord:
+class IngestRecord(NamedTuple):
     """A reservation, made before the first byte is written.
 
     Attributes:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import builtins
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyctrd.metadata.table import Table
 
 _COLUMNS = "diff_id, bytes, entries, implied, foreign_links, blob, created_ns"
 
 
-@dataclass(frozen=True, slots=True)
-class LayerRecord:
+class LayerRecord(NamedTuple):
     """One unpacked layer.
 
     Attributes:

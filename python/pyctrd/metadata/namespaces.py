@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyctrd.errors import InvalidError
 from pyctrd.metadata.table import Table
@@ -14,8 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 NAME_MAX_CHARS = 76
 
 
-@dataclass(frozen=True, slots=True)
-class NamespaceRecord:
+class NamespaceRecord(NamedTuple):
     """One tenant."""
 
     name: str

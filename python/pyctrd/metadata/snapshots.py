@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import builtins
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyctrd.metadata.table import Table
 
 _COLUMNS = "key, namespace, snapshotter, kind, chain_id, diff_ids, target, created_ns"
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotRecord:
+class SnapshotRecord(NamedTuple):
     """One snapshot.
 
     Attributes:

@@ -6,9 +6,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import urlencode, urlsplit
 
 import orjson
@@ -44,8 +43,7 @@ ERROR_BODY_MAX_BYTES = 64 * 1024
 ERROR_MESSAGE_MAX_CHARS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedManifest:
+class FetchedManifest(NamedTuple):
     """A manifest or index as it was served, its digest computed from its bytes."""
 
     descriptor: Descriptor

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import resource
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from pyctrd.errors import InvalidError
 
@@ -22,8 +21,7 @@ OOM_SCORE_ADJ_MAX = 1000
 INFINITY = 2**64 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Rlimit:
+class Rlimit(NamedTuple):
     """A resource limit of the container's processes.
 
     Attributes:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -26,8 +25,7 @@ _FLOCK = struct.Struct("hhqqi4x")
 State = Literal["created", "running", "paused", "stopped"]
 
 
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
+class ExitStatus(NamedTuple):
     """How a container's init ended.
 
     Attributes:
@@ -64,8 +62,7 @@ class ExitStatus:
             raise InvalidError(f"{EXIT_RECORD}: {error!r}", field=EXIT_RECORD) from error
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStatus:
+class ContainerStatus(NamedTuple):
     """Where a container is in its life.
 
     Attributes:
@@ -81,8 +78,7 @@ class ContainerStatus:
     exit: ExitStatus | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(NamedTuple):
     """Which process a shim started.
 
     Attributes:

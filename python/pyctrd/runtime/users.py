@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError
@@ -22,8 +22,7 @@ ID_MAX = 2**31 - 1  # as Docker and runc: ids above are refused by several file 
 GROUPS_MAX = 65536  # NGROUPS_MAX of Linux
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """A process's identity.
 
     Attributes:
@@ -39,16 +38,14 @@ class User:
     home: str = "/"
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
+class _Account(NamedTuple):
     name: str
     uid: int
     gid: int
     home: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(NamedTuple):
     name: str
     gid: int
     members: frozenset[str]
