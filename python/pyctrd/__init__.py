@@ -19,23 +19,49 @@ from pyctrd import errors as errors
 from pyctrd.errors import PyctrdError as PyctrdError
 
 if TYPE_CHECKING:
+    from pyctrd._core import Ingested as Ingested
     from pyctrd.containers import Container as Container
+    from pyctrd.containers import ContainerOptions as ContainerOptions
     from pyctrd.containers import Containers as Containers
+    from pyctrd.contents import Content as Content
     from pyctrd.engine import Engine as Engine
     from pyctrd.engine import unpack as unpack
     from pyctrd.engine import verify as verify
+    from pyctrd.flows.check import Finding as Finding
+    from pyctrd.flows.progress import LayerProgress as LayerProgress
+    from pyctrd.flows.progress import ProgressCallback as ProgressCallback
+    from pyctrd.flows.progress import PullProgress as PullProgress
     from pyctrd.images import Image as Image
     from pyctrd.images import Images as Images
+    from pyctrd.metadata.content import ContentRecord as ContentRecord
+    from pyctrd.oci.config import ImageConfig as ImageConfig
+    from pyctrd.oci.manifest import Manifest as Manifest
     from pyctrd.oci.reference import Reference as Reference
+    from pyctrd.runtime.logs import LogLine as LogLine
+    from pyctrd.runtime.state import ContainerStatus as ContainerStatus
+    from pyctrd.runtime.state import ExitStatus as ExitStatus
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Container": "pyctrd.containers",
+    "ContainerOptions": "pyctrd.containers",
+    "ContainerStatus": "pyctrd.runtime.state",
     "Containers": "pyctrd.containers",
+    "Content": "pyctrd.contents",
+    "ContentRecord": "pyctrd.metadata.content",
     "Engine": "pyctrd.engine",
+    "ExitStatus": "pyctrd.runtime.state",
+    "Finding": "pyctrd.flows.check",
     "Image": "pyctrd.images",
+    "ImageConfig": "pyctrd.oci.config",
     "Images": "pyctrd.images",
+    "Ingested": "pyctrd._core",
+    "LayerProgress": "pyctrd.flows.progress",
+    "LogLine": "pyctrd.runtime.logs",
+    "Manifest": "pyctrd.oci.manifest",
+    "ProgressCallback": "pyctrd.flows.progress",
+    "PullProgress": "pyctrd.flows.progress",
     "Reference": "pyctrd.oci.reference",
     "unpack": "pyctrd.engine",
     "verify": "pyctrd.engine",

@@ -7,6 +7,32 @@ from typing import Self, TypeAlias, final
 
 _Path: TypeAlias = str | PathLike[str]
 
+__all__ = [
+    "BLOCK_BYTES",
+    "Entry",
+    "FileLock",
+    "ImageView",
+    "Ingest",
+    "Ingested",
+    "LayerIndex",
+    "StageTimes",
+    "__version__",
+    "copy_attributes",
+    "digest_file",
+    "flatten_layers",
+    "mount_bind",
+    "mount_overlay",
+    "open_in_root",
+    "publish",
+    "remove_tree",
+    "settle_layers",
+    "spawn_shim",
+    "sweep_ingests",
+    "unmount",
+    "unpack",
+    "verify_file",
+]
+
 __version__: str
 
 # --- digest ---------------------------------------------------------------------------------------

@@ -6,15 +6,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
+import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
-    from pyctrd.images import Image
     from pyctrd.metadata.containers import ContainerRecord
-    from pyctrd.runtime.logs import LogLine
     from pyctrd.runtime.spec import RunOptions
-    from pyctrd.runtime.state import ContainerStatus, ExitStatus
 
 STOP_TIMEOUT_SECONDS = 10.0
 
@@ -109,7 +107,7 @@ class Container:
         return self._record.created_ns
 
     @property
-    def status(self) -> ContainerStatus:
+    def status(self) -> pyctrd.ContainerStatus:
         """What it is doing now: ``state`` ("created", "running", "paused", "stopped"), ``pid``, ``exit``."""
         from pyctrd.flows.run import container_status
 
@@ -131,7 +129,7 @@ class Container:
 
         start_container(self._rooms, self._record, terminal=terminal, stdin=stdin)
 
-    def start_attached(self, *, terminal: bool = False, stdin: bool = False) -> ExitStatus:
+    def start_attached(self, *, terminal: bool = False, stdin: bool = False) -> pyctrd.ExitStatus:
         """Start it joined to this process: standard input, output and error, signals in the main thread.
 
         No output is lost, and with ``auto_remove`` it is deleted afterwards.
@@ -159,7 +157,7 @@ class Container:
             if self._record.auto_remove:
                 delete_container(self._rooms, self._record, force=True)
 
-    def attach(self, *, terminal: bool = False, stdin: bool = False) -> ExitStatus:
+    def attach(self, *, terminal: bool = False, stdin: bool = False) -> pyctrd.ExitStatus:
         """Join a running container to this process until it ends.
 
         Raises:
@@ -177,7 +175,7 @@ class Container:
             terminal=terminal,
         )
 
-    def wait(self, timeout: float | None = None) -> ExitStatus:
+    def wait(self, timeout: float | None = None) -> pyctrd.ExitStatus:
         """Wait for its end.
 
         Args:
@@ -204,7 +202,9 @@ class Container:
         lines = self.log_lines(tail=tail)
         return "".join(line.text for line in lines if stream in ("both", line.stream))
 
-    def log_lines(self, *, follow: bool = False, since_ns: int = 0, tail: int | None = None) -> Iterator[LogLine]:
+    def log_lines(
+        self, *, follow: bool = False, since_ns: int = 0, tail: int | None = None
+    ) -> Iterator[pyctrd.LogLine]:
         """What it wrote, line by line with time and stream.
 
         Args:
@@ -228,7 +228,7 @@ class Container:
 
         self._rooms.runtime.kill(self._record.id, signal_number(str(signal)))
 
-    def stop(self, timeout: float = STOP_TIMEOUT_SECONDS) -> ExitStatus:
+    def stop(self, timeout: float = STOP_TIMEOUT_SECONDS) -> pyctrd.ExitStatus:
         """Send its stop signal, and SIGKILL where it has not ended after ``timeout`` seconds.
 
         Raises:
@@ -277,7 +277,9 @@ class Containers:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
 
-    def create(self, image: Image | str, command: Sequence[str] = (), **options: Unpack[ContainerOptions]) -> Container:
+    def create(
+        self, image: pyctrd.Image | str, command: Sequence[str] = (), **options: Unpack[ContainerOptions]
+    ) -> Container:
         """Make a container, not yet running.
 
         Args:
@@ -309,7 +311,9 @@ class Containers:
         )
         return Container(self._rooms, record)
 
-    def run(self, image: Image | str, command: Sequence[str] = (), **options: Unpack[ContainerOptions]) -> Container:
+    def run(
+        self, image: pyctrd.Image | str, command: Sequence[str] = (), **options: Unpack[ContainerOptions]
+    ) -> Container:
         """Make a container and start it, detached; where it cannot be started, nothing of it is left.
 
         Raises:

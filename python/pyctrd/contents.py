@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO
 
+import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.errors import NotFoundError
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
-    from pyctrd.metadata.content import ContentRecord
 
 
 class Content:
@@ -17,7 +17,7 @@ class Content:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
 
-    def info(self, digest: str) -> ContentRecord:
+    def info(self, digest: str) -> pyctrd.ContentRecord:
         """Size, media type and where it came from.
 
         Raises:
@@ -37,7 +37,7 @@ class Content:
         self.info(digest)
         return self._rooms.blobs.open(digest)
 
-    def list(self) -> list[ContentRecord]:
+    def list(self) -> list[pyctrd.ContentRecord]:
         """All blobs of this namespace, by digest."""
         return list(self._rooms.database.content.walk(self._rooms.namespace))
 

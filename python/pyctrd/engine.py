@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.containers import Containers
 from pyctrd.contents import Content
 from pyctrd.flows.rooms import Rooms
 from pyctrd.flows.settings import DEFAULT_CONCURRENCY, read_settings
 from pyctrd.images import Images
-
-if TYPE_CHECKING:
-    from pyctrd._core import Ingested
-    from pyctrd.flows.check import Finding
 
 
 class Engine:
@@ -84,7 +81,7 @@ class Engine:
 
         return gather(self._rooms)
 
-    def check(self, *, digests: bool = False) -> list[Finding]:
+    def check(self, *, digests: bool = False) -> list[pyctrd.Finding]:
         """Compare what is recorded with what is on disk; reads only.
 
         Args:
@@ -126,7 +123,7 @@ def unpack(
     *,
     diff_id: str | None = None,
     digest: str | None = None,
-) -> Ingested:
+) -> pyctrd.Ingested:
     """Apply one layer file to a directory, with no engine: the hot path alone.
 
     The directory may hold the layers below it: whiteouts remove what they name. Not atomic: after an error
@@ -165,3 +162,10 @@ def verify(path: str | os.PathLike[str], digest: str) -> None:
     from pyctrd import _core
 
     _core.verify_file(path, digest)
+
+
+def core_version() -> str:
+    """The native module's version; another than ``pyctrd.__version__`` means a broken installation."""
+    from pyctrd import _core
+
+    return _core.__version__

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
+
 if TYPE_CHECKING:
-    from pyctrd.flows.progress import ProgressCallback
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
-    from pyctrd.oci.config import ImageConfig
-    from pyctrd.oci.manifest import Manifest
 
 
 class Image:
@@ -53,14 +52,14 @@ class Image:
         return self._record.created_ns
 
     @property
-    def manifest(self) -> Manifest:
+    def manifest(self) -> pyctrd.Manifest:
         """The manifest, decoded."""
         from pyctrd.flows.load import load_manifest
 
         return load_manifest(self._rooms, self._record)
 
     @property
-    def config(self) -> ImageConfig:
+    def config(self) -> pyctrd.ImageConfig:
         """The image config, decoded: environment, entrypoint, user, diff_ids."""
         from pyctrd.flows.load import load_config
 
@@ -123,7 +122,7 @@ class Images:
         *,
         platform: str | None = None,
         unpack: bool = True,
-        progress: ProgressCallback | None = None,
+        progress: pyctrd.ProgressCallback | None = None,
     ) -> Image:
         """Bring an image in from a registry, verified, stored and unpacked.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pyctrd.cli.output import size_text
 
 if TYPE_CHECKING:
-    from pyctrd.flows.progress import ProgressCallback, PullProgress
+    from pyctrd import ProgressCallback, PullProgress
 
 SHORT_DIGITS = 12
 

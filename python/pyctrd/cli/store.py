@@ -11,7 +11,7 @@ from pyctrd.cli.group import Globals, json_option, pass_globals
 from pyctrd.cli.output import EXIT_FAILED, print_json, print_json_lines, printable
 
 if TYPE_CHECKING:
-    from pyctrd.flows.check import Finding
+    from pyctrd import Finding
 
 
 @click.command("version")
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def version_command(options: Globals, *, as_json: bool) -> None:
     """Print the version."""
     if as_json or options.json:
-        from pyctrd import _core
+        from pyctrd.engine import core_version
 
-        print_json({"pyctrd": __version__, "core": _core.__version__})
+        print_json({"pyctrd": __version__, "core": core_version()})
     else:
         click.echo(f"pyctrd {__version__}")
 

@@ -14,7 +14,7 @@ use crate::tar::settle::{LayerDirectory, copy_directory, flatten, open_layers, r
 use crate::tar::view::View;
 
 /// One name of a layer or of an image.
-#[pyclass(frozen, module = "pyctrd", name = "Entry")]
+#[pyclass(frozen, module = "pyctrd._core", name = "Entry")]
 struct PyEntry {
     path: Vec<u8>,
     indexes: Arc<Vec<Index>>,
@@ -116,7 +116,7 @@ impl PyEntry {
 }
 
 /// A layer's index, read and checked.
-#[pyclass(frozen, module = "pyctrd", name = "LayerIndex")]
+#[pyclass(frozen, module = "pyctrd._core", name = "LayerIndex")]
 struct PyLayerIndex(Arc<Vec<Index>>);
 
 #[pymethods]
@@ -152,7 +152,7 @@ impl PyLayerIndex {
 }
 
 /// The merged view of several layers, from their indexes alone.
-#[pyclass(frozen, module = "pyctrd", name = "ImageView")]
+#[pyclass(frozen, module = "pyctrd._core", name = "ImageView")]
 struct PyImageView {
     layers: Vec<LayerDirectory>,
     indexes: Arc<Vec<Index>>,

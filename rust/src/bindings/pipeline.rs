@@ -262,7 +262,7 @@ fn deadline(py: Python<'_>, operation: &str, timeout: Option<f64>) -> PyResult<P
 }
 
 /// Where the time of one stage went, in nanoseconds.
-#[pyclass(frozen, module = "pyctrd", name = "StageTimes")]
+#[pyclass(frozen, module = "pyctrd._core", name = "StageTimes")]
 struct PyStageTimes(StageTimes);
 
 #[pymethods]
