@@ -70,10 +70,11 @@ test-python: develop ## Run pytest; root tests skip themselves without root
 
 bench: PROFILE = release
 bench: develop ## Measure digest, ingest, unpack, pull and start
-	$(BIN)/python -m pytest benches --benchmark-columns=min,median,max,rounds $(PYTEST_ARGS)
+	$(BIN)/python -m pytest benches --benchmark-sort=fullname --benchmark-columns=min,median,max,rounds $(PYTEST_ARGS)
 
 bench-peers: PROFILE = release
 bench-peers: deps-peers develop ## Measure pyctrd beside ctr, podman and skopeo+umoci (root)
+	$(BIN)/python -m compileall -q python/pyctrd # as an installed wheel is
 	$(BIN)/python -m benches.peers $(PEERS_ARGS)
 
 demo: PROFILE = quick
