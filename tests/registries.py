@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import queue
 import re
 import shutil
@@ -46,6 +47,8 @@ class Registry:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            # It takes REGISTRY_… for its own settings, and Podman's REGISTRY_AUTH_FILE for one of them.
+            env={name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")},
         )
         # A pipe that nobody empties would stop it after a few hundred requests.
         self._reader = threading.Thread(target=self._keep_log, name="docker-registry log")

@@ -1,0 +1,1 @@
+"""A walk through pyctrd, from a registry to a running container."""
