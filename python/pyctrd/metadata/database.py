@@ -85,7 +85,9 @@ class Database(Tables):
             connection.execute("COMMIT")
 
     def close(self) -> None:
-        """Close every thread's connection; idempotent."""
+        """Close every thread's connection; idempotent. In a forked child it does nothing: SQLite forbids it there."""
+        if os.getpid() != self._pid:
+            return
         with self._guard:
             self._closed = True
             connections, self._connections = self._connections, []

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock};
@@ -24,7 +24,14 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(25);
 pub struct FileLock {
     path: PathBuf,
     shared: bool,
-    held: Mutex<Option<File>>,
+    held: Mutex<Option<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    file: File,
+    /// Who took it. `flock` belongs to the open file, which a forked child shares: letting go there would let go here.
+    process: u32,
 }
 
 impl FileLock {
@@ -45,22 +52,45 @@ impl FileLock {
     /// `stop` is asked between tries; what it returns as an error ends the wait.
     ///
     /// # Errors
-    /// [`Error::Conflict`] where this object holds it already; [`Error::Io`].
+    /// [`Error::Conflict`] where this object holds it already, also in a child that was forked off its holder;
+    /// [`Error::Io`].
     pub fn acquire<E: From<Error>>(
         &self,
         timeout: Option<Duration>,
         stop: impl Fn() -> std::result::Result<(), E>,
     ) -> std::result::Result<bool, E> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_some() {
-            return Err(E::from(Error::Conflict {
-                kind: "lock",
-                name: self.path.display().to_string(),
-                state: "held by this object".to_owned(),
-                allowed: "free".to_owned(),
-            }));
+        self.check_free()?;
+        let mut file = self.open()?;
+        if !self.wait(&file, timeout, stop)? {
+            return Ok(false);
         }
-        let mut file = self.open().map_err(E::from)?;
+        let mut held = self.lock();
+        if let Some(other) = held.as_ref() {
+            return Err(self.conflict(other).into()); // taken by another thread through this same object
+        }
+        if !self.shared {
+            // For messages only: a failure to write it changes nothing.
+            let _ = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+        }
+        *held = Some(Held { file, process: std::process::id() });
+        Ok(true)
+    }
+
+    /// Lets go; nothing where it is not held.
+    pub fn release(&self) {
+        let held = self.lock().take();
+        if let Some(held) = held.filter(|held| held.process == std::process::id()) {
+            // Closing alone would leave it held for as long as a forked child lives.
+            let _ = flock(&held.file, FlockOperation::Unlock);
+        }
+    }
+
+    fn wait<E: From<Error>>(
+        &self,
+        file: &File,
+        timeout: Option<Duration>,
+        stop: impl Fn() -> std::result::Result<(), E>,
+    ) -> std::result::Result<bool, E> {
         let operation = if self.shared {
             FlockOperation::NonBlockingLockShared
         } else {
@@ -69,8 +99,8 @@ impl FileLock {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut pause = FIRST_PAUSE;
         loop {
-            match flock(&file, operation) {
-                Ok(()) => break,
+            match flock(file, operation) {
+                Ok(()) => return Ok(true),
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(e) => return Err(E::from(Error::errno("lock", &self.path, e))),
             }
@@ -82,17 +112,28 @@ impl FileLock {
             pause = (pause * 2).min(LONGEST_PAUSE);
             stop()?;
         }
-        if !self.shared {
-            // For messages only: a failure to write it changes nothing.
-            let _ = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
-        }
-        *held = Some(file);
-        Ok(true)
     }
 
-    /// Lets go; nothing where it is not held.
-    pub fn release(&self) {
-        drop(self.held.lock().unwrap_or_else(PoisonError::into_inner).take());
+    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_free(&self) -> Result<()> {
+        self.lock().as_ref().map_or(Ok(()), |held| Err(self.conflict(held)))
+    }
+
+    fn conflict(&self, held: &Held) -> Error {
+        let state = if held.process == std::process::id() {
+            "held by this object".to_owned()
+        } else {
+            format!("held by process {}, which this one was forked from", held.process)
+        };
+        Error::Conflict {
+            kind: "lock",
+            name: self.path.display().to_string(),
+            state,
+            allowed: "free".to_owned(),
+        }
     }
 
     /// Who wrote its pid last: the holder, if there is one.

@@ -20,8 +20,9 @@ pub struct Staging {
     ingests: OwnedFd,
     directory: OwnedFd,
     id: String,
-    /// Held by its descriptor.
-    _lock: File,
+    lock: File,
+    /// Who made it: a child that is forked off gets a copy of this, and must leave the files alone.
+    process: u32,
 }
 
 impl Staging {
@@ -49,7 +50,7 @@ impl Staging {
         let lock = create(&directory, "lock", 0o600)?;
         // Nobody else can hold it: the directory was just made.
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed("lock", e))?;
-        Ok(Self { ingests, directory, id: id.to_owned(), _lock: lock })
+        Ok(Self { ingests, directory, id: id.to_owned(), lock, process: std::process::id() })
     }
 
     /// The file that the blob's bytes go to.
@@ -80,8 +81,13 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by the next `sweep`: its lock is free then.
+        if self.process != std::process::id() {
+            return;
+        }
+        // What cannot be removed now is removed by the next `sweep`: its lock is free then, whoever inherited the
+        // descriptor.
         let _ = remove_tree(self.ingests.as_fd(), self.id.as_bytes());
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::pool;
 use super::run::Shared;
 
 /// Bytes of a block of input: over 16 TLS records, under a core's second-level cache.
@@ -66,6 +67,9 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        if pool::is_forked() {
+            return; // the supply is the parent's
+        }
         release(std::mem::take(&mut self.bytes), self.side, &self.usage);
     }
 }

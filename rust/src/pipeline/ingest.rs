@@ -71,15 +71,33 @@ impl Ingest {
 
     /// Gives it up; nothing is left. Doing it again, or after publishing, does nothing.
     pub fn abort(&self) {
+        if self.pipeline.is_forked() {
+            return; // it is the parent's to give up
+        }
         self.pipeline.cancel();
         drop(self.staging.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn conflict(&self, state: &str) -> Error {
+        Error::Conflict {
+            kind: "ingest",
+            name: self.options.digest.to_string(),
+            state: state.to_owned(),
+            allowed: "finished, once".to_owned(),
+        }
     }
 
     /// Publishes finished ingests together; see [`publish`].
     ///
     /// # Errors
-    /// [`Error::Conflict`] for one that has not finished well; as [`publish`].
+    /// [`Error::Conflict`] for one that has not finished well, or is named twice; as [`publish`].
     pub fn publish_all(root: &Root, ingests: &[&Self], durability: Durability) -> Result<()> {
+        // In one order for all callers: two threads that publish some of the same never wait for each other.
+        let mut ingests = ingests.to_vec();
+        ingests.sort_by_key(|ingest| std::ptr::from_ref(*ingest));
+        if let Some(twice) = ingests.windows(2).find(|pair| std::ptr::eq(pair[0], pair[1])) {
+            return Err(twice[0].conflict("named twice"));
+        }
         let held: Vec<_> = ingests
             .iter()
             .map(|ingest| ingest.staging.lock().unwrap_or_else(PoisonError::into_inner))
@@ -87,13 +105,8 @@ impl Ingest {
         let mut finished = Vec::with_capacity(ingests.len());
         for (ingest, staging) in ingests.iter().zip(&held) {
             let options = &ingest.options;
-            let unfinished = || Error::Conflict {
-                kind: "ingest",
-                name: options.digest.to_string(),
-                state: "not finished".to_owned(),
-                allowed: "finished".to_owned(),
-            };
-            let staging = staging.as_ref().ok_or_else(unfinished)?;
+            let unfinished = || ingest.conflict("not finished");
+            let staging = staging.as_ref().ok_or_else(|| ingest.conflict("published or given up"))?;
             let outcome = ingest.pipeline.wait(Some(std::time::Duration::ZERO))?.ok_or_else(unfinished)?;
             finished.push(Finished {
                 staging,

@@ -1,5 +1,6 @@
 //! The workers of the process: one pool for all stages of all pipelines.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::run::Shared;
@@ -18,21 +19,25 @@ struct State {
     ready: Vec<Task>,
     workers: usize,
     idle: usize,
-    /// Threads do not survive a fork: the process that the workers belong to.
-    process: u32,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { ready: Vec::new(), workers: 0, idle: 0, process: 0 });
+static STATE: Mutex<State> = Mutex::new(State { ready: Vec::new(), workers: 0, idle: 0 });
 static WORK: Condvar = Condvar::new();
+/// Threads do not survive a fork: the process that the workers belong to, 0 before there are any.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
 
-/// Refuses to go on in a child that was forked off: it has none of the workers.
+/// Whether this is a child that was forked off. There no worker will ever take anything up, and a lock may be held by
+/// a thread that only the parent has: nothing of this module is to be touched.
+pub(super) fn is_forked() -> bool {
+    let process = PROCESS.load(Ordering::Relaxed);
+    process != 0 && process != std::process::id()
+}
+
+/// Refuses to go on in a child that was forked off.
 pub(super) fn check_process() -> Result<()> {
-    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let own = std::process::id();
-    if state.workers == 0 {
-        state.process = own;
-    }
-    if state.process == own {
+    let before = PROCESS.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed);
+    if before.is_ok() || before == Err(own) {
         return Ok(());
     }
     Err(Error::Conflict {

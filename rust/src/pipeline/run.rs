@@ -186,8 +186,9 @@ impl Pipeline {
     /// A free block, to be filled and pushed; waits for one.
     ///
     /// # Errors
-    /// The first error of any stage.
+    /// The first error of any stage; [`Error::Conflict`] in a forked process, as from all that follow.
     pub fn block(&self) -> Result<Block> {
+        pool::check_process()?;
         self.0.lock().receive.turn(Doing::Blocked);
         let block = blocks::wait_for_input(&self.0.usage, || self.0.ended.load(Ordering::Acquire));
         let mut state = self.0.lock();
@@ -200,6 +201,7 @@ impl Pipeline {
     /// # Errors
     /// The first error of any stage; [`Error::SizeMismatch`] at the first byte too many.
     pub fn push(&self, block: Block) -> Result<()> {
+        pool::check_process()?;
         let count = block.filled() as u64;
         if count == 0 {
             return Ok(());
@@ -224,6 +226,9 @@ impl Pipeline {
 
     /// Says that no more will come.
     pub fn close(&self) {
+        if pool::is_forked() {
+            return;
+        }
         let received = self.received();
         if let Some(size) = self.0.size.filter(|&size| received != size) {
             let subject = self.0.subject.clone();
@@ -240,6 +245,7 @@ impl Pipeline {
     /// # Errors
     /// The first error of any stage.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<Outcome>> {
+        pool::check_process()?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut state = self.0.lock();
         while !state.is_over() {
@@ -269,6 +275,9 @@ impl Pipeline {
 
     /// Gives it up, and waits until no stage touches anything of it any more.
     pub fn cancel(&self) {
+        if pool::is_forked() {
+            return;
+        }
         self.0.fail(Error::Cancelled);
         let mut state = self.0.lock();
         while !state.is_over() {
@@ -279,6 +288,12 @@ impl Pipeline {
         drop(self.0.actors.store.lock().unwrap_or_else(PoisonError::into_inner).take());
         drop(self.0.actors.inflate.lock().unwrap_or_else(PoisonError::into_inner).take());
         drop(self.0.actors.apply.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Whether this process was forked off the one that has the stages.
+    #[must_use]
+    pub fn is_forked(&self) -> bool {
+        pool::is_forked()
     }
 
     /// Bytes handed over so far.
@@ -293,9 +308,12 @@ impl Pipeline {
         self.0.unpacked.load(Ordering::Relaxed)
     }
 
-    /// Where each stage's time went so far, by its name.
+    /// Where each stage's time went so far, by its name; nothing in a forked process.
     #[must_use]
     pub fn times(&self) -> Vec<(&'static str, StageTimes)> {
+        if pool::is_forked() {
+            return Vec::new();
+        }
         let state = self.0.lock();
         let clocks = std::iter::once(&state.receive).chain(state.lanes.iter().map(|lane| &lane.clock));
         STAGES.into_iter().zip(clocks.map(Clock::times)).collect()
@@ -310,7 +328,12 @@ impl std::fmt::Debug for Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
-        self.cancel();
+        if pool::is_forked() {
+            // Stages may have been at work when the process was copied: what they had in hand is never whole here.
+            std::mem::forget(Arc::clone(&self.0));
+        } else {
+            self.cancel();
+        }
     }
 }
 
