@@ -1,9 +1,13 @@
 //! Digests as the OCI descriptor spells them, and streaming hashers.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use crate::error::Error;
+
+/// Bytes read at once: past this size a larger read gains nothing.
+const READ_BYTES: usize = 1 << 20;
 
 /// The algorithms that a store accepts for registry content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,6 +137,23 @@ impl Hasher {
     /// Takes in the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
+    }
+
+    /// The digest of all that a reader gives.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub fn read(algorithm: Algorithm, mut reader: impl Read) -> io::Result<Digest> {
+        let mut hasher = Self::new(algorithm);
+        let mut block = vec![0; READ_BYTES];
+        loop {
+            match reader.read(&mut block) {
+                Ok(0) => return Ok(hasher.finish()),
+                Ok(count) => hasher.update(&block[..count]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     /// The digest of all that came.

@@ -68,7 +68,8 @@ impl Root {
         }
     }
 
-    /// Makes a directory and its parents, each with `mode`; those that are there stay as they are.
+    /// Makes a directory and its parents, each with `mode`; those that are there stay as they are. A name that was
+    /// made is flushed: what is stored beneath it would be lost with it.
     ///
     /// # Errors
     /// [`Error::Io`], also where something else than a directory is in the way.
@@ -80,11 +81,18 @@ impl Root {
             }
             made.push_str(part);
             match rustix::fs::mkdirat(&self.fd, made.as_str(), Mode::from_raw_mode(mode)) {
-                Ok(()) | Err(Errno::EXIST) => {}
+                Ok(()) => self.flush_parent(&made)?,
+                Err(Errno::EXIST) => {}
                 Err(e) => return Err(Error::errno("make directory", self.path.join(&made), e)),
             }
         }
         Ok(())
+    }
+
+    fn flush_parent(&self, path: &str) -> Result<()> {
+        let parent = path.rsplit_once('/').map_or(".", |(parent, _)| parent);
+        rustix::fs::fsync(self.directory(parent)?)
+            .map_err(|e| Error::errno("fsync", self.path.join(parent), e))
     }
 
     /// Opens a directory beneath, by a path without links.

@@ -1,16 +1,12 @@
 //! Bindings of `digest`: hashing with no engine.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
 
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
-
-/// Bytes read at once: past this size a larger read gains nothing.
-const READ_BYTES: usize = 1 << 20;
 
 /// The digest of a file's bytes, as `algorithm:hex`.
 #[pyfunction]
@@ -44,17 +40,8 @@ fn verify_file(py: Python<'_>, path: PathBuf, digest: &str) -> PyResult<()> {
 }
 
 fn hash_file(path: &PathBuf, algorithm: Algorithm) -> Result<Digest> {
-    let mut file = File::open(path).map_err(|e| Error::io("open", path, &e))?;
-    let mut hasher = Hasher::new(algorithm);
-    let mut block = vec![0; READ_BYTES];
-    loop {
-        match file.read(&mut block) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(n) => hasher.update(&block[..n]),
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io("read", path, &e)),
-        }
-    }
+    let file = File::open(path).map_err(|e| Error::io("open", path, &e))?;
+    Hasher::read(algorithm, file).map_err(|e| Error::io("read", path, &e))
 }
 
 /// Adds this room's names to the module.

@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::staging::{Staging, prepare};
 use super::{BLOBS, LAYERS, PRIVATE_MODE};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::root::{Root, open_directory, remove_tree};
 
@@ -55,11 +55,10 @@ pub struct Finished<'a> {
 
 /// Flushes all, renames each to its final name without replacing anything, and flushes the directories once.
 ///
-/// After it returns, records may name them. What stands at a final name already stays.
+/// After it returns, records may name them. What stands at a final name already stays, if it is whole.
 ///
 /// # Errors
-/// [`Error::Io`], also for a failed flush, which is final; [`Error::SizeMismatch`] where a blob of another size
-/// stands at the name.
+/// [`Error::Io`], also for a failed flush, which is final.
 pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
     prepare(root)?;
     flush(root, finished, durability)?;
@@ -129,16 +128,36 @@ fn place_blob(staging: &Staging, folder: BorrowedFd<'_>, digest: &Digest, size: 
     let name = digest.hex();
     match rustix::fs::renameat_with(staging.directory(), "data", folder, &name, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
-        Err(Errno::EXIST) => {
-            let stat = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|e| Error::errno("stat", &name, e))?;
-            let actual = u64::try_from(stat.st_size).unwrap_or(0);
-            if actual == size {
-                return Ok(());
-            }
-            Err(Error::SizeMismatch { subject: format!("stored blob {digest}"), expected: size, actual })
-        }
+        // Another tenant's, or what a crash left before it was recorded. Ours was hashed a moment ago: what turns out
+        // to be something else gives way to it in one step, and its readers keep what they have open.
+        Err(Errno::EXIST) if is_blob(folder, &name, digest, size)? => Ok(()),
+        Err(Errno::EXIST) => rustix::fs::renameat(staging.directory(), "data", folder, &name)
+            .map_err(|e| Error::errno("rename", &name, e)),
         Err(e) => Err(Error::errno("rename", &name, e)),
+    }
+}
+
+/// Whether what stands at a name is a regular file with these bytes.
+fn is_blob(folder: BorrowedFd<'_>, name: &str, digest: &Digest, size: u64) -> Result<bool> {
+    let failed = |operation, e| Error::errno(operation, name, e);
+    // NONBLOCK: a fifo would be waited for.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::LOOP) => return Ok(false),
+        Err(e) => return Err(failed("open", e)),
+    };
+    let stat = rustix::fs::fstat(&file).map_err(|e| failed("stat", e))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+        || u64::try_from(stat.st_size) != Ok(size)
+    {
+        return Ok(false);
+    }
+    match Hasher::read(digest.algorithm(), File::from(file)) {
+        Ok(actual) => Ok(actual == *digest),
+        // A disk that cannot give the bytes back has lost them.
+        Err(e) if e.raw_os_error() == Some(Errno::IO.raw_os_error()) => Ok(false),
+        Err(e) => Err(Error::io("read", name, &e)),
     }
 }
 
