@@ -45,8 +45,8 @@ def test_a_lock_keeps_another_process_out_until_it_is_let_go(path: Path) -> None
 
 
 def test_the_holder_is_told(path: Path) -> None:
+    assert FileLock(path).holder is None
     lock = FileLock(path)
-    assert lock.holder is None
     with Child(HOLD, path) as other:
         other.hear()
         assert lock.holder == other.pid
