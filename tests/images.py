@@ -138,6 +138,15 @@ class BuiltImage:
         registry.put_manifest(repository, target, self.manifest.media_type, self.manifest.content)
         return f"{registry.host}/{repository}{':' if tag else '@'}{target}"
 
+    def with_diff_ids(self, diff_ids: Sequence[str], *, layers: Sequence[Blob] | None = None) -> BuiltImage:
+        """The same layers (or others) under a config that claims other diff_ids."""
+        config, manifest = json.loads(self.blobs[0].content), json.loads(self.manifest.content)
+        config["rootfs"]["diff_ids"] = list(diff_ids)
+        described = Blob(self.blobs[0].media_type, _json(config))
+        kept = self.layers if layers is None else tuple(layers)
+        manifest |= {"config": described.descriptor, "layers": [layer.descriptor for layer in kept]}
+        return BuiltImage(Blob(self.manifest.media_type, _json(manifest)), (described, *kept), tars=self.tars)
+
     def write_layout(self, directory: Path, *, tag: str = "latest") -> None:
         """Write it as an OCI layout, for skopeo and umoci.
 

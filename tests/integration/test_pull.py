@@ -16,6 +16,7 @@ import pyctrd
 from pyctrd.errors import (
     ConflictError,
     DeniedError,
+    DiffIDMismatchError,
     DigestMismatchError,
     InvalidError,
     NotFoundError,
@@ -24,7 +25,7 @@ from pyctrd.errors import (
     UnsafeArchiveError,
 )
 from tests.archives import Tar
-from tests.images import BuiltImage, Images, build_image
+from tests.images import Blob, BuiltImage, Images, build_image
 from tests.integration.conftest import Cli, command
 from tests.registries import Registry
 from tests.trees import differences, read_tree
@@ -309,3 +310,33 @@ def test_an_engine_of_another_namespace_sees_nothing(engine: pyctrd.Engine, imag
         assert other.content.list() == []
         with pytest.raises(NotFoundError):
             other.content.info(image.digest)
+
+
+@pytest.mark.parametrize("owner", ["default", "another"])
+@pytest.mark.parametrize("unpack", [True, False])
+def test_a_config_cannot_show_a_layer_that_its_blob_is_not(
+    images: Images, state: Path, owner: str, *, unpack: bool
+) -> None:
+    mine, theirs = (build_image([Tar().file(name, name.encode()).build()]) for name in ("mine", "theirs"))
+    secret = Blob("", theirs.tars[0]).digest
+    with pyctrd.Engine(namespace=owner) as engine:
+        engine.images.pull(images.push(theirs).reference)
+    with pyctrd.Engine() as engine:
+        image = engine.images.pull(images.push(mine).reference, unpack=unpack)
+        once = mine.with_diff_ids([secret])
+        own = str(image.config.rootfs.diff_ids[0])
+        twice = mine.with_diff_ids([own, secret], layers=mine.layers * 2)
+        for liar in (once, twice):
+            reference = images.push(liar).reference
+            with pytest.raises(DiffIDMismatchError):
+                engine.images.pull(reference, unpack=unpack)
+            assert engine.images.find(reference) is None
+        assert engine.check(digests=True) == []
+
+
+def test_one_layer_may_stand_in_an_image_twice(engine: pyctrd.Engine, images: Images) -> None:
+    tar = Tar().file("file", b"x").build()
+    image = engine.images.pull(images.push(build_image([tar, tar])).reference)
+    assert image.read_file("/file") == b"x"
+    engine.images.remove(image.name)
+    assert engine.content.list() == []

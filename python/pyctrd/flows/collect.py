@@ -63,6 +63,7 @@ def _sweep(rooms: Rooms) -> None:
         for item in list(tx.content.walk_all()):
             if (item.namespace, item.digest) not in content:
                 tx.content.delete(item.namespace, item.digest)
+        tx.layers.forget_blobs()
         for layer in list(tx.layers.list()):
             if layer.diff_id not in layers:
                 tx.layers.delete(layer.diff_id)

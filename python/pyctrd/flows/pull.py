@@ -69,8 +69,11 @@ def pull(
 
 
 def wants_of(rooms: Rooms, resolved: Resolved, *, unpack: bool) -> list[Want]:
-    """A want for each distinct blob of the image: its layers and its documents."""
-    wants: dict[str, Want] = {}
+    """A want for each distinct blob of the image: its layers and its documents.
+
+    A layer that the config claims to be two is wanted twice: each claim is checked.
+    """
+    wants: dict[tuple[str, str], Want] = {}
     for position, (layer, diff_id) in enumerate(
         zip(resolved.manifest.layers, resolved.config.rootfs.diff_ids, strict=True)
     ):
@@ -81,7 +84,7 @@ def wants_of(rooms: Rooms, resolved: Resolved, *, unpack: bool) -> list[Want]:
                 value=layer.media_type,
             )
         wants.setdefault(
-            str(layer.digest),
+            (str(layer.digest), str(diff_id)),
             Want(
                 descriptor=layer,
                 opens=partial(_open_layer, rooms, resolved.reference, layer),
@@ -91,18 +94,25 @@ def wants_of(rooms: Rooms, resolved: Resolved, *, unpack: bool) -> list[Want]:
         )
     for document in resolved.documents:
         wants.setdefault(
-            str(document.descriptor.digest),
+            (str(document.descriptor.digest), ""),
             Want(descriptor=document.descriptor, opens=partial(BytesBody, document.body)),
         )
     return list(wants.values())
 
 
 def is_present(rooms: Rooms, want: Want) -> bool:
-    """Whether this namespace has all that is wanted: the blob, and the tree where one is wanted."""
-    want.local = rooms.database.content.find(rooms.namespace, str(want.descriptor.digest)) is not None
-    if not want.local or not want.unpack or want.diff_id is None:
+    """Whether this namespace has all that is wanted: the blob, and the tree where one is wanted.
+
+    That the store has a layer of the wanted diff_id is not enough: the namespace's own blob must be that layer, or
+    a config could show it another namespace's.
+    """
+    digest, layers = str(want.descriptor.digest), rooms.database.layers
+    want.local = rooms.database.content.find(rooms.namespace, digest) is not None
+    if not want.local or want.diff_id is None:
         return want.local
-    return rooms.database.layers.find(want.diff_id) is not None
+    if not layers.is_layer_of(digest, want.diff_id):
+        return False
+    return not want.unpack or layers.find(want.diff_id) is not None
 
 
 def commit_content(rooms: Rooms, resolved: Resolved, wants: Sequence[Want]) -> None:
@@ -118,7 +128,10 @@ def commit_content(rooms: Rooms, resolved: Resolved, wants: Sequence[Want]) -> N
                 media_type=want.descriptor.media_type,
                 source=str(resolved.reference.repository_name),
             )
-            if want.unpack and want.diff_id is not None and want.result is not None:
+            if want.diff_id is None or want.result is None:
+                continue
+            tx.layers.add_blob(str(want.descriptor.digest), want.diff_id)
+            if want.unpack:
                 tx.layers.add(
                     want.diff_id,
                     bytes=want.result.layer_bytes,

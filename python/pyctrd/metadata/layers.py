@@ -55,3 +55,16 @@ class Layers(Table):
     def list(self) -> builtins.list[LayerRecord]:
         """By diff_id."""
         return [LayerRecord(*row) for row in self._run(f"SELECT {_COLUMNS} FROM layers ORDER BY diff_id")]
+
+    def add_blob(self, digest: str, diff_id: str) -> None:
+        """Record that a blob's tar was hashed, and has this diff_id."""
+        self._run("INSERT OR IGNORE INTO layer_blobs(digest, diff_id) VALUES (?, ?)", (digest, diff_id))
+
+    def is_layer_of(self, digest: str, diff_id: str) -> bool:
+        """Whether a blob's tar was seen to have this diff_id; what a config says of it proves nothing."""
+        row = self._run("SELECT 1 FROM layer_blobs WHERE digest = ? AND diff_id = ?", (digest, diff_id)).fetchone()
+        return row is not None
+
+    def forget_blobs(self) -> None:
+        """Forget of which layers those blobs were that no namespace has any more."""
+        self._run("DELETE FROM layer_blobs WHERE digest NOT IN (SELECT digest FROM content)")

@@ -77,4 +77,13 @@ _FIRST = (
     "CREATE UNIQUE INDEX containers_by_name ON containers(namespace, name)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_SECOND = (
+    # That a blob's tar hashes to a diff_id is known only where it was seen: a config may claim anything.
+    """CREATE TABLE layer_blobs (
+        digest TEXT NOT NULL,
+        diff_id TEXT NOT NULL,
+        PRIMARY KEY (digest, diff_id)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
