@@ -7,12 +7,17 @@ import secrets
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import orjson
-
 from pyctrd import _core
 from pyctrd.errors import PyctrdError
 from pyctrd.snapshots.protocol import LayerRef, Snapshot, SnapshotKind
-from pyctrd.snapshots.store import PRIVATE_MODE, SnapshotStore, directory_bytes
+from pyctrd.snapshots.store import (
+    PRIVATE_MODE,
+    SnapshotStore,
+    directory_bytes,
+    flush_tree,
+    read_record,
+    write_record,
+)
 
 _FIXUP = "fixup-"
 _MEMBERS = "layers.json"
@@ -106,8 +111,7 @@ class Overlayfs:
     def collect(self, diff_ids: Collection[str]) -> None:
         """As the protocol says."""
         for path in self._store.directory.glob(f"{_FIXUP}*"):
-            members = orjson.loads((path / _MEMBERS).read_bytes())
-            if not set(members) <= set(diff_ids):
+            if not set(read_record(path / _MEMBERS) or ()) <= set(diff_ids):
                 self._store.remove(path)
 
     def _create(self, key: str, kind: SnapshotKind, layers: Sequence[LayerRef]) -> Path:
@@ -131,8 +135,10 @@ class Overlayfs:
         making = self._store.directory / f"making-{secrets.token_hex(8)}"
         (making / "tree").mkdir(mode=0o755, parents=True)
         try:
-            (making / _MEMBERS).write_bytes(orjson.dumps([ref.diff_id for ref in layers]))
-            if not _core.settle_layers([ref.path for ref in layers], making / "tree"):
+            write_record(making / _MEMBERS, [ref.diff_id for ref in layers])
+            if _core.settle_layers([ref.path for ref in layers], making / "tree"):
+                flush_tree(making / "tree")
+            else:
                 (making / "tree").rmdir()
             try:
                 making.rename(path)

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -56,14 +57,13 @@ class SnapshotStore:
         except FileExistsError as error:
             raise AlreadyExistsError(f"snapshot already exists: {key}", kind="snapshot", name=key) from error
         record = {"kind": kind, "layers": [[ref.diff_id, os.fspath(ref.path)] for ref in layers]}
-        (path / _RECORD).write_bytes(orjson.dumps(record))
+        write_record(path / _RECORD, record)
         return path
 
     def read(self, key: str) -> tuple[SnapshotKind, tuple[LayerRef, ...]] | None:
-        """What a snapshot was made of; None where there is none."""
-        try:
-            record = orjson.loads((self.path(key) / _RECORD).read_bytes())
-        except FileNotFoundError:
+        """What a snapshot was made of; None where there is none, or a power cut left half of one."""
+        record = read_record(self.path(key) / _RECORD)
+        if record is None:
             return None
         return record["kind"], tuple(LayerRef(diff_id, Path(path)) for diff_id, path in record["layers"])
 
@@ -92,6 +92,32 @@ class SnapshotStore:
         except FileNotFoundError:
             return
         _core.remove_tree(self._trash, name)
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write a JSON file, and flush it: after a power cut it is whole, or was never there."""
+    with path.open("wb") as file:
+        file.write(orjson.dumps(record))
+        file.flush()
+        os.fdatasync(file.fileno())
+
+
+def read_record(path: Path) -> Any:
+    """What ``write_record`` wrote; None for a file that is missing or was cut off."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return None
+
+
+def flush_tree(directory: Path) -> None:
+    """Flush the content of every regular file beneath a directory: few, as only fix-up layers have them."""
+    for where, _, names in os.walk(directory):
+        for name in names:
+            path = Path(where, name)
+            if not path.is_symlink() and path.is_file():
+                with path.open("rb") as file:
+                    os.fdatasync(file.fileno())
 
 
 def directory_bytes(path: Path) -> int:

@@ -1,0 +1,57 @@
+"""What a power cut leaves of snapshots: whole, or not there, and never in the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import pyctrd
+from pyctrd.snapshots.protocol import LayerRef
+from pyctrd.snapshots.store import SnapshotStore
+from tests import syscalls
+from tests.images import Images
+from tests.syscalls import Watched
+
+WHY_UNWATCHED = syscalls.why_not()
+SETTLE = """
+import sys
+from pathlib import Path
+from pyctrd.snapshots.overlayfs import Overlayfs
+from pyctrd.snapshots.protocol import LayerRef
+root, *layers = map(Path, sys.argv[1:])
+Overlayfs(root).settle([LayerRef(f"sha256:{layer.name}", layer) for layer in layers])
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(WHY_UNWATCHED != "", reason=WHY_UNWATCHED)
+def test_all_of_a_fixup_layer_is_flushed_before_it_gets_its_name(images: Images, state: Path) -> None:
+    with pyctrd.Engine() as engine:
+        diff_ids = engine.images.pull(images.tree.reference).config.rootfs.diff_ids
+    root = Path(os.environ["PYCTRD_ROOT"])
+    (fixup,) = (root / "snapshots").glob("fixup-*")
+    files = sum(path.is_file() and not path.is_symlink() for path in fixup.rglob("*"))
+    assert files > 1  # layers.json, and what a layer links to below
+    shutil.rmtree(fixup)
+    layers = [root / "layers" / diff_id.algorithm / diff_id.hex for diff_id in diff_ids]
+    flushed = []
+    with Watched(SETTLE, root, *layers, calls=["fdatasync", "rename"]) as program:
+        for call in program:
+            if call.name == "rename" and call.path == str(fixup):
+                break
+            flushed.append(call.path)
+            call.allow()
+    assert sum("/making-" in path for path in flushed) == files
+
+
+def test_a_record_that_was_cut_off_is_no_snapshot_and_can_be_deleted(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path)
+    path = store.create("key", "active", [LayerRef("sha256:0", tmp_path)])
+    assert store.read("key") == ("active", (LayerRef("sha256:0", tmp_path),))
+    (path / "snapshot.json").write_bytes(b'{"kind": "act')
+    assert store.read("key") is None
+    store.remove(path)
+    assert not path.exists()
