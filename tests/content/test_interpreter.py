@@ -1,0 +1,206 @@
+"""Each native call that reads, writes, hashes, waits or mounts lets Python's other threads run meanwhile."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+
+import pytest
+
+from pyctrd import _core
+from tests.archives import Tar
+from tests.children import Child
+from tests.content.stores import put, sha256
+
+TAR = Tar().directory("d").file("d/f", b"content").build()
+
+# Python never takes the interpreter from a thread here: another runs only if a call lets go of it.
+HARNESS = """
+import os, sys, threading, time
+from pyctrd import _core
+sys.setswitchinterval(1000)
+root, tar, digest = sys.argv[1:4]
+content = open(tar, "rb").read()
+gate = threading.Lock()
+gate.acquire()
+ran = 0
+
+def other():
+    global ran
+    while True:
+        gate.acquire()
+        ran += 1
+
+threading.Thread(target=other, daemon=True).start()
+made = iter(range(1 << 30))
+
+def ingest(**options):
+    return _core.Ingest(root, f"i{next(made)}", digest=digest, size=len(content), diff_id=digest, **options)
+
+def filled():
+    started = ingest()
+    with started.buffer() as view:
+        view[:len(content)] = content
+    return started
+
+def done(**options):
+    started = ingest(**options)
+    started.write(content)
+    started.finish()
+    return started
+
+def empty():
+    path = f"{root}/empty-{next(made)}"
+    os.mkdir(path)
+    return path
+
+def written():
+    started = ingest()
+    started.write(content)
+    return started
+
+def attempt(call):
+    try:
+        call()
+    except OSError:
+        pass  # the kernel refused: it was asked, which is what counts
+
+layer = f"{root}/layers/sha256/{digest[7:]}"
+prepare, call = lambda: None, lambda _: None
+CASE
+for _ in range(4000):
+    subject, before = prepare(), ran
+    gate.release()
+    waiting = time.perf_counter() + 0.0003
+    while time.perf_counter() < waiting:
+        pass  # the other thread has woken, and wants the interpreter
+    assert ran == before
+    call(subject)
+    if ran != before:
+        print("let go", flush=True)
+        os._exit(0)
+    while ran == before:
+        time.sleep(0.0001)
+print("held on", flush=True)
+os._exit(0)
+"""
+
+CASES = {
+    "digest_file": "call = lambda _: _core.digest_file(tar)",
+    "verify_file": "call = lambda _: _core.verify_file(tar, digest)",
+    "FileLock.acquire": "prepare, call = lambda: _core.FileLock(f'{root}/l'), lambda lock: lock.acquire(timeout=0)",
+    "sweep_ingests": "call = lambda _: _core.sweep_ingests(root)",
+    "remove_tree": "call = lambda _: _core.remove_tree(root, 'absent')",
+    "Ingest": "call = lambda _: ingest()",
+    "Ingest.buffer": "prepare, call = ingest, lambda started: started.buffer()",
+    "Ingest.commit": "prepare, call = filled, lambda started: started.commit(len(content))",
+    "Ingest.write": "prepare, call = ingest, lambda started: started.write(content)",
+    "Ingest.finish": "prepare, call = written, lambda started: started.finish()",
+    "Ingest.abort": "prepare, call = ingest, lambda started: started.abort()",
+    "publish": "prepare, call = done, lambda ended: _core.publish(root, [ended], durability='none')",
+    "unpack": "prepare, call = empty, lambda path: _core.unpack(tar, path)",
+    "LayerIndex": "call = lambda _: _core.LayerIndex(layer)",
+    "ImageView": "call = lambda _: _core.ImageView([layer])",
+    "ImageView.walk": "prepare, call = lambda: _core.ImageView([layer]), lambda view: view.walk()",
+    "ImageView.find": "prepare, call = lambda: _core.ImageView([layer]), lambda view: view.find(b'd')",
+    "ImageView.open": "prepare, call = lambda: _core.ImageView([layer]), lambda view: os.close(view.open(b'd/f'))",
+    "settle_layers": "prepare, call = empty, lambda path: _core.settle_layers([layer], path)",
+    "flatten_layers": "prepare, call = empty, lambda path: _core.flatten_layers([layer], path)",
+    "copy_attributes": "prepare, call = empty, lambda path: _core.copy_attributes(layer, path)",
+    "mount_overlay": "call = lambda _: attempt(lambda: _core.mount_overlay([root], f'{root}/absent'))",
+    "mount_bind": "call = lambda _: attempt(lambda: _core.mount_bind(f'{root}/absent', f'{root}/absent'))",
+    "unmount": "call = lambda _: attempt(lambda: _core.unmount(f'{root}/absent'))",
+    "spawn_shim": "call = lambda _: attempt(lambda: _core.spawn_shim([b'/absent'], report=2))",
+    "open_in_root": "prepare, call = lambda: os.open(root, 0), lambda fd: os.close(_core.open_in_root(fd, 'layer.tar'))",
+}
+# They look at memory alone.
+AT_ONCE = {
+    *("Entry", "FileLock", "FileLock.release", "Ingest.stages", "Ingested", "LayerIndex.find", "LayerIndex.walk"),
+    "StageTimes",
+}
+
+
+def arguments(tmp_path: Path) -> tuple[Path, Path, str]:
+    """A root with the layer in it, the layer's tar, and its digest."""
+    root, tar = tmp_path / "root", tmp_path / "root" / "layer.tar"
+    root.mkdir()
+    tar.write_bytes(TAR)
+    ingest = _core.Ingest(root, "first", digest=sha256(TAR), size=len(TAR), diff_id=sha256(TAR), unpack=True)
+    put(ingest, TAR)
+    _core.publish(root, [ingest], durability="none")
+    return root, tar, sha256(TAR)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_native_call_lets_other_threads_run(name: str, tmp_path: Path) -> None:
+    with Child(HARNESS.replace("CASE", CASES[name]), *arguments(tmp_path)) as child:
+        assert child.hear() == "let go"
+
+
+def test_a_call_that_holds_on_is_seen(tmp_path: Path) -> None:
+    code = HARNESS.replace("CASE", "call = lambda _: sum(range(1000))").replace("4000", "50")
+    with Child(code, *arguments(tmp_path)) as child:
+        assert child.hear() == "held on"
+
+
+def test_every_native_name_is_listed_here() -> None:
+    names = set()
+    for name, value in vars(_core).items():
+        if name.startswith("_") or not callable(value):
+            continue
+        names.add(name)
+        if inspect.isclass(value):
+            methods = (n for n, v in vars(value).items() if not n.startswith("_") and callable(v))
+            names.update(f"{name}.{method}" for method in methods)
+    assert names - AT_ONCE == set(CASES)
+
+
+# Whoever reads from a pipe waits until another thread writes into it.
+PIPE = """
+import os, sys, threading
+from pyctrd import _core
+pipe, content, digest, target = sys.argv[1], open(sys.argv[2], "rb").read(), sys.argv[3], sys.argv[4]
+
+def feed():
+    with open(pipe, "wb", buffering=0) as file:
+        for start in range(0, len(content), 1000):
+            file.write(content[start:start + 1000])
+
+feeder = threading.Thread(target=feed)
+feeder.start()
+CASE
+feeder.join()
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "assert _core.digest_file(pipe) == digest",
+        "_core.verify_file(pipe, digest)",
+        "assert _core.unpack(pipe, target).digest == digest",
+    ],
+)
+def test_a_native_call_reads_from_a_pipe_that_another_thread_feeds(call: str, tmp_path: Path) -> None:
+    root, tar, digest = arguments(tmp_path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    target = root / "empty"
+    target.mkdir()
+    with Child(PIPE.replace("CASE", call), pipe, tar, digest, target) as child:
+        assert child.hear() == "done"
+
+
+def test_a_native_wait_lets_another_thread_end_it(tmp_path: Path) -> None:
+    code = """
+import sys, threading
+from pyctrd import _core
+held, wanted = _core.FileLock(sys.argv[1]), _core.FileLock(sys.argv[1])
+held.acquire()
+threading.Timer(0.01, held.release).start()
+print(wanted.acquire(), flush=True)
+"""
+    with Child(code, tmp_path / "lock") as child:
+        assert child.hear() == "True"
