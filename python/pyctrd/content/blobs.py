@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pyctrd import _core
+from pyctrd.content.names import walk_digests, walk_strays
 from pyctrd.errors import NotFoundError
 from pyctrd.oci.digest import Digest
-
-_ALGORITHMS = ("sha256", "sha512")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +80,13 @@ class Blobs:
         with self.open(digest) as file:
             return file.read()
 
-    def walk(self) -> Iterator[str]:
-        """The digests of all blobs."""
-        for algorithm in _ALGORITHMS:
-            directory = self._blobs / algorithm
-            if directory.exists():
-                for path in sorted(directory.iterdir()):
-                    yield f"{algorithm}:{path.name}"
+    def walk(self) -> Iterator[Digest]:
+        """The digests of all blobs, sorted."""
+        return walk_digests(self._blobs)
+
+    def strays(self) -> Iterator[Path]:
+        """What somebody else put among them; it is never touched."""
+        return walk_strays(self._blobs)
 
     def delete(self, digest: str | Digest, *, missing_ok: bool = False) -> None:
         """Remove it; one step, so that a crash leaves it whole or gone.

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pyctrd import _core
+from pyctrd.content.names import walk_digests, walk_strays
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.oci.digest import Digest
-
-_ALGORITHMS = ("sha256", "sha512")
 
 
 class Layers:
@@ -45,15 +44,17 @@ class Layers:
             NotFoundError: It is not there.
             InvalidError: The index is damaged.
         """
+        if not self.exists(diff_id):
+            raise _missing(diff_id)
         return _core.LayerIndex(self.path(diff_id))
 
-    def walk(self) -> Iterator[str]:
-        """The diff_ids of all layers."""
-        for algorithm in _ALGORITHMS:
-            directory = self._layers / algorithm
-            if directory.exists():
-                for path in sorted(directory.iterdir()):
-                    yield f"{algorithm}:{path.name}"
+    def walk(self) -> Iterator[Digest]:
+        """The diff_ids of all layers, sorted."""
+        return walk_digests(self._layers)
+
+    def strays(self) -> Iterator[Path]:
+        """What somebody else put among them; it is never touched."""
+        return walk_strays(self._layers)
 
     def delete(self, diff_id: str | Digest, *, missing_ok: bool = False) -> None:
         """Rename it out of the way, then remove it: a crash in between leaves it in ``trash/``, for recovery.
@@ -68,7 +69,7 @@ class Layers:
         except FileNotFoundError as error:
             if missing_ok:
                 return
-            raise NotFoundError(f"layer not found: {diff_id}", kind="layer", name=str(diff_id)) from error
+            raise _missing(diff_id) from error
         _core.remove_tree(self._trash, name)
 
     def verify(self, diff_id: str | Digest) -> None:
@@ -78,11 +79,14 @@ class Layers:
             IntegrityError: They differ, or the index is damaged.
             NotFoundError: It is not there.
         """
+        if not self.exists(diff_id):
+            raise _missing(diff_id)
         try:
             index = self.open_index(diff_id)
-        except InvalidError as error:
-            raise IntegrityError(str(error), subject=str(diff_id), expected="an index", actual="damaged") from error
-        tree = os.open(self.path(diff_id) / "tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            tree = os.open(self.path(diff_id) / "tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (InvalidError, NotFoundError, OSError) as error:
+            why = "its index is missing" if isinstance(error, NotFoundError) else str(error)
+            raise IntegrityError(f"layer damaged: {diff_id}: {why}", subject=str(diff_id)) from error
         try:
             for entry in index.walk():
                 if entry.path and entry.kind not in ("foreign", "whiteout"):
@@ -106,12 +110,13 @@ def _compare(tree: int, entry: _core.Entry, diff_id: str) -> None:
     name = os.fsdecode(entry.path)
     try:
         found = os.stat(entry.path, dir_fd=tree, follow_symlinks=False)
-    except FileNotFoundError:
-        if entry.kind == "hardlink":
+    except OSError as error:
+        if entry.kind == "hardlink" and isinstance(error, FileNotFoundError):
             return  # another name of a foreign link, which has nothing in the tree either
+        why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise IntegrityError(
-            f"layer damaged: {diff_id}: {name}: is missing", subject=diff_id, expected=name, actual="missing"
-        ) from None
+            f"layer damaged: {diff_id}: {name}: {why}", subject=diff_id, expected=name, actual=why
+        ) from error
     expected = _TYPES.get(entry.kind)
     if expected is not None and found.st_mode & _TYPE_MASK != expected:
         raise IntegrityError(
@@ -124,3 +129,7 @@ def _compare(tree: int, entry: _core.Entry, diff_id: str) -> None:
             expected=entry.size,
             actual=found.st_size,
         )
+
+
+def _missing(diff_id: str | Digest) -> NotFoundError:
+    return NotFoundError(f"layer not found: {diff_id}", kind="layer", name=str(diff_id))

@@ -17,7 +17,7 @@ class Finding(NamedTuple):
     """One thing that is not as it should be.
 
     Attributes:
-        kind: "blob", "layer", "image", "ingest", "snapshot", "container".
+        kind: "blob", "layer", "image", "ingest", "snapshot", "container", or "file" for what is not pyctrd's.
         name: Which one: a digest, a reference, an id.
         problem: What is wrong.
     """
@@ -54,6 +54,8 @@ def _check_blobs(rooms: Rooms, *, digests: bool) -> Iterator[Finding]:
     for digest in rooms.blobs.walk():
         if digest not in recorded and not _is_under_way(rooms, digest):
             yield Finding("blob", digest, "on disk and not recorded")
+    for path in rooms.blobs.strays():
+        yield Finding("file", str(path), "is no blob, and not pyctrd's")
 
 
 def _check_digest(rooms: Rooms, digest: str) -> Iterator[Finding]:
@@ -61,6 +63,8 @@ def _check_digest(rooms: Rooms, digest: str) -> Iterator[Finding]:
         rooms.blobs.verify(digest)
     except IntegrityError as error:
         yield Finding("blob", digest, f"damaged: hashes to {error.actual}")
+    except OSError as error:
+        yield Finding("blob", digest, f"cannot be read: {error.strerror}")
 
 
 def _check_layers(rooms: Rooms) -> Iterator[Finding]:
@@ -73,6 +77,8 @@ def _check_layers(rooms: Rooms) -> Iterator[Finding]:
     for diff_id in rooms.layers.walk():
         if diff_id not in recorded and not _is_under_way(rooms, diff_id):
             yield Finding("layer", diff_id, "on disk and not recorded")
+    for path in rooms.layers.strays():
+        yield Finding("file", str(path), "is no layer, and not pyctrd's")
 
 
 def _is_under_way(rooms: Rooms, name: str) -> bool:
@@ -85,7 +91,7 @@ def _check_images(rooms: Rooms) -> Iterator[Finding]:
         for record in rooms.database.images.list(namespace.name):
             try:
                 yield from _check_image(rooms, record)
-            except (NotFoundError, IntegrityError, ValueError) as error:
+            except (NotFoundError, IntegrityError, ValueError, OSError) as error:
                 yield Finding("image", record.name, str(error))
 
 

@@ -1,0 +1,40 @@
+"""The names under which the store keeps things: ``<base>/<algorithm>/<hex>``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyctrd.errors import InvalidError
+from pyctrd.oci.digest import HEX_CHARS, Digest
+
+
+def walk_digests(base: Path) -> Iterator[Digest]:
+    """The digests that have something beneath ``base``, sorted."""
+    for algorithm in HEX_CHARS:
+        for path in _children(base / algorithm):
+            if (digest := _digest_of(path)) is not None:
+                yield digest
+
+
+def walk_strays(base: Path) -> Iterator[Path]:
+    """What stands beneath ``base`` under a name that is no digest: not ours, and never touched."""
+    for path in _children(base):
+        if path.name not in HEX_CHARS or not path.is_dir():
+            yield path
+            continue
+        yield from (child for child in _children(path) if _digest_of(child) is None)
+
+
+def _children(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _digest_of(path: Path) -> Digest | None:
+    try:
+        return Digest.parse(f"{path.parent.name}:{path.name}")
+    except InvalidError:
+        return None
