@@ -11,6 +11,9 @@ from typing import Any
 BLOCK = 512
 # A fixed time, with nanoseconds only where PAX carries them.
 MTIME = 1_700_000_000
+USTAR = b"ustar\x0000"
+GNU = b"ustar  \x00"
+V7 = b""
 ZSTD_SKIPPABLE = b"\x50\x2a\x4d\x18"
 
 
@@ -56,8 +59,8 @@ class Tar:
     def sparse(self, name: str, size: int, pieces: Sequence[tuple[int, bytes]]) -> Tar:
         """A sparse file in PAX 1.0 form: the map stands before the data."""
         numbers = [len(pieces), *(n for offset, piece in pieces for n in (offset, len(piece)))]
-        header = "".join(f"{n}\n" for n in numbers).encode()
-        content = _padded(header) + b"".join(piece for _, piece in pieces)
+        lines = "".join(f"{n}\n" for n in numbers).encode()
+        content = padded(lines) + b"".join(piece for _, piece in pieces)
         pax = {
             "GNU.sparse.major": b"1",
             "GNU.sparse.minor": b"0",
@@ -90,8 +93,7 @@ class Tar:
         if len(link_bytes) > 100:
             records.setdefault("linkpath", link_bytes)
         if records:
-            body = b"".join(_record(key.encode(), value) for key, value in records.items())
-            self._entry(b"PaxHeaders/x", kind=b"x", content=body)
+            self._parts.append(pax_header(records))
         self._entry(
             name_bytes[:100],
             kind=kind,
@@ -115,37 +117,56 @@ class Tar:
         body = b"".join(self._parts) + bytes(2 * BLOCK)
         return body + bytes(-len(body) % 10240)
 
-    def _entry(
-        self,
-        name: bytes,
-        *,
-        kind: bytes,
-        content: bytes = b"",
-        link: bytes = b"",
-        mode: int = 0o644,
-        uid: int = 0,
-        gid: int = 0,
-        mtime: int = MTIME,
-        device: tuple[int, int] = (0, 0),
-    ) -> None:
-        header = bytearray(BLOCK)
-        for offset, width, value in (
-            (0, 100, name),
-            (100, 8, _octal(mode, 8)),
-            (108, 8, _octal(uid, 8)),
-            (116, 8, _octal(gid, 8)),
-            (124, 12, _octal(len(content), 12)),
-            (136, 12, _octal(mtime, 12)),
-            (148, 8, b" " * 8),
-            (156, 1, kind),
-            (157, 100, link),
-            (257, 8, b"ustar\x0000"),
-            (329, 8, _octal(device[0], 8)),
-            (337, 8, _octal(device[1], 8)),
-        ):
-            header[offset : offset + min(width, len(value))] = value[:width]
-        header[148:156] = b"%06o\0 " % sum(header)
-        self._parts += [bytes(header), _padded(content)]
+    def _entry(self, name: bytes, *, content: bytes = b"", **fields: Any) -> None:
+        self._parts += [header(name, size=len(content), **fields), padded(content)]
+
+
+def header(
+    name: bytes,
+    *,
+    kind: bytes = b"0",
+    size: int | bytes = 0,
+    link: bytes = b"",
+    mode: int | bytes = 0o644,
+    uid: int | bytes = 0,
+    gid: int | bytes = 0,
+    mtime: int | bytes = MTIME,
+    device: tuple[int, int] = (0, 0),
+    magic: bytes = USTAR,
+    prefix: bytes = b"",
+    fields: Mapping[int, bytes] | None = None,
+    checksum: bytes | None = None,
+) -> bytes:
+    """One header block; its sum is right unless ``checksum`` is given.
+
+    Args:
+        name: Up to 100 bytes; more are cut, as a header does.
+        size, mode, uid, gid, mtime: Bytes are put down as they are.
+        fields: Anything else, by offset.
+    """
+    block = bytearray(BLOCK)
+    numbers = ((mode, 100, 8), (uid, 108, 8), (gid, 116, 8), (size, 124, 12), (mtime, 136, 12))
+    coded = [(at, width, value if isinstance(value, bytes) else octal(value, width)) for value, at, width in numbers]
+    texts = [(0, 100, name), (148, 8, b" " * 8), (156, 1, kind), (157, 100, link), (257, 8, magic), (345, 155, prefix)]
+    # v7 has no fields for device numbers.
+    devices = [(at, 8, octal(number, 8)) for at, number in zip((329, 337), device, strict=True) if magic]
+    more = [(at, len(value), value) for at, value in (fields or {}).items()]
+    for at, width, value in (*texts, *coded, *devices, *more):
+        block[at : at + min(width, len(value))] = value[:width]
+    block[148:156] = (b"%06o\0 " % sum(block)) if checksum is None else checksum
+    return bytes(block)
+
+
+def pax_header(records: Mapping[str, bytes] | Sequence[tuple[str, bytes]], *, kind: bytes = b"x") -> bytes:
+    """An extended header (``x``), or a global one (``g``), with its records."""
+    pairs = records.items() if isinstance(records, Mapping) else records
+    body = b"".join(record(key.encode(), value) for key, value in pairs)
+    return header(b"PaxHeaders/x", kind=kind, size=len(body)) + padded(body)
+
+
+def gnu_long(kind: bytes, text: bytes) -> bytes:
+    """GNU's ``L`` (name) or ``K`` (link target) in front of an entry."""
+    return header(b"././@LongLink", kind=kind, size=len(text) + 1, magic=GNU) + padded(text + b"\0")
 
 
 def compress_gzip(content: bytes) -> bytes:
@@ -167,20 +188,26 @@ def _bytes(text: str | bytes) -> bytes:
     return text.encode() if isinstance(text, str) else text
 
 
-def _padded(content: bytes) -> bytes:
+def padded(content: bytes) -> bytes:
+    """Filled up to whole blocks."""
     return content + bytes(-len(content) % BLOCK)
 
 
-def _octal(value: int, width: int) -> bytes:
+def octal(value: int, width: int) -> bytes:
     """Octal digits and a NUL; base-256, as GNU tar writes it, for what does not fit."""
     if 0 <= value < 8 ** (width - 1):
         return b"%0*o\0" % (width - 1, value)
+    return base_256(value, width)
+
+
+def base_256(value: int, width: int) -> bytes:
+    """Two's complement with the top bit set."""
     coded = bytearray(value.to_bytes(width, "big", signed=True))
     coded[0] |= 0x80
     return bytes(coded)
 
 
-def _record(key: bytes, value: bytes) -> bytes:
+def record(key: bytes, value: bytes) -> bytes:
     """``length key=value\\n``, where the length counts its own digits."""
     rest = b" " + key + b"=" + value + b"\n"
     length = len(rest) + 1
