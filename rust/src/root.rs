@@ -11,8 +11,6 @@ use crate::error::{Error, Result};
 
 /// Renames elsewhere make the kernel give up a walk with EAGAIN; it says to try again.
 const RESOLVE_ATTEMPTS: u32 = 128;
-/// Directories inside one another that a removal follows; each holds a descriptor.
-const REMOVE_MAX_DEPTH: u32 = 512;
 
 /// A directory that everything done through it stays beneath.
 #[derive(Debug)]
@@ -62,6 +60,22 @@ impl Root {
         let mut attempts = 0;
         loop {
             match rustix::fs::openat2(&self.fd, path, flags | OFlags::CLOEXEC, mode, how) {
+                Err(Errno::AGAIN | Errno::INTR) if attempts < RESOLVE_ATTEMPTS => attempts += 1,
+                done => return done,
+            }
+        }
+    }
+
+    /// As [`Root::resolve`], but a link on the way is an error, and so is `..` above this directory.
+    ///
+    /// # Errors
+    /// The kernel's: ELOOP for a link, EXDEV for a way out.
+    pub fn resolve_plain(&self, path: &[u8], flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
+        let path = if path.is_empty() { b"." } else { path };
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let mut attempts = 0;
+        loop {
+            match rustix::fs::openat2(&self.fd, path, flags | OFlags::CLOEXEC, Mode::empty(), how) {
                 Err(Errno::AGAIN | Errno::INTR) if attempts < RESOLVE_ATTEMPTS => attempts += 1,
                 done => return done,
             }
@@ -125,73 +139,159 @@ pub fn open_directory(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Resul
 /// # Errors
 /// [`Error::Io`] with the path below `parent` of what could not be removed.
 pub fn remove_tree(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    let mut path = name.to_vec();
-    remove_entry(parent, name, &mut path, 0, &|_, _| true).map(|_| ())
+    remove_names(parent, vec![name.to_vec()], &mut Everything).map(|_| ())
 }
 
-/// Removes what is in a directory, but for what `remove` says no to; parents of what stays, stay.
+/// Says what of a tree goes and what stays.
+pub trait Pruner {
+    /// Whether a name in a directory is to be removed. What is below a name that stays is asked for too.
+    fn removes(&self, directory: Identity, name: &[u8]) -> bool;
+    /// Whether a directory that is to be removed stays even with nothing left in it.
+    fn holds(&self, directory: Identity) -> bool;
+    /// A directory was to be removed, but it stays.
+    fn stays(&mut self, path: Vec<u8>, directory: Identity);
+}
+
+struct Everything;
+
+impl Pruner for Everything {
+    fn removes(&self, _directory: Identity, _name: &[u8]) -> bool {
+        true
+    }
+
+    fn holds(&self, _directory: Identity) -> bool {
+        false
+    }
+
+    fn stays(&mut self, _path: Vec<u8>, _directory: Identity) {}
+}
+
+/// A directory, whatever its name is now: device and inode number.
+pub type Identity = (u64, u64);
+
+/// The identity of an open directory.
+///
+/// # Errors
+/// The kernel's.
+pub fn identity(fd: BorrowedFd<'_>) -> std::result::Result<Identity, Errno> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// A directory on the way down a removal.
+struct Level {
+    name: Vec<u8>,
+    left: Vec<Vec<u8>>,
+    identity: Identity,
+    wanted: bool,
+    empty: bool,
+}
+
+/// Removes some names of a directory, with what is in them, but for what `pruner` keeps; whether all are gone.
+///
+/// However deep the tree, one descriptor is open: the way back up is `..`, which must lead to where the walk came
+/// from, so that a directory moved meanwhile leads nowhere else. Mounts are not entered.
 ///
 /// # Errors
 /// As [`remove_tree`].
-pub fn remove_children(
-    directory: BorrowedFd<'_>,
-    remove: &dyn Fn(BorrowedFd<'_>, &[u8]) -> bool,
-) -> Result<bool> {
-    remove_content(directory, &mut Vec::new(), 0, remove)
-}
-
-/// Whether nothing is left at the name.
-fn remove_entry(
-    parent: BorrowedFd<'_>,
-    name: &[u8],
-    path: &mut Vec<u8>,
-    depth: u32,
-    remove: &dyn Fn(BorrowedFd<'_>, &[u8]) -> bool,
-) -> Result<bool> {
-    let failed = |path: &[u8], e| Error::errno("remove", to_path(path), e);
-    let wanted = remove(parent, name);
-    if wanted {
-        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(true),
-            Err(Errno::ISDIR | Errno::PERM) => {}
-            Err(e) => return Err(failed(path, e)),
+pub fn remove_names(parent: BorrowedFd<'_>, names: Vec<Vec<u8>>, pruner: &mut impl Pruner) -> Result<bool> {
+    let at = identity(parent).map_err(|e| Error::errno("stat", "", e))?;
+    let mut levels = vec![Level { name: Vec::new(), left: names, identity: at, wanted: false, empty: true }];
+    let mut below: Option<OwnedFd> = None;
+    loop {
+        let depth = levels.len() - 1;
+        let directory = below.as_ref().map_or(parent, AsFd::as_fd);
+        let level = &mut levels[depth];
+        if let Some(name) = level.left.pop() {
+            let wanted = pruner.removes(level.identity, &name);
+            match remove_or_open(directory, &name, wanted) {
+                Ok(Removal::Gone) => {}
+                Ok(Removal::Stays) => level.empty = false,
+                Ok(Removal::Directory(opened)) => {
+                    let entered = enter(&opened, name.clone(), wanted);
+                    levels.push(entered.map_err(|e| failed(&levels, &name, e))?);
+                    below = Some(opened);
+                }
+                Err(e) => return Err(failed(&levels, &name, e)),
+            }
+            continue;
+        }
+        let Some(done) = levels.pop() else { return Ok(true) };
+        let Some(above) = levels.last_mut() else { return Ok(done.empty) };
+        let up = if depth == 1 { None } else { Some(open_above(directory, above.identity)) };
+        let gone = match up.transpose() {
+            Ok(up) => {
+                below = up;
+                let directory = below.as_ref().map_or(parent, AsFd::as_fd);
+                let goes = done.wanted && done.empty && !pruner.holds(done.identity);
+                if goes { remove_empty(directory, &done.name) } else { Ok(false) }
+            }
+            Err(e) => Err(e),
+        };
+        match gone {
+            Ok(true) => {}
+            Ok(false) => {
+                above.empty = false;
+                if done.wanted {
+                    pruner.stays(path_below(&levels, &done.name), done.identity);
+                }
+            }
+            Err(e) => return Err(failed(&levels, &done.name, e)),
         }
     }
-    let directory = match open_directory(parent, name) {
-        Ok(directory) => directory,
-        Err(Errno::NOENT) => return Ok(true),
-        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
-        Err(e) => return Err(failed(path, e)),
-    };
-    if depth == REMOVE_MAX_DEPTH {
-        return Err(failed(path, Errno::NAMETOOLONG));
+}
+
+enum Removal {
+    Gone,
+    Stays,
+    Directory(OwnedFd),
+}
+
+fn remove_or_open(parent: BorrowedFd<'_>, name: &[u8], wanted: bool) -> std::result::Result<Removal, Errno> {
+    if wanted {
+        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(Removal::Gone),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(e) => return Err(e),
+        }
     }
-    let empty = remove_content(directory.as_fd(), path, depth + 1, remove)?;
-    drop(directory);
-    if !wanted || !empty {
-        return Ok(false);
-    }
-    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(true),
-        Err(e) => Err(failed(path, e)),
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    match rustix::fs::openat2(parent, name, flags, Mode::empty(), how) {
+        Ok(directory) => Ok(Removal::Directory(directory)),
+        Err(Errno::NOENT) => Ok(Removal::Gone),
+        Err(Errno::NOTDIR | Errno::LOOP) if !wanted => Ok(Removal::Stays),
+        Err(Errno::NOTDIR | Errno::LOOP) => Err(Errno::PERM), // no directory, and it may not be unlinked
+        Err(Errno::XDEV) => Err(Errno::BUSY),
+        Err(e) => Err(e),
     }
 }
 
-fn remove_content(
-    directory: BorrowedFd<'_>,
-    path: &mut Vec<u8>,
-    depth: u32,
-    remove: &dyn Fn(BorrowedFd<'_>, &[u8]) -> bool,
-) -> Result<bool> {
-    let mut empty = true;
-    for name in names(directory).map_err(|e| Error::errno("list", to_path(path), e))? {
-        let length = path.len();
-        path.push(b'/');
-        path.extend_from_slice(name.as_bytes());
-        empty &= remove_entry(directory, name.as_bytes(), path, depth, remove)?;
-        path.truncate(length);
+fn enter(directory: &OwnedFd, name: Vec<u8>, wanted: bool) -> std::result::Result<Level, Errno> {
+    let left = names(directory.as_fd())?.into_iter().map(CString::into_bytes).collect();
+    Ok(Level { name, left, identity: identity(directory.as_fd())?, wanted, empty: true })
+}
+
+fn open_above(directory: BorrowedFd<'_>, expected: Identity) -> std::result::Result<OwnedFd, Errno> {
+    let above = open_directory(directory, b"..")?;
+    if identity(above.as_fd())? == expected { Ok(above) } else { Err(Errno::STALE) }
+}
+
+fn remove_empty(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<bool, Errno> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(e) => Err(e),
     }
-    Ok(empty)
+}
+
+fn path_below(levels: &[Level], name: &[u8]) -> Vec<u8> {
+    let parts: Vec<&[u8]> =
+        levels[1..].iter().map(|level| level.name.as_slice()).chain(std::iter::once(name)).collect();
+    parts.join(&b'/')
+}
+
+fn failed(levels: &[Level], name: &[u8], errno: Errno) -> Error {
+    Error::errno("remove", to_path(&path_below(levels, name)), errno)
 }
 
 /// The names in a directory, without `.` and `..`, in no order.
@@ -257,5 +357,50 @@ mod tests {
         remove_tree(root.as_fd(), b"a").expect("removing again is no error");
         assert!(dir.path().join("outside/victim").exists());
         assert!(!dir.path().join("a").exists());
+    }
+
+    #[test]
+    fn a_tree_deeper_than_there_are_descriptors_is_removed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = Root::open(dir.path()).expect("opens");
+        let mut at = open_directory(root.as_fd(), b".").expect("opens");
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "d", Mode::from_raw_mode(0o700)).expect("made");
+            at = open_directory(at.as_fd(), b"d").expect("opens");
+        }
+        remove_tree(root.as_fd(), b"d").expect("removed");
+        assert!(!dir.path().join("d").exists());
+    }
+
+    struct But(&'static [u8], Vec<Vec<u8>>);
+
+    impl Pruner for But {
+        fn removes(&self, _directory: Identity, name: &[u8]) -> bool {
+            name != self.0
+        }
+
+        fn holds(&self, _directory: Identity) -> bool {
+            false
+        }
+
+        fn stays(&mut self, path: Vec<u8>, _directory: Identity) {
+            self.1.push(path);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_keeps_the_directories_above_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir_all(dir.path().join("a/b/c")).expect("made");
+        std::fs::create_dir_all(dir.path().join("a/x/y")).expect("made");
+        std::fs::write(dir.path().join("a/b/keep"), b"x").expect("written");
+        std::fs::write(dir.path().join("a/b/c/go"), b"x").expect("written");
+        let root = Root::open(dir.path()).expect("opens");
+        let mut pruner = But(b"keep", Vec::new());
+        assert!(!remove_names(root.as_fd(), vec![b"a".to_vec()], &mut pruner).expect("removed"));
+        assert_eq!(pruner.1, [b"a/b".to_vec(), b"a".to_vec()]);
+        assert!(dir.path().join("a/b/keep").exists());
+        assert!(!dir.path().join("a/b/c").exists());
+        assert!(!dir.path().join("a/x").exists());
     }
 }

@@ -87,7 +87,9 @@ class Overlayfs:
         path = self._store.path(snapshot.key)
         fixup = self._fixup(snapshot.layers)
         lower = [] if fixup is None else [fixup]
-        lower += [ref.path / "tree" for ref in reversed(snapshot.layers)]
+        # The kernel takes no directory twice. Of a layer that an image has twice the upper one counts: it says again
+        # all that the lower one says.
+        lower += dict.fromkeys(ref.path / "tree" for ref in reversed(snapshot.layers))
         if snapshot.kind == "active":
             lower = lower or [path / "empty"]
             _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work")

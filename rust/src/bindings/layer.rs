@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 
 use crate::error::{Error, Result};
 use crate::root::Root;
-use crate::tar::index::{Index, Record, What};
+use crate::tar::index::{Hides, Index, Record, What};
 use crate::tar::settle::{LayerDirectory, copy_directory, flatten, open_layers, read_index, settle};
 use crate::tar::view::View;
 
@@ -101,7 +101,7 @@ impl PyEntry {
     /// Nothing of lower layers shows in this directory.
     #[getter]
     fn opaque(&self) -> bool {
-        self.record().opaque
+        self.record().hides != Hides::Nothing
     }
 
     /// Position of the layer that it comes from, the lowest being 0.

@@ -13,13 +13,14 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Kind};
-use super::index::{self, What};
+use super::index::{self, Hides, What};
 use super::metadata::{Attributes, Maker, set_xattr_at};
 use super::name::{self, Last};
 use super::nodes::{Inode, NodeId, Nodes, ROOT, Step};
 use super::stream::{Sink, Stream};
 use super::{AppliedLayer, Limits, failed, refuse};
 use crate::error::{Error, Result};
+use crate::root;
 
 /// Descriptors of directories kept open: archives go depth first, so nearly every file finds its own.
 const OPEN_DIRECTORIES: usize = 256;
@@ -41,12 +42,15 @@ impl LayerWriter {
     pub fn new(directory: OwnedFd, limits: Limits) -> Result<Self> {
         rustix::fs::mkdirat(&directory, "tree", Mode::from_raw_mode(WORKING_MODE))
             .map_err(|e| Error::errno("make directory", "tree", e))?;
-        let tree = open_path(directory.as_fd(), b"tree").map_err(|e| Error::errno("open", "tree", e))?;
+        let maker = Maker::of_this_process();
+        let tree =
+            root::open_directory(directory.as_fd(), b"tree").map_err(|e| Error::errno("open", "tree", e))?;
+        maker.take_over(tree.as_fd()).map_err(|(operation, e)| Error::errno(operation, "tree", e))?;
         let layer = Layer {
             directory,
             nodes: Nodes::default(),
             open: Directories { open: HashMap::from([(ROOT, (Arc::new(tree), 0))]), clock: 0 },
-            maker: Maker::of_this_process(),
+            maker,
             current: None,
             limits,
             applied: AppliedLayer::default(),
@@ -107,7 +111,7 @@ impl Directories {
         while let Some(id) = missing.pop() {
             let name = &nodes.node(id).name;
             let opened = open_path(fd.as_fd(), name)
-                .map_err(|e| Error::errno("open", crate::root::to_path(&nodes.path(id)), e))?;
+                .map_err(|e| Error::errno("open", root::to_path(&nodes.path(id)), e))?;
             fd = Arc::new(opened);
             self.keep(id, &fd);
         }
@@ -141,7 +145,8 @@ impl Sink for Layer {
             Last::Name(name) => self.make(entry, parent, name),
             Last::Whiteout(name) => self.white_out(entry, parent, name),
             Last::Opaque => {
-                self.nodes.inode_mut(parent).opaque = true;
+                let inode = self.nodes.inode_mut(parent);
+                inode.hides = inode.hides.max(Hides::Content);
                 Ok(())
             }
             Last::Reserved => Ok(()),
@@ -155,14 +160,13 @@ impl Sink for Layer {
         } else {
             std::io::Write::write_all(file, bytes)
         };
-        written.map_err(|e| Error::io("write", crate::root::to_path(&entry.name), &e))
+        written.map_err(|e| Error::io("write", root::to_path(&entry.name), &e))
     }
 
     fn end(&mut self, entry: &Entry) -> Result<()> {
         let Some(file) = self.current.take() else { return Ok(()) };
         if entry.sparse {
-            file.set_len(entry.size)
-                .map_err(|e| Error::io("truncate", crate::root::to_path(&entry.name), &e))?;
+            file.set_len(entry.size).map_err(|e| Error::io("truncate", root::to_path(&entry.name), &e))?;
         }
         let done = self.maker.finish_file(file.as_fd(), &attributes(entry));
         done.map_err(|(operation, errno)| failed(entry, operation, errno))
@@ -180,7 +184,7 @@ impl Layer {
                     let mut inode = Inode::implied();
                     if let Some(old) = replaces {
                         // What was whited out below stays hidden: the new directory shows nothing of it.
-                        inode.opaque = true;
+                        inode.hides = Hides::Name;
                         self.remove(entry, old)?;
                     }
                     from = self.make_directory(entry, parent, &name, inode)?;
@@ -201,8 +205,8 @@ impl Layer {
         if entry.kind != Kind::Directory {
             return Err(refuse(entry, "its name comes down to a directory that is there, and it is none"));
         }
-        let opaque = self.nodes.inode(id).opaque;
-        *self.nodes.inode_mut(id) = Inode { opaque, ..Inode::of(entry) };
+        let hides = self.nodes.inode(id).hides;
+        *self.nodes.inode_mut(id) = Inode { hides, ..Inode::of(entry) };
         Ok(())
     }
 
@@ -218,7 +222,7 @@ impl Layer {
                     return self.update_directory(entry, old);
                 }
                 // Something else stood here in between: of a lower layer's directory nothing is left.
-                inode.opaque = true;
+                inode.hides = Hides::Name;
                 self.remove(entry, old)?;
             }
             return self.make_directory(entry, parent, name, inode).map(|_| ());
@@ -310,7 +314,7 @@ impl Layer {
         if let Some(there) = self.nodes.child(parent, name) {
             // What this layer made stays, whatever the order; it hides a lower file by itself, a directory must be told.
             if self.nodes.is_directory(there) {
-                self.nodes.inode_mut(there).opaque = true;
+                self.nodes.inode_mut(there).hides = Hides::Name;
             }
             return Ok(());
         }
@@ -381,9 +385,8 @@ impl Layer {
             mtime: inode.mtime,
             xattrs: &inode.xattrs,
         };
-        let wrong =
-            |(operation, errno)| Error::errno(operation, crate::root::to_path(&self.nodes.path(id)), errno);
-        if inode.opaque && id != ROOT {
+        let wrong = |(operation, errno)| Error::errno(operation, root::to_path(&self.nodes.path(id)), errno);
+        if inode.hides != Hides::Nothing && id != ROOT {
             match set_xattr_at(parent, name, b"trusted.overlay.opaque", b"y") {
                 // Without the right to set it no overlay can be mounted either; the index has it.
                 Ok(()) | Err(Errno::PERM) => {}

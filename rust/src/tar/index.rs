@@ -18,6 +18,7 @@ const RECORD_BYTES: usize = 56;
 const IMPLIED: u8 = 1;
 const OPAQUE: u8 = 2;
 const SPARSE: u8 = 4;
+const ALONE: u8 = 8;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,6 +78,17 @@ impl What {
     }
 }
 
+/// What a directory hides of the layers below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hides {
+    /// It is merged with theirs.
+    Nothing,
+    /// What they have in it: it is opaque.
+    Content,
+    /// What they have at its name, whatever that is: there was a whiteout, or something else in between.
+    Name,
+}
+
 /// One name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -86,8 +98,8 @@ pub struct Record {
     pub what: What,
     /// No entry lists this directory: its attributes are the lower layers' where these have it.
     pub implied: bool,
-    /// Nothing of the lower layers shows in this directory.
-    pub opaque: bool,
+    /// What this directory hides of the lower layers.
+    pub hides: Hides,
     /// The file has holes.
     pub sparse: bool,
     /// Permission and set-id bits.
@@ -151,7 +163,8 @@ fn length(bytes: &[u8]) -> [u8; 4] {
 
 fn encode_record(record: &Record, out: &mut Vec<u8>) {
     let flags = (u8::from(record.implied) * IMPLIED)
-        | (u8::from(record.opaque) * OPAQUE)
+        | (u8::from(record.hides >= Hides::Content) * OPAQUE)
+        | (u8::from(record.hides == Hides::Name) * ALONE)
         | (u8::from(record.sparse) * SPARSE);
     out.extend_from_slice(&[record.what as u8, flags, 0, 0]);
     for number in
@@ -245,7 +258,11 @@ impl<'a> Reader<'a> {
             path,
             what,
             implied: flags & IMPLIED != 0,
-            opaque: flags & OPAQUE != 0,
+            hides: match (flags & OPAQUE != 0, flags & ALONE != 0) {
+                (false, _) => Hides::Nothing,
+                (true, false) => Hides::Content,
+                (true, true) => Hides::Name,
+            },
             sparse: flags & SPARSE != 0,
             mode,
             uid,
@@ -276,7 +293,7 @@ mod tests {
             path: path.to_vec(),
             what,
             implied: path == b"a",
-            opaque: false,
+            hides: Hides::Name,
             sparse: false,
             mode: 0o4755,
             uid: 7,

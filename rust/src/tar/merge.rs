@@ -3,26 +3,30 @@
 //! Others may write there, and what is there came from strangers: every parent is opened by the kernel as inside
 //! a root, nothing at the end of a name is followed, and whiteouts remove only what this layer did not write.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Kind};
 use super::fresh::{attributes, check_symlink, create_file, make_special};
-use super::metadata::{Attributes, Maker, finish_directory};
+use super::metadata::{
+    Attributes, Maker, clear_acl_at, clear_xattrs, finish_directory, has_default_acl, times_of,
+};
 use super::name::{self, Last};
 use super::pax::Time;
 use super::stream::{Sink, Stream};
+use super::view::below;
 use super::{AppliedLayer, Limits, failed, refuse};
 use crate::error::{Error, Result};
-use crate::root::{self, Root};
+use crate::root::{self, Identity, Pruner, Root};
 
-/// Mode of a parent directory that no entry lists.
-const IMPLIED_MODE: u32 = 0o755;
+/// Symbolic links followed for one name: the kernel's own bound.
+const LINKS_MAX: u32 = 40;
 
 /// Applies an archive that is pushed in.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ impl Merger {
             written: HashSet::new(),
             parent: None,
             current: None,
-            directories: Vec::new(),
+            directories: HashMap::new(),
             limits,
             applied: AppliedLayer::default(),
         };
@@ -68,26 +72,35 @@ impl Merger {
     }
 }
 
-/// A directory, whatever its name is now.
-type Identity = (u64, u64);
-
+/// The directory that entries are being made in.
 #[derive(Debug, Clone)]
 struct Parent {
+    /// As the archive names it.
+    asked: Vec<u8>,
+    /// Below the root, without links.
     path: Vec<u8>,
     fd: Arc<OwnedFd>,
     identity: Identity,
+    /// What is made in it gets more than this process gives: its group, or a default ACL.
+    passes_on: bool,
 }
 
-/// A directory that the archive lists: its attributes come last.
+/// A directory that this layer made, listed or changed. Its attributes come last.
 #[derive(Debug)]
-struct Listed {
+struct Directory {
+    /// Below the root, without links.
     path: Vec<u8>,
-    identity: Identity,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: Time,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    becomes: Becomes,
+}
+
+#[derive(Debug)]
+enum Becomes {
+    /// What an entry says.
+    Listed { mode: u32, uid: u32, gid: u32, mtime: Time, xattrs: Vec<(Vec<u8>, Vec<u8>)> },
+    /// As a directory that no entry lists.
+    Implied,
+    /// As it was before: a lower layer's, of which only the content has changed.
+    AsBefore(Timestamps),
 }
 
 #[derive(Debug)]
@@ -98,8 +111,8 @@ struct Target {
     written: HashSet<(Identity, Vec<u8>)>,
     /// The parent of the last entry: most often the next one's too.
     parent: Option<Parent>,
-    current: Option<File>,
-    directories: Vec<Listed>,
+    current: Option<(File, bool)>,
+    directories: HashMap<Identity, Directory>,
     limits: Limits,
     applied: AppliedLayer,
 }
@@ -108,155 +121,185 @@ impl Sink for Target {
     fn begin(&mut self, entry: &Entry) -> Result<()> {
         self.limits.count(&mut self.applied, entry)?;
         let split = name::split(&entry.name).map_err(|e| refuse(entry, e))?;
-        let parent = self.enter(entry, &split.parents.join(&b'/'))?;
+        let parent = self.enter(entry, &split.parents)?;
         match split.last {
             Last::Itself if entry.kind == Kind::Directory => {
-                self.list(entry, &parent.path, parent.identity);
+                self.list(entry, parent.path, parent.identity);
                 Ok(())
             }
             Last::Itself => {
                 Err(refuse(entry, "its name comes down to a directory that is there, and it is none"))
             }
             Last::Name(name) => self.make(entry, &parent, name),
-            Last::Whiteout(name) => self.remove_lower(entry, &parent, name),
-            Last::Opaque => self.remove_all_lower(entry, parent.fd.as_fd()),
+            Last::Whiteout(name) => self.remove_lower(&parent, vec![name.to_vec()]),
+            Last::Opaque => {
+                let names = root::names(parent.fd.as_fd()).map_err(|e| failed(entry, "list", e))?;
+                self.remove_lower(&parent, names.into_iter().map(CString::into_bytes).collect())
+            }
             Last::Reserved => Ok(()),
         }
     }
 
     fn data(&mut self, entry: &Entry, offset: u64, bytes: &[u8]) -> Result<()> {
-        let Some(file) = &self.current else { return Ok(()) };
+        let Some((file, _)) = &self.current else { return Ok(()) };
         std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
             .map_err(|e| Error::io("write", root::to_path(&entry.name), &e))
     }
 
     fn end(&mut self, entry: &Entry) -> Result<()> {
-        let Some(file) = self.current.take() else { return Ok(()) };
+        let Some((file, inherits)) = self.current.take() else { return Ok(()) };
         if entry.sparse {
             file.set_len(entry.size).map_err(|e| Error::io("truncate", root::to_path(&entry.name), &e))?;
         }
-        let done = self.maker.finish_file(file.as_fd(), &attributes(entry));
+        let attributes = attributes(entry);
+        let done = if inherits {
+            clear_xattrs(file.as_fd()).and_then(|()| Maker::careful().finish_file(file.as_fd(), &attributes))
+        } else {
+            self.maker.finish_file(file.as_fd(), &attributes)
+        };
         done.map_err(|(operation, errno)| failed(entry, operation, errno))
     }
 }
 
+/// How directories are opened: a path of the archive's is walked by `walk`, which follows links itself.
 const ENTER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
 impl Target {
-    /// The directory of a path below the root; what is missing of it is made.
-    fn enter(&mut self, entry: &Entry, path: &[u8]) -> Result<Parent> {
-        if let Some(known) = self.parent.as_ref().filter(|known| known.path == path) {
+    /// The directory that components lead to; what is missing of it is made.
+    fn enter(&mut self, entry: &Entry, parts: &[&[u8]]) -> Result<Parent> {
+        let asked = parts.join(&b'/');
+        if let Some(known) = self.parent.as_ref().filter(|known| known.asked == asked) {
             return Ok(known.clone());
         }
-        let fd = match self.root.resolve(path, ENTER, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => self.make_parents(entry, path)?,
-            Err(Errno::NOTDIR) => return Err(refuse(entry, "a parent of its name is no directory")),
-            Err(Errno::LOOP) => return Err(refuse(entry, "too many levels of symbolic links")),
-            Err(e) => return Err(failed(entry, "open", e)),
+        let plain = !parts.contains(&&b".."[..]);
+        let direct = plain.then(|| self.root.resolve_plain(&asked, ENTER)).and_then(std::result::Result::ok);
+        let (path, fd) = match direct {
+            Some(fd) => (asked.clone(), fd),
+            None => self.walk(entry, parts)?,
         };
-        let identity = identity(fd.as_fd()).map_err(|e| failed(entry, "stat", e))?;
-        let parent = Parent { path: path.to_vec(), fd: Arc::new(fd), identity };
+        let identity = self.change(fd.as_fd(), &path).map_err(|e| failed(entry, "stat", e))?;
+        let passes_on = passes_on(fd.as_fd(), &self.maker).map_err(|e| failed(entry, "stat", e))?;
+        let parent = Parent { asked, path, fd: Arc::new(fd), identity, passes_on };
         self.parent = Some(parent.clone());
         Ok(parent)
     }
 
-    /// Makes the missing directories of a path, also where a link on the way leads to one that is missing.
-    fn make_parents(&mut self, entry: &Entry, path: &[u8]) -> Result<OwnedFd> {
-        let mut pending: Vec<Vec<u8>> = path.split(|&b| b == b'/').rev().map(<[u8]>::to_vec).collect();
-        let mut done: Vec<u8> = Vec::new();
+    /// Walks components as inside a root, follows links and makes what is missing, also where a link leads to it.
+    fn walk(&mut self, entry: &Entry, parts: &[&[u8]]) -> Result<(Vec<u8>, OwnedFd)> {
+        let mut pending: Vec<Vec<u8>> = parts.iter().rev().map(|part| part.to_vec()).collect();
+        let mut done: Vec<Vec<u8>> = Vec::new();
         let mut links = 0;
+        let open = |path: &[u8]| self.root.resolve_plain(path, ENTER).map_err(|e| failed(entry, "open", e));
+        let mut at = open(b"")?;
         while let Some(part) = pending.pop() {
-            let parent =
-                self.root.resolve(&done, ENTER, Mode::empty()).map_err(|e| failed(entry, "open", e))?;
-            if part != b".." {
-                match rustix::fs::mkdirat(&parent, part.as_slice(), Mode::from_raw_mode(IMPLIED_MODE)) {
-                    Ok(()) => {
-                        let at = identity(parent.as_fd()).map_err(|e| failed(entry, "stat", e))?;
-                        self.written.insert((at, part.clone()));
-                    }
-                    Err(Errno::EXIST) => {
-                        if let Ok(target) = rustix::fs::readlinkat(&parent, part.as_slice(), Vec::new()) {
-                            links += 1;
-                            if links > 40 {
-                                return Err(refuse(entry, "too many levels of symbolic links"));
-                            }
-                            if target.to_bytes().starts_with(b"/") {
-                                done.clear();
-                            }
-                            let parts = name::components(target.to_bytes()).map_err(|e| refuse(entry, e))?;
-                            pending.extend(parts.into_iter().rev().map(<[u8]>::to_vec));
-                            continue;
-                        }
-                    }
-                    Err(e) => return Err(failed(entry, "make directory", e)),
+            if part == b".." {
+                done.pop();
+                at = open(&done.join(&b'/'))?;
+                continue;
+            }
+            let opened = match root::open_directory(at.as_fd(), &part) {
+                Err(Errno::NOENT) => {
+                    let path = done.join(&b'/');
+                    let above = change(&mut self.directories, at.as_fd(), &path);
+                    let above = above.map_err(|e| failed(entry, "stat", e))?;
+                    self.written.insert((above, part.clone()));
+                    let made = make_directory(at.as_fd(), &part);
+                    let made = made.map_err(|e| failed(entry, "make directory", e))?;
+                    let identity = root::identity(made.as_fd()).map_err(|e| failed(entry, "stat", e))?;
+                    let path = below(&path, &part);
+                    self.directories.insert(identity, Directory { path, becomes: Becomes::Implied });
+                    made
                 }
-            }
-            if !done.is_empty() {
-                done.push(b'/');
-            }
-            done.extend_from_slice(&part);
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    let Ok(target) = rustix::fs::readlinkat(&at, part.as_slice(), Vec::new()) else {
+                        return Err(refuse(entry, "a parent of its name is no directory"));
+                    };
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(refuse(entry, "too many levels of symbolic links"));
+                    }
+                    let target = target.to_bytes();
+                    if target.starts_with(b"/") {
+                        done.clear();
+                        at = open(b"")?;
+                    }
+                    let parts = name::components(target).map_err(|e| refuse(entry, e))?;
+                    pending.extend(parts.into_iter().rev().map(<[u8]>::to_vec));
+                    continue;
+                }
+                opened => opened.map_err(|e| failed(entry, "open", e))?,
+            };
+            at = opened;
+            done.push(part);
         }
-        self.root.resolve(&done, ENTER, Mode::empty()).map_err(|e| match e {
-            Errno::NOTDIR => refuse(entry, "a parent of its name is no directory"),
-            e => failed(entry, "open", e),
-        })
+        Ok((done.join(&b'/'), at))
+    }
+
+    fn change(&mut self, directory: BorrowedFd<'_>, path: &[u8]) -> std::result::Result<Identity, Errno> {
+        change(&mut self.directories, directory, path)
     }
 
     fn make(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<()> {
         let fd = parent.fd.as_fd();
-        if entry.kind == Kind::Hardlink {
-            self.make_link(entry, fd, name)?;
-        } else if entry.kind == Kind::Directory {
-            self.make_directory(entry, parent, name)?;
-        } else {
-            self.clear(entry, fd, name)?;
-            match entry.kind {
-                Kind::File => self.current = Some(create_file(entry, fd, name)?),
-                Kind::Symlink => {
-                    check_symlink(entry)?;
-                    rustix::fs::symlinkat(entry.link.as_slice(), fd, name)
-                        .map_err(|e| failed(entry, "make link", e))?;
-                }
-                _ => make_special(entry, fd, name)?,
+        match entry.kind {
+            Kind::Hardlink => self.make_link(entry, fd, name)?,
+            Kind::Directory => self.make_directory(entry, parent, name)?,
+            Kind::File => {
+                self.clear(entry, fd, name)?;
+                self.current = Some((create_file(entry, fd, name)?, parent.passes_on));
             }
-            if entry.kind != Kind::File {
-                let done = self.maker.finish_at(fd, name, entry.kind, &attributes(entry));
-                done.map_err(|(operation, errno)| failed(entry, operation, errno))?;
-            }
+            _ => self.make_other(entry, parent, name)?,
         }
         self.written.insert((parent.identity, name.to_vec()));
         Ok(())
     }
 
+    fn make_other(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<()> {
+        let fd = parent.fd.as_fd();
+        let mut maker = self.maker;
+        if entry.kind == Kind::Symlink {
+            check_symlink(entry)?;
+        }
+        self.clear(entry, fd, name)?;
+        if entry.kind == Kind::Symlink {
+            rustix::fs::symlinkat(entry.link.as_slice(), fd, name)
+                .map_err(|e| failed(entry, "make link", e))?;
+        } else {
+            make_special(entry, fd, name)?;
+        }
+        if parent.passes_on {
+            maker = Maker::careful();
+            if entry.kind != Kind::Symlink {
+                clear_acl_at(fd, name).map_err(|e| failed(entry, "remove ACL", e))?;
+            }
+        }
+        let done = maker.finish_at(fd, name, entry.kind, &attributes(entry));
+        done.map_err(|(operation, errno)| failed(entry, operation, errno))
+    }
+
     fn make_directory(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<()> {
         let fd = parent.fd.as_fd();
-        if !root::is_directory(fd, name).map_err(|e| failed(entry, "stat", e))? {
-            self.clear(entry, fd, name)?;
-            rustix::fs::mkdirat(fd, name, Mode::from_raw_mode(0o700))
-                .map_err(|e| failed(entry, "make directory", e))?;
-        }
-        let made = root::open_directory(fd, name).map_err(|e| failed(entry, "open", e))?;
-        let identity = identity(made.as_fd()).map_err(|e| failed(entry, "stat", e))?;
-        let mut path = parent.path.clone();
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name);
-        self.list(entry, &path, identity);
+        let made = match root::open_directory(fd, name) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                self.clear(entry, fd, name)?;
+                make_directory(fd, name).map_err(|e| failed(entry, "make directory", e))?
+            }
+            opened => opened.map_err(|e| failed(entry, "open", e))?,
+        };
+        let identity = root::identity(made.as_fd()).map_err(|e| failed(entry, "stat", e))?;
+        self.list(entry, below(&parent.path, name), identity);
         Ok(())
     }
 
-    fn list(&mut self, entry: &Entry, path: &[u8], identity: Identity) {
-        self.directories.push(Listed {
-            path: path.to_vec(),
-            identity,
+    fn list(&mut self, entry: &Entry, path: Vec<u8>, identity: Identity) {
+        let becomes = Becomes::Listed {
             mode: entry.mode,
             uid: entry.uid,
             gid: entry.gid,
             mtime: entry.mtime,
             xattrs: entry.xattrs.clone(),
-        });
+        };
+        self.directories.insert(identity, Directory { path, becomes });
     }
 
     fn make_link(&mut self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
@@ -265,7 +308,7 @@ impl Target {
             return Err(refuse(entry, "hard link to a directory"));
         };
         let missing = |e| match e {
-            Errno::NOENT | Errno::NOTDIR => {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {
                 refuse(entry, format!("hard link to what is not there: {}", entry.link.escape_ascii()))
             }
             e => failed(entry, "open hard link target", e),
@@ -287,72 +330,101 @@ impl Target {
     /// Takes away what stands at a name, whoever made it.
     fn clear(&mut self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::ISDIR | Errno::PERM) => {
-                self.parent = None; // it may have been in there
-                root::remove_tree(parent, name)
-            }
-            Err(e) => Err(failed(entry, "remove", e)),
+            Err(Errno::NOENT) => return Ok(()),
+            Ok(()) => {}
+            Err(Errno::ISDIR | Errno::PERM) => root::remove_tree(parent, name)?,
+            Err(e) => return Err(failed(entry, "remove", e)),
         }
-    }
-
-    fn remove_lower(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<()> {
-        if !self.written.contains(&(parent.identity, name.to_vec())) {
-            return self.clear(entry, parent.fd.as_fd(), name);
-        }
-        if root::is_directory(parent.fd.as_fd(), name).map_err(|e| failed(entry, "stat", e))? {
-            let directory =
-                root::open_directory(parent.fd.as_fd(), name).map_err(|e| failed(entry, "open", e))?;
-            return self.remove_all_lower(entry, directory.as_fd());
-        }
+        self.parent = None; // the way there may have led through it
         Ok(())
     }
 
-    fn remove_all_lower(&mut self, entry: &Entry, directory: BorrowedFd<'_>) -> Result<()> {
+    /// Takes away what the layers below have at some names of a directory.
+    fn remove_lower(&mut self, parent: &Parent, names: Vec<Vec<u8>>) -> Result<()> {
         self.parent = None;
-        let written = &self.written;
-        let lower = |parent: BorrowedFd<'_>, name: &[u8]| {
-            // A directory whose identity cannot be read is left alone; the removal then says what is wrong.
-            identity(parent).is_ok_and(|at| !written.contains(&(at, name.to_vec())))
-        };
-        root::remove_children(directory, &lower).map(|_| ()).map_err(|e| match e {
-            Error::Io { errno, operation, .. } => failed(entry, operation, Errno::from_raw_os_error(errno)),
-            other => other,
-        })
+        let mut lower =
+            Lower { written: &self.written, above: &parent.path, directories: &mut self.directories };
+        root::remove_names(parent.fd.as_fd(), names, &mut lower).map(|_| ())
     }
 
     fn finish(self) -> Result<AppliedLayer> {
-        // Backwards: children before parents; of a directory that is listed twice the last listing counts.
-        let mut done = HashSet::new();
-        for listed in self.directories.iter().rev() {
-            if done.insert(listed.identity) {
-                self.finish_listed(listed)?;
-            }
+        let mut directories: Vec<_> = self.directories.iter().collect();
+        // Children before parents: a directory may forbid its owner to enter.
+        directories.sort_unstable_by(|(_, a), (_, b)| b.path.cmp(&a.path));
+        for (identity, directory) in directories {
+            self.finish_directory(*identity, directory)?;
         }
         Ok(self.applied)
     }
 
-    fn finish_listed(&self, listed: &Listed) -> Result<()> {
-        let wrong = |operation, e| Error::errno(operation, root::to_path(&listed.path), e);
-        let Ok(directory) = self.root.resolve(&listed.path, ENTER, Mode::empty()) else {
+    fn finish_directory(&self, identity: Identity, directory: &Directory) -> Result<()> {
+        let wrong = |(operation, e)| Error::errno(operation, root::to_path(&directory.path), e);
+        let Ok(fd) = self.root.resolve_plain(&directory.path, ENTER) else {
             return Ok(()); // a later entry took its place
         };
-        if identity(directory.as_fd()).map_err(|e| wrong("stat", e))? != listed.identity {
+        let fd = fd.as_fd();
+        if root::identity(fd).map_err(|e| wrong(("stat", e)))? != identity {
             return Ok(());
         }
-        let attributes = Attributes {
-            mode: listed.mode,
-            uid: listed.uid,
-            gid: listed.gid,
-            mtime: listed.mtime,
-            xattrs: &listed.xattrs,
+        let attributes = match &directory.becomes {
+            Becomes::AsBefore(times) => {
+                return rustix::fs::futimens(fd, times).map_err(|e| wrong(("set times", e)));
+            }
+            Becomes::Implied => self.maker.implied(),
+            Becomes::Listed { mode, uid, gid, mtime, xattrs } => {
+                Attributes { mode: *mode, uid: *uid, gid: *gid, mtime: *mtime, xattrs }
+            }
         };
-        let done = finish_directory(directory.as_fd(), &attributes);
-        done.map_err(|(operation, errno)| wrong(operation, errno))
+        clear_xattrs(fd).and_then(|()| finish_directory(fd, &attributes)).map_err(wrong)
     }
 }
 
-fn identity(fd: BorrowedFd<'_>) -> std::result::Result<Identity, Errno> {
-    let stat = rustix::fs::fstat(fd)?;
-    Ok((stat.st_dev, stat.st_ino))
+/// What a whiteout removes: all that this layer did not write.
+struct Lower<'t> {
+    written: &'t HashSet<(Identity, Vec<u8>)>,
+    above: &'t [u8],
+    directories: &'t mut HashMap<Identity, Directory>,
+}
+
+impl Pruner for Lower<'_> {
+    fn removes(&self, directory: Identity, name: &[u8]) -> bool {
+        !self.written.contains(&(directory, name.to_vec()))
+    }
+
+    /// A directory that an entry of this layer, or a marker, was in is as good as made by it.
+    fn holds(&self, directory: Identity) -> bool {
+        self.directories.contains_key(&directory)
+    }
+
+    /// Nothing of the lower directory is left: what stays is one that this layer made without listing it.
+    fn stays(&mut self, path: Vec<u8>, directory: Identity) {
+        let path = below(self.above, &path);
+        self.directories.insert(directory, Directory { path, becomes: Becomes::Implied });
+    }
+}
+
+/// Notes that a directory's content changes; its identity.
+fn change(
+    directories: &mut HashMap<Identity, Directory>,
+    directory: BorrowedFd<'_>,
+    path: &[u8],
+) -> std::result::Result<Identity, Errno> {
+    let stat = rustix::fs::fstat(directory)?;
+    let identity = (stat.st_dev, stat.st_ino);
+    directories
+        .entry(identity)
+        .or_insert_with(|| Directory { path: path.to_vec(), becomes: Becomes::AsBefore(times_of(&stat)) });
+    Ok(identity)
+}
+
+/// Whether what is made in a directory inherits more than what this process gives.
+fn passes_on(directory: BorrowedFd<'_>, maker: &Maker) -> std::result::Result<bool, Errno> {
+    let stat = rustix::fs::fstat(directory)?;
+    Ok(maker.inherits_group(stat.st_gid) || has_default_acl(directory)?)
+}
+
+/// Makes a directory for this process alone, for as long as the layer is being applied, and opens it.
+fn make_directory(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<OwnedFd, Errno> {
+    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
+    root::open_directory(parent, name)
 }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::entry::Kind;
@@ -11,6 +11,9 @@ use super::pax::Time;
 
 /// Overlayfs' own marks: from an archive they must never act.
 const OVERLAY_MARKS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+
+const ACL_ACCESS: &str = "system.posix_acl_access";
+const ACL_DEFAULT: &str = "system.posix_acl_default";
 
 /// What this process gives to files that it makes.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +39,7 @@ impl Maker {
 }
 
 /// The attributes that an entry has.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Attributes<'a> {
     pub(super) mode: u32,
     pub(super) uid: u32,
@@ -48,6 +51,31 @@ pub(super) struct Attributes<'a> {
 type Done = Result<(), (&'static str, Errno)>;
 
 impl Maker {
+    /// One that takes nothing for granted of what it makes: for directories that pass on something of theirs.
+    pub(super) fn careful() -> Self {
+        Self { uid: u32::MAX, gid: u32::MAX, umask: 0o777 }
+    }
+
+    /// Whether what is made in a directory of this group may get another than this process gives: by its set-gid
+    /// bit, or by a mount option.
+    pub(super) fn inherits_group(self, directory: u32) -> bool {
+        directory != self.gid
+    }
+
+    /// What a directory is that no entry lists.
+    pub(super) fn implied(self) -> Attributes<'static> {
+        Attributes { mode: 0o755, uid: self.uid, gid: self.gid, mtime: Time::default(), xattrs: &[] }
+    }
+
+    /// Makes an empty directory, opened for reading, this process' own, so that what is made in it is too: where the
+    /// one above has a set-gid bit or a default ACL, it has inherited them.
+    pub(super) fn take_over(self, directory: BorrowedFd<'_>) -> Done {
+        clear_xattrs(directory)?;
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        rustix::fs::fchown(directory, Some(uid), Some(gid)).map_err(|e| ("chown", e))?;
+        rustix::fs::fchmod(directory, Mode::RWXU).map_err(|e| ("chmod", e))
+    }
+
     /// Gives an open file, just made with `mode & 0777`, its attributes.
     pub(super) fn finish_file(&self, fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Done {
         let owned = attributes.uid == self.uid && attributes.gid == self.gid;
@@ -130,6 +158,56 @@ pub(super) fn applicable(xattrs: &[(Vec<u8>, Vec<u8>)], kind: Kind) -> impl Iter
         .filter(move |(name, _)| !OVERLAY_MARKS.iter().any(|mark| name.starts_with(mark)))
         .filter(move |(name, _)| matches!(kind, Kind::File | Kind::Directory) || !name.starts_with(b"user."))
         .map(|(name, value)| (name.as_slice(), value.as_slice()))
+}
+
+/// Whether what is made in a directory gets an ACL from it.
+pub(super) fn has_default_acl(directory: BorrowedFd<'_>) -> Result<bool, Errno> {
+    match rustix::fs::fgetxattr(directory, ACL_DEFAULT, &mut [0u8; 0]) {
+        Ok(_) | Err(Errno::RANGE) => Ok(true),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Takes away what an open file or directory has of xattrs, but for labels that the host's policy gives.
+pub(super) fn clear_xattrs(fd: BorrowedFd<'_>) -> Done {
+    let mut list = Vec::new();
+    let length = match rustix::fs::flistxattr_query(fd) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
+        found => found.map_err(|e| ("list xattrs", e))?,
+    };
+    list.resize(length, 0u8);
+    let length = rustix::fs::flistxattr(fd, &mut list).map_err(|e| ("list xattrs", e))?;
+    for name in list[..length].split(|&b| b == 0).filter(|name| !name.is_empty()) {
+        let label = name.starts_with(b"security.") && name != b"security.capability";
+        if label || OVERLAY_MARKS.iter().any(|mark| name.starts_with(mark)) {
+            continue;
+        }
+        match rustix::fs::fremovexattr(fd, name) {
+            Ok(()) | Err(Errno::NODATA) => {}
+            Err(e) => return Err(("remove xattr", e)),
+        }
+    }
+    Ok(())
+}
+
+/// Takes away the ACL of what is at a name, not following it.
+pub(super) fn clear_acl_at(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    match rustix::fs::lremovexattr(path.as_slice(), ACL_ACCESS) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Both times of a file, to be set again.
+pub(super) fn times_of(stat: &Stat) -> Timestamps {
+    let time = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds.cast_signed() };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
 }
 
 fn timestamps(time: Time) -> Timestamps {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::entry::{Entry, Kind};
-use super::index::{Record, What};
+use super::index::{Hides, Record, What};
 use super::name;
 use super::pax::Time;
 
@@ -37,7 +37,7 @@ pub(super) struct Inode {
     /// Target of a symbolic link; path of the lower file for a foreign link.
     pub(super) link: Vec<u8>,
     pub(super) implied: bool,
-    pub(super) opaque: bool,
+    pub(super) hides: Hides,
     pub(super) sparse: bool,
 }
 
@@ -59,7 +59,7 @@ impl Inode {
             xattrs: Vec::new(),
             link: Vec::new(),
             implied: false,
-            opaque: false,
+            hides: Hides::Nothing,
             sparse: false,
         }
     }
@@ -221,7 +221,7 @@ impl Nodes {
                     let parts = name::components(target)?;
                     pending.extend(parts.into_iter().rev().map(<[u8]>::to_vec));
                 }
-                What::Whiteout | What::Foreign => {
+                What::Whiteout => {
                     pending.reverse();
                     return Ok(Step::Missing {
                         parent: at,
@@ -230,6 +230,7 @@ impl Nodes {
                         rest: pending,
                     });
                 }
+                What::Foreign => return Err("a parent of its name is a hard link to what a lower layer has"),
                 What::File | What::Hardlink | What::Character | What::Block | What::Fifo => {
                     return Err("a parent of its name is no directory");
                 }
@@ -263,7 +264,7 @@ impl Nodes {
         let mut record = Record {
             what: inode.what,
             implied: inode.implied,
-            opaque: inode.opaque,
+            hides: inode.hides,
             sparse: inode.sparse,
             mode: inode.mode,
             uid: inode.uid,

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::entry::Kind;
 use super::fresh::make_whiteout;
-use super::index::{self, Index, Record, What};
+use super::index::{self, Hides, Index, Record, What};
 use super::metadata::{Attributes, Maker, finish_directory, set_xattr_at};
 use super::view::{Id, Source, View, below};
 use crate::error::{Error, Result};
@@ -72,13 +72,11 @@ impl LayerDirectory {
 /// # Errors
 /// [`Error::UnsafeArchive`] where a layer cannot be applied to those below it; [`Error::Io`].
 pub fn settle(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> Result<bool> {
-    // The lowest layer has nothing below it: there a foreign link is an error, and a parent is what it is.
-    let lowest = indexes.first().is_some_and(|index| index.foreign_links > 0);
-    if !lowest && !indexes.iter().skip(1).any(leaves_something) {
+    if !indexes.iter().enumerate().any(|(position, index)| leaves_something(index, position == 0)) {
         return Ok(false);
     }
     let applied = View::applied(indexes)?;
-    let stacked = View::stacked(indexes)?;
+    let stacked = View::stacked(indexes, &repeated(layers))?;
     let mut plan = Plan { view: &applied, stacked: &stacked, steps: BTreeMap::new() };
     plan.compare(0, 0, &[]);
     if plan.steps.is_empty() {
@@ -109,9 +107,26 @@ pub fn flatten(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> R
     Writer::new(layers, &view, target).run(&steps)
 }
 
-/// Whether what is below matters to a layer beyond what overlayfs does by itself.
-fn leaves_something(index: &Index) -> bool {
-    index.implied > 0 || index.foreign_links > 0 || index.records.first().is_some_and(|root| root.implied)
+/// The positions of layers that stand again further up, which overlayfs takes once: there they count, since they say
+/// again all that they say further down.
+fn repeated(layers: &[LayerDirectory]) -> HashSet<usize> {
+    let last: HashMap<&Path, usize> =
+        layers.iter().enumerate().map(|(at, layer)| (layer.tree.path(), at)).collect();
+    (0..layers.len()).filter(|at| last[layers[*at].tree.path()] != *at).collect()
+}
+
+/// Whether what is below may matter to a layer beyond what overlayfs does by itself.
+fn leaves_something(index: &Index, lowest: bool) -> bool {
+    // Below the lowest layer nothing is: there a foreign link is an error, and a parent is what it is.
+    let to_lower = !lowest
+        && (index.implied > 0
+            || index.records.first().is_some_and(|root| root.implied || root.hides != Hides::Nothing));
+    to_lower || index.foreign_links > 0 || index.records.iter().any(is_inner_whiteout)
+}
+
+/// A whiteout in a directory that may have nothing below it, so that overlayfs would list it. The root always has.
+fn is_inner_whiteout(record: &Record) -> bool {
+    record.what == What::Whiteout && record.path.contains(&b'/')
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -132,7 +147,8 @@ impl Plan<'_, '_> {
     fn compare(&mut self, wanted: Id, shown: Id, path: &[u8]) {
         let (view, stacked) = (self.view, self.stacked);
         let (record, other) = (view.record_of(wanted), stacked.record_of(shown));
-        if !same_attributes(record, other) {
+        let listed = !path.is_empty() && stacked.names[shown].shows_whiteouts();
+        if listed || !same_attributes(record, other) {
             self.add(path, Step::Make { id: wanted, opaque: false });
         }
         let empty = BTreeMap::new();
@@ -225,6 +241,8 @@ impl<'w, 'a> Writer<'w, 'a> {
     }
 
     fn run(mut self, steps: &BTreeMap<Vec<u8>, Step>) -> Result<()> {
+        let taken = self.maker.take_over(self.target.as_fd());
+        taken.map_err(|(operation, e)| Error::errno(operation, self.target.path(), e))?;
         for (path, step) in steps {
             if !path.is_empty() {
                 self.step(path, *step).map_err(|e| within(path, e))?;

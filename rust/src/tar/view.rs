@@ -4,9 +4,9 @@
 //! layers below say of it, also where it is a symbolic link there, and a hard link finds its file below.
 //! [`View::stacked`] is what overlayfs shows of the same directories. Where they differ, [`super::settle`] mends it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::index::{Index, Record, What};
+use super::index::{Hides, Index, Record, What};
 use super::name;
 use crate::error::{Error, Result};
 
@@ -30,6 +30,21 @@ pub(super) struct Name {
     pub(super) source: Source,
     /// None for what is no directory.
     pub(super) children: Option<BTreeMap<Vec<u8>, Id>>,
+    /// Layers whose directories make up this one.
+    parts: u32,
+    /// Whether one of these has whiteouts in it.
+    whiteouts: bool,
+}
+
+impl Name {
+    fn new(source: Source, children: Option<BTreeMap<Vec<u8>, Id>>) -> Self {
+        Self { source, children, parts: 1, whiteouts: false }
+    }
+
+    /// Whether overlayfs lists the whiteouts in it: it shows a directory that only one layer has as it is.
+    pub(super) fn shows_whiteouts(&self) -> bool {
+        self.parts == 1 && self.whiteouts
+    }
 }
 
 /// Several layers as one tree.
@@ -51,21 +66,21 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`Error::UnsafeArchive`] where an entry cannot be applied to what is below it.
     pub fn applied(layers: &'a [Index]) -> Result<Self> {
-        Self::build(layers, Rule::Applied)
+        Self::build(layers, Rule::Applied, &HashSet::new())
     }
 
-    /// The tree that overlayfs shows of the layers' directories.
+    /// The tree that overlayfs shows of the layers' directories, but for those at some positions.
     ///
     /// # Errors
     /// None that a well-formed index gives.
-    pub fn stacked(layers: &'a [Index]) -> Result<Self> {
-        Self::build(layers, Rule::Stacked)
+    pub fn stacked(layers: &'a [Index], without: &HashSet<usize>) -> Result<Self> {
+        Self::build(layers, Rule::Stacked, without)
     }
 
-    fn build(layers: &'a [Index], rule: Rule) -> Result<Self> {
-        let root = Name { source: Source { layer: 0, record: 0 }, children: Some(BTreeMap::new()) };
+    fn build(layers: &'a [Index], rule: Rule, without: &HashSet<usize>) -> Result<Self> {
+        let root = Name::new(Source { layer: 0, record: 0 }, Some(BTreeMap::new()));
         let mut view = Self { layers, names: vec![root] };
-        for (position, layer) in layers.iter().enumerate() {
+        for (position, layer) in layers.iter().enumerate().filter(|(at, _)| !without.contains(at)) {
             Apply { view: &mut view, position, rule, directories: HashMap::new(), files: HashMap::new() }
                 .run(layer)?;
         }
@@ -216,7 +231,7 @@ impl<'a> Apply<'_, 'a> {
         let parts = name::components(&record.link).map_err(|e| refuse(record, e))?;
         let way = self.view.resolve(vec![0], parts, false).map_err(|_| missing())?;
         match &self.view.names[way[way.len() - 1]] {
-            Name { children: None, source } => Ok(*source),
+            Name { children: None, source, .. } => Ok(*source),
             Name { children: Some(_), .. } => Err(refuse(record, "hard link to a directory")),
         }
     }
@@ -226,7 +241,8 @@ impl<'a> Apply<'_, 'a> {
         if !keep {
             self.view.names[0].source = own;
         }
-        if record.opaque {
+        // Overlayfs takes no mark on the root of a layer.
+        if record.hides != Hides::Nothing && self.rule == Rule::Applied {
             self.view.names[0].children = Some(BTreeMap::new());
         }
         self.directories.insert(b"", vec![0]);
@@ -237,9 +253,10 @@ impl<'a> Apply<'_, 'a> {
         let there = self.view.child(parent, name);
         if self.rule == Rule::Applied
             && record.implied
+            && record.hides != Hides::Name
             && let Some(entered) = self.through(record, there, &ancestors, own)?
         {
-            if record.opaque {
+            if record.hides != Hides::Nothing {
                 let id = entered[entered.len() - 1];
                 self.view.names[id].children = Some(BTreeMap::new());
             }
@@ -248,9 +265,11 @@ impl<'a> Apply<'_, 'a> {
         }
         let id = match there {
             Some(id) if self.view.names[id].children.is_some() => {
-                self.view.names[id].source = own;
-                if record.opaque {
-                    self.view.names[id].children = Some(BTreeMap::new());
+                let there = &mut self.view.names[id];
+                there.source = own;
+                there.parts += 1;
+                if record.hides != Hides::Nothing {
+                    *there = Name::new(own, Some(BTreeMap::new()));
                 }
                 id
             }
@@ -278,11 +297,7 @@ impl<'a> Apply<'_, 'a> {
         }
         let target = self.view.record(self.view.names[id].source);
         if target.what != What::Symlink {
-            return if record.opaque {
-                Ok(None)
-            } else {
-                Err(refuse(record, "a parent of its entries is no directory below"))
-            };
+            return Err(refuse(record, "a parent of its entries is no directory below"));
         }
         if target.link.starts_with(b"/") {
             entered.truncate(1);
@@ -321,7 +336,9 @@ impl<'a> Apply<'_, 'a> {
                 }
             }
             None if record.what == What::Whiteout => {
-                if let Some(children) = &mut self.view.names[parent].children {
+                let parent = &mut self.view.names[parent];
+                parent.whiteouts = true;
+                if let Some(children) = &mut parent.children {
                     children.remove(name);
                 }
             }
@@ -338,7 +355,7 @@ impl<'a> Apply<'_, 'a> {
         children: Option<BTreeMap<Vec<u8>, Id>>,
     ) -> Id {
         let id = self.view.names.len();
-        self.view.names.push(Name { source, children });
+        self.view.names.push(Name::new(source, children));
         if let Some(siblings) = &mut self.view.names[parent].children {
             siblings.insert(name.to_vec(), id);
         }
