@@ -1,0 +1,89 @@
+"""The product's ways to make a tree of layers."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyctrd
+from pyctrd import _core
+from pyctrd.snapshots.native import Native
+from pyctrd.snapshots.overlayfs import Overlayfs
+from pyctrd.snapshots.protocol import LayerRef, Snapshotter
+from tests.layers.model import Layer, Tree
+from tests.trees import Facts, differences, read_tree
+
+WAYS = ("merge", "overlayfs", "native")
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def ingest(root: Path, blob: bytes, *, tar: bytes | None = None) -> LayerRef:
+    """Bring a layer into a store, unpacked, as a pull does.
+
+    Args:
+        root: The store's.
+        blob: As a registry has it.
+        tar: The same uncompressed, where that is something else.
+    """
+    diff_id = digest_of(blob if tar is None else tar)
+    path = root / "layers" / "sha256" / diff_id.removeprefix("sha256:")
+    if not path.exists():
+        one = _core.Ingest(
+            root, secrets.token_hex(8), digest=digest_of(blob), size=len(blob), diff_id=diff_id, unpack=True
+        )
+        one.write(blob)
+        one.finish()
+        _core.publish(root, [one], durability="none")  # what survives a crash is not the subject here
+    return LayerRef(diff_id, path)
+
+
+@contextmanager
+def unpacked(way: str, tars: Sequence[bytes], directory: Path) -> Iterator[Path]:
+    """A tree of layers, lowest first, made in one of the ways, for the length of a ``with`` block."""
+    target = directory / f"{way}-{secrets.token_hex(4)}"
+    if way == "merge":
+        target.mkdir()
+        blob = directory / "layer.tar"
+        for tar in tars:
+            blob.write_bytes(tar)
+            pyctrd.unpack(blob, target, diff_id=digest_of(tar), digest=digest_of(tar))
+        yield target
+        return
+    root = directory / "store"
+    root.mkdir(exist_ok=True)
+    layers = [ingest(root, tar) for tar in tars]
+    snapshotter: Snapshotter = Overlayfs(root) if way == "overlayfs" else Native(root)
+    snapshot = snapshotter.view(f"view-{target.name}", layers)
+    target.mkdir()
+    snapshotter.mount(snapshot, target)
+    try:
+        yield target
+    finally:
+        snapshotter.unmount(target)
+        snapshotter.delete(snapshot.key)
+
+
+def expected_tree(layers: Sequence[Layer]) -> Tree:
+    return Tree.of([layer.entries for layer in layers])
+
+
+def compare(way: str, tree: Tree, actual: dict[bytes, Facts]) -> list[str]:
+    """What differs between the model's tree and one made in a way."""
+    expected = tree.facts()
+    if way == "merge" and not tree.root_is_listed:
+        # The directory was there before, with attributes of its own.
+        actual = actual | {b".": expected[b"."]}
+    return differences(expected, actual)
+
+
+def check(way: str, layers: Sequence[Layer], directory: Path) -> None:
+    """Fail where layers, unpacked in a way, are anything else than what they say."""
+    tree = expected_tree(layers)
+    with unpacked(way, [layer.build() for layer in layers], directory) as target:
+        assert compare(way, tree, read_tree(target)) == []
