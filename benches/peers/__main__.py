@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("benches.peers: needs root: it mounts a file system and runs containers", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was mounted is unmounted
     tools = []
     for name in options.tools:
         if absent := missing_programs(name):

@@ -73,6 +73,38 @@ class Pyctrd:
         return [*self._argv, "run", "--rm", "--name", name, reference, "/bin/true"]
 
 
+class PyctrdLibrary:
+    """This project as a Python program uses it: a process that runs already, as containerd does."""
+
+    name = "pyctrd-library"
+    programs = ("mkfifo",)
+
+    def __init__(self, store: Path, group: Group) -> None:
+        self.store, self.group = store, group
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.store.mkdir()
+        for name in ("requests", "answers"):
+            subprocess.run(["mkfifo", f"{self.store}/{name}"], check=True)
+        argv = [sys.executable, "-m", "benches.peers.library", str(self.store)]
+        self._process = self.group.popen(argv, log=self.store / "daemon.log")
+        ready = ["timeout", str(_READY_SECONDS), "cat", f"{self.store}/answers"]
+        if subprocess.run(ready, capture_output=True, check=False).stdout != b"ready":
+            raise RuntimeError(f"{self.name} is not ready: see {self.store}/daemon.log")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(_STOP_SECONDS)
+
+    def pull(self, reference: str) -> list[str]:
+        return ["sh", "-c", f"echo pull {reference} >{self.store}/requests && cat {self.store}/answers"]
+
+    def run_true(self, reference: str, name: str) -> list[str] | None:
+        return ["sh", "-c", f"echo run {reference} {name} >{self.store}/requests && cat {self.store}/answers"]
+
+
 class Containerd:
     """A containerd of its own, driven by `ctr`."""
 
@@ -158,7 +190,7 @@ class SkopeoUmoci:
         return None
 
 
-TOOLS = {tool.name: tool for tool in (Pyctrd, Containerd, Podman, SkopeoUmoci)}
+TOOLS = {tool.name: tool for tool in (Pyctrd, PyctrdLibrary, Containerd, Podman, SkopeoUmoci)}
 
 
 def missing_programs(name: str) -> list[str]:
