@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
 
 # A body that breaks off is asked for again from where it broke, this often; each time after a pause.
@@ -81,7 +82,7 @@ class Want:
 
 
 class Fetch:
-    """Brings wants in: claims each digest, transfers, and hands the finished ones to ``commit``.
+    """Brings wants in: claims each digest, transfers, and publishes and records the finished ones.
 
     A digest that another process is bringing in is left for last; when that process is done it is looked
     up again, and is either present then or claimed here. No lock is held while waiting for another, so two
@@ -90,7 +91,7 @@ class Fetch:
     Args:
         rooms: The engine's rooms.
         is_present: Whether the store has all of a want already.
-        commit: Publishes and records a batch of finished wants; called while their locks are held.
+        record: Records a batch of published wants; in a transaction, while their locks are held.
         watch: Called a few times a second while bytes arrive.
         watch_seconds: How often.
     """
@@ -100,13 +101,13 @@ class Fetch:
         rooms: Rooms,
         *,
         is_present: Callable[[Want], bool],
-        commit: Callable[[Sequence[Want]], None],
+        record: Callable[[Tables, Sequence[Want]], None],
         watch: Callable[[], None] | None = None,
         watch_seconds: float = 0.1,
     ) -> None:
         self._rooms = rooms
         self._is_present = is_present
-        self._commit = commit
+        self._record = record
         self._watch = watch
         self._watch_seconds = watch_seconds
 
@@ -165,7 +166,7 @@ class Fetch:
         try:
             _Carriers(self._rooms, wants, ids).run(self._watch, self._watch_seconds)
             self._rooms.stages.add(want.ingest.stages() for want in wants if want.ingest is not None)
-            self._commit(wants)
+            self._commit(wants, ids)
         except BaseException:
             for want in wants:
                 if want.ingest is not None:
@@ -174,7 +175,13 @@ class Fetch:
                 if (reserved := database.ingests.find(ingest_id)) is not None:
                     undo(self._rooms, reserved)
             raise
-        with database.write() as tx:
+
+    def _commit(self, wants: Sequence[Want], ids: Sequence[str]) -> None:
+        """Publish with one flush; then, in one transaction, record and end the reservations."""
+        ingests = [want.ingest for want in wants if want.ingest is not None]
+        _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
+        with self._rooms.database.write() as tx:
+            self._record(tx, wants)
             for ingest_id in ids:
                 tx.ingests.delete(ingest_id)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyctrd import _core
 from pyctrd.errors import InvalidError
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
@@ -18,6 +17,7 @@ from pyctrd.snapshots.protocol import LayerRef
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.platform import Platform
     from pyctrd.oci.reference import Reference
@@ -57,7 +57,7 @@ def pull(
         fetch = Fetch(
             rooms,
             is_present=partial(is_present, rooms),
-            commit=partial(commit_content, rooms, resolved),
+            record=partial(record_content, rooms, resolved),
             watch=_watcher(resolved, wants, progress),
             watch_seconds=PROGRESS_INTERVAL_SECONDS,
         )
@@ -115,31 +115,28 @@ def is_present(rooms: Rooms, want: Want) -> bool:
     return not want.unpack or layers.find(want.diff_id) is not None
 
 
-def commit_content(rooms: Rooms, resolved: Resolved, wants: Sequence[Want]) -> None:
-    """Publish finished ingests with one flush, then record them in one transaction."""
-    ingests = [want.ingest for want in wants if want.ingest is not None]
-    _core.publish(str(rooms.root), ingests, durability=rooms.settings.durability)
-    with rooms.database.write() as tx:
-        for want in wants:
-            tx.content.add(
-                rooms.namespace,
-                str(want.descriptor.digest),
-                size=want.descriptor.size,
-                media_type=want.descriptor.media_type,
-                source=str(resolved.reference.repository_name),
+def record_content(rooms: Rooms, resolved: Resolved, tx: Tables, wants: Sequence[Want]) -> None:
+    """Record blobs that were published, and the layers that they are."""
+    for want in wants:
+        tx.content.add(
+            rooms.namespace,
+            str(want.descriptor.digest),
+            size=want.descriptor.size,
+            media_type=want.descriptor.media_type,
+            source=str(resolved.reference.repository_name),
+        )
+        if want.diff_id is None or want.result is None:
+            continue
+        tx.layers.add_blob(str(want.descriptor.digest), want.diff_id)
+        if want.unpack:
+            tx.layers.add(
+                want.diff_id,
+                bytes=want.result.layer_bytes,
+                entries=want.result.layer_entries,
+                implied=want.result.implied,
+                foreign_links=want.result.foreign_links,
+                blob=str(want.descriptor.digest),
             )
-            if want.diff_id is None or want.result is None:
-                continue
-            tx.layers.add_blob(str(want.descriptor.digest), want.diff_id)
-            if want.unpack:
-                tx.layers.add(
-                    want.diff_id,
-                    bytes=want.result.layer_bytes,
-                    entries=want.result.layer_entries,
-                    implied=want.result.implied,
-                    foreign_links=want.result.foreign_links,
-                    blob=str(want.descriptor.digest),
-                )
 
 
 def record_image(rooms: Rooms, resolved: Resolved) -> ImageRecord:
