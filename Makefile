@@ -49,7 +49,7 @@ format: deps venv ## Format Python and Rust
 	$(BIN)/ruff format --quiet .
 	cargo fmt
 
-lint: deps venv ## Check style and types of Python and Rust
+lint: develop ## Check style and types of Python and Rust
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
