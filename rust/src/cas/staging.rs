@@ -41,6 +41,8 @@ impl Staging {
         prepare(root)?;
         let ingests = root.directory(INGEST)?;
         let failed = |operation, e| Error::errno(operation, format!("{INGEST}/{id}"), e);
+        // Until the ingest has its own lock this one tells `sweep` that somebody is at it.
+        lock_directory(&ingests, FlockOperation::LockShared)?;
         rustix::fs::mkdirat(&ingests, id, Mode::from_raw_mode(PRIVATE_MODE)).map_err(|e| match e {
             Errno::EXIST => Error::AlreadyExists { kind: "ingest", name: id.to_owned() },
             e => failed("make directory", e),
@@ -50,6 +52,7 @@ impl Staging {
         let lock = create(&directory, "lock", 0o600)?;
         // Nobody else can hold it: the directory was just made.
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed("lock", e))?;
+        lock_directory(&ingests, FlockOperation::Unlock)?;
         Ok(Self { ingests, directory, id: id.to_owned(), lock, process: std::process::id() })
     }
 
@@ -116,10 +119,12 @@ pub fn sweep(root: &Root) -> Result<Vec<String>> {
     prepare(root)?;
     let ingests = root.directory(INGEST)?;
     let trash = root.directory(TRASH)?;
+    // Not waited for: a process that was stopped right there would stop every other.
+    let alone = flock(&ingests, FlockOperation::NonBlockingLockExclusive).is_ok();
     let mut removed = Vec::new();
     for name in names(ingests.as_fd()).map_err(|e| Error::errno("list", INGEST, e))? {
         let name = name.as_bytes();
-        if !is_abandoned(&ingests, name)? {
+        if !is_abandoned(&ingests, name, alone)? {
             continue;
         }
         // Two that sweep at once rename one after the other: the second finds nothing.
@@ -129,22 +134,25 @@ pub fn sweep(root: &Root) -> Result<Vec<String>> {
             Err(e) => return Err(Error::errno("rename", Path::new(INGEST).join(to_path(name)), e)),
         }
     }
+    if alone {
+        lock_directory(&ingests, FlockOperation::Unlock)?;
+    }
     for name in names(trash.as_fd()).map_err(|e| Error::errno("list", TRASH, e))? {
         remove_tree(trash.as_fd(), name.as_bytes())?;
     }
     Ok(removed)
 }
 
-/// Whether no live process holds the ingest. One without a lock file was just made, or never got one: its writer
-/// holds the digest's lock, which the caller of `sweep` has looked at.
-fn is_abandoned(ingests: &OwnedFd, name: &[u8]) -> Result<bool> {
+/// Whether no live process holds the ingest. One without a lock file belongs to a writer that is about to make it,
+/// unless there can be none: `alone`.
+fn is_abandoned(ingests: &OwnedFd, name: &[u8], alone: bool) -> Result<bool> {
     let failed = |operation, e| Error::errno(operation, Path::new(INGEST).join(to_path(name)), e);
     let mut path = name.to_vec();
     path.extend_from_slice(b"/lock");
     let lock =
         match rustix::fs::openat(ingests, path.as_slice(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
             Ok(lock) => lock,
-            Err(Errno::NOENT) => return is_old(ingests, name).map_err(|e| failed("stat", e)),
+            Err(Errno::NOENT) => return Ok(alone),
             Err(e) => return Err(failed("open", e)),
         };
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -154,15 +162,12 @@ fn is_abandoned(ingests: &OwnedFd, name: &[u8]) -> Result<bool> {
     }
 }
 
-/// A process takes microseconds from the directory to its lock; this many seconds it takes only when it is dead.
-const LOCKLESS_SECONDS: i64 = 60;
-
-fn is_old(ingests: &OwnedFd, name: &[u8]) -> std::result::Result<bool, Errno> {
-    let made = match rustix::fs::statat(ingests, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => stat.st_mtime,
-        Err(Errno::NOENT) => return Ok(false),
-        Err(e) => return Err(e),
-    };
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
-    Ok((now - made).abs() > LOCKLESS_SECONDS)
+/// Waits for a lock on a directory, which is held for microseconds only.
+fn lock_directory(directory: &OwnedFd, operation: FlockOperation) -> Result<()> {
+    loop {
+        match flock(directory, operation) {
+            Err(Errno::INTR) => {}
+            done => return done.map_err(|e| Error::errno("lock", INGEST, e)),
+        }
+    }
 }
