@@ -44,7 +44,7 @@ def test_all_of_a_fixup_layer_is_flushed_before_it_gets_its_name(images: Images,
                 break
             flushed.append(call.path)
             call.allow()
-    assert sum("/making-" in path for path in flushed) == files
+    assert sum("/trial-" in path for path in flushed) == files
 
 
 def test_a_record_that_was_cut_off_is_no_snapshot_and_can_be_deleted(tmp_path: Path) -> None:

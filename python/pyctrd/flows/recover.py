@@ -20,6 +20,11 @@ def recover(rooms: Rooms) -> None:
     """
     _undo_unrecorded(rooms)
     _core.sweep_ingests(str(rooms.root))
+    if any((rooms.root / "snapshots").glob("trial-*")):
+        # Imported only where there is work: every command opens the root.
+        from pyctrd.snapshots.store import SnapshotStore
+
+        SnapshotStore(rooms.root).sweep()
 
 
 def _undo_unrecorded(rooms: Rooms) -> None:

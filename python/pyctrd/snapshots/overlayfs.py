@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -39,16 +38,14 @@ class Overlayfs:
     def probe(cls, root: Path) -> str | None:
         """None where overlayfs works beneath ``root``; else the reason why not. Mounts one, and takes it away."""
         store = SnapshotStore(root)
-        trial = store.directory / f"probe-{secrets.token_hex(8)}"
-        for name in ("lower", "upper", "work", "merged"):
-            (trial / name).mkdir(mode=PRIVATE_MODE, parents=True)
-        try:
-            _core.mount_overlay([trial / "lower"], trial / "merged", upper=trial / "upper", work=trial / "work")
-            _core.unmount(trial / "merged")
-        except (PyctrdError, OSError) as error:
-            return str(error)
-        finally:
-            store.remove(trial)
+        with store.trial() as trial:
+            for name in ("lower", "upper", "work", "merged"):
+                (trial / name).mkdir(mode=PRIVATE_MODE)
+            try:
+                _core.mount_overlay([trial / "lower"], trial / "merged", upper=trial / "upper", work=trial / "work")
+                _core.unmount(trial / "merged")
+            except (PyctrdError, OSError) as error:
+                return str(error)
         return None
 
     def settle(self, layers: Sequence[LayerRef]) -> None:
@@ -134,9 +131,8 @@ class Overlayfs:
         return tree if tree.exists() else None
 
     def _make_fixup(self, path: Path, layers: Sequence[LayerRef]) -> None:
-        making = self._store.directory / f"making-{secrets.token_hex(8)}"
-        (making / "tree").mkdir(mode=0o755, parents=True)
-        try:
+        with self._store.trial() as making:
+            (making / "tree").mkdir(mode=0o755)
             write_record(making / _MEMBERS, [ref.diff_id for ref in layers])
             if _core.settle_layers([ref.path for ref in layers], making / "tree"):
                 flush_tree(making / "tree")
@@ -147,8 +143,6 @@ class Overlayfs:
             except OSError:
                 if not path.exists():  # else another process was as fast
                     raise
-        finally:
-            self._store.remove(making)
 
 
 def _stack_id(layers: Sequence[LayerRef]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from pyctrd.snapshots.protocol import LayerRef, SnapshotKind
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
 _RECORD = "snapshot.json"
+_TRIAL = "trial-"
 PRIVATE_MODE = 0o700
 
 
@@ -83,6 +86,36 @@ class SnapshotStore:
         for path in sorted(self.directory.iterdir()):
             if (path / _RECORD).exists():
                 yield path.name
+
+    @contextmanager
+    def trial(self) -> Iterator[Path]:
+        """A directory to make something in; what is in it at the end is removed, after a kill by ``sweep``."""
+        with self._flocked(fcntl.LOCK_SH):
+            path = self.directory / f"{_TRIAL}{secrets.token_hex(8)}"
+            path.mkdir(mode=PRIVATE_MODE)
+            try:
+                yield path
+            finally:
+                self.remove(path)
+
+    def sweep(self) -> None:
+        """Remove the trials of processes that were killed, and what these had mounted in them."""
+        # While another process has a trial nothing is touched: the next one that opens the root sweeps.
+        with suppress(BlockingIOError), self._flocked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for path in self.directory.glob(f"{_TRIAL}*"):
+                for mounted in path.glob("merged"):
+                    _core.unmount(mounted)
+                self.remove(path)
+
+    @contextmanager
+    def _flocked(self, operation: int) -> Iterator[None]:
+        """A lock on the directory itself: shared while a trial is in it."""
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, operation)
+            yield
+        finally:
+            os.close(descriptor)
 
     def remove(self, path: Path) -> None:
         """Rename a directory out of the way, then remove it; a missing one is no error."""
