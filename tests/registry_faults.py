@@ -32,6 +32,7 @@ class Answer:
         announced: Content-Length, where it is not the body's.
         cut: Close the connection after so many bytes of the body.
         chunked: Send without a Content-Length.
+        stall: Send half of the body, set ``stalled``, and go on when this is set (or the registry closes).
     """
 
     status: int = 200
@@ -40,6 +41,7 @@ class Answer:
     announced: int | None = None
     cut: int | None = None
     chunked: bool = False
+    stall: threading.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class FaultyRegistry:
         basic: ``(user, password)`` that every request must show, or None.
         tokens: Valid bearer tokens; None where none are asked for.
         token_fields: What the token endpoint adds to its answers.
+        stalled: Set when an answer stands still.
     """
 
     def __init__(self, *, tls: tuple[Path, Path] | None = None) -> None:
@@ -72,6 +75,8 @@ class FaultyRegistry:
         self.basic: tuple[str, str] | None = None
         self.tokens: set[str] | None = None
         self.token_fields: dict[str, Any] = {}
+        self.stalled = threading.Event()
+        self._stalls: list[threading.Event] = []
         self._blobs: dict[str, Blob] = {}
         self._faults: dict[str, deque[Answer]] = defaultdict(deque)
         self._issued = 0
@@ -109,6 +114,7 @@ class FaultyRegistry:
         """Give these answers, once each, to the next requests for a path (or for what ends with it)."""
         with self._lock:
             self._faults[path].extend(answers)
+            self._stalls += [answer.stall for answer in answers if answer.stall is not None]
 
     def require_tokens(self) -> None:
         """From now on ask for a bearer token."""
@@ -123,6 +129,8 @@ class FaultyRegistry:
         self._server.shutdown()
         self._thread.join()
         with self._lock:
+            for stall in self._stalls:
+                stall.set()
             connections = list(self._connections)
         for connection in connections:
             with contextlib.suppress(OSError):
@@ -245,9 +253,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if answer.chunked:
             sent = b"%x\r\n%s\r\n" % (len(body), sent) + (b"" if answer.cut is not None else b"0\r\n\r\n")
         if self.command != "HEAD":
-            self.wfile.write(sent)
+            self._write(sent, answer.stall)
         if answer.cut is not None:
             self.close_connection = True
+
+    def _write(self, content: bytes, stall: threading.Event | None) -> None:
+        half = len(content) // 2 if stall is not None else len(content)
+        self.wfile.write(content[:half])
+        if stall is not None:
+            self.wfile.flush()
+            self.owner.stalled.set()
+            stall.wait()
+            self.wfile.write(content[half:])
 
     do_GET = do_HEAD = do_POST = _answer  # noqa: N815 - http.server looks methods up by these names
 

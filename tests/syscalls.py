@@ -47,6 +47,8 @@ NUMBERS = {
         "utimensat": 280,
         "syncfs": 306,
         "renameat2": 316,
+        "umount2": 166,
+        "move_mount": 429,
         "seccomp": 317,
     },
     "aarch64": {
@@ -67,6 +69,8 @@ NUMBERS = {
         "utimensat": 88,
         "syncfs": 267,
         "renameat2": 276,
+        "umount2": 39,
+        "move_mount": 429,
         "seccomp": 277,
     },
 }
@@ -128,9 +132,11 @@ class Call:
         """What it is done to: the last path among its arguments, or the file of its descriptor."""
         if self.name in ("write", "pwrite64", "fsync", "fdatasync", "ftruncate", "flock", "syncfs"):
             return self._link(f"fd/{self.arguments[0]}")
-        if self.name in ("mkdir", "rmdir", "unlink"):
+        if self.name in ("mkdir", "rmdir", "unlink", "umount2"):
             return self._text(self.arguments[0])
-        at = 3 if self.name in ("renameat", "renameat2", "linkat") else 2 if self.name == "symlinkat" else 1
+        if self.name == "rename":
+            return self._text(self.arguments[1])
+        at = 3 if self.name in ("renameat", "renameat2", "linkat", "move_mount") else 1 + (self.name == "symlinkat")
         name = self._text(self.arguments[at])
         if name.startswith("/"):
             return name
