@@ -57,7 +57,10 @@ class Tar:
         return self.file(f"{name}/.wh..wh..opq")
 
     def sparse(self, name: str, size: int, pieces: Sequence[tuple[int, bytes]]) -> Tar:
-        """A sparse file in PAX 1.0 form: the map stands before the data."""
+        """A sparse file in PAX 1.0 form: the map stands before the data.
+
+        GNU tar gives every piece blocks of its own, others do not: pieces but the last should fill theirs.
+        """
         numbers = [len(pieces), *(n for offset, piece in pieces for n in (offset, len(piece)))]
         lines = "".join(f"{n}\n" for n in numbers).encode()
         content = padded(lines) + b"".join(piece for _, piece in pieces)

@@ -267,7 +267,7 @@ def tree_tars() -> list[bytes]:
         .file("nanoseconds", b"x", pax={"mtime": b"1700000000.123456789"})
         .file("ancient", b"x", mtime=0)
         .file("far-owner", b"x", uid=3_000_000, gid=4_000_000)
-        .sparse("sparse", 1 << 20, [(0, b"head"), (512 * 1024, b"middle"), ((1 << 20) - 4, b"tail")])
+        .sparse("sparse", 1 << 20, [(0, b"head" * 128), (512 * 1024, b"middle--" * 192), ((1 << 20) - 4, b"tail")])
     )
     middle = (
         Tar()
