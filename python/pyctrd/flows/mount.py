@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.metadata.images import ImageRecord
     from pyctrd.snapshots.protocol import LayerRef
 
@@ -33,14 +34,15 @@ def mount_image(rooms: Rooms, record: ImageRecord, target: Path) -> None:
             hint="make the directory first",
         )
     key = view_key(target)
-    with rooms.collection_lock(shared=True):
-        layers = image_layers(rooms, record)
-        record_snapshot(rooms, key, kind="view", layers=layers, target=target.resolve())
-    try:
-        rooms.snapshotter.mount(rooms.snapshotter.view(key, layers), target.resolve())
-    except BaseException:
-        forget_snapshot(rooms, key)
-        raise
+    with rooms.making_lock(shared=True):
+        with rooms.collection_lock(shared=True):
+            layers = image_layers(rooms, record)
+            record_snapshot(rooms, key, kind="view", layers=layers, target=target.resolve())
+        try:
+            rooms.snapshotter.mount(rooms.snapshotter.view(key, layers), target.resolve())
+        except BaseException:
+            forget_snapshot(rooms, key)
+            raise
 
 
 def unmount_image(rooms: Rooms, target: Path) -> None:
@@ -56,11 +58,28 @@ def unmount_image(rooms: Rooms, target: Path) -> None:
     forget_snapshot(rooms, key)
 
 
-def record_snapshot(rooms: Rooms, key: str, *, kind: str, layers: Sequence[LayerRef], target: Path) -> None:
+def record_snapshot(
+    rooms: Rooms,
+    key: str,
+    *,
+    kind: str,
+    layers: Sequence[LayerRef],
+    target: Path,
+    container: ContainerRecord | None = None,
+) -> None:
     """Say durably what is about to be made and mounted where: from here on its layers stay.
 
+    Args:
+        rooms: The engine's rooms.
+        key: Of the snapshot.
+        kind: "active" or "view".
+        layers: What it is made of.
+        target: Where it is going to be mounted.
+        container: Whose root file system it is: recorded with it, or a crash between the two would keep the layers
+            for ever.
+
     Raises:
-        AlreadyExistsError: The key is taken.
+        AlreadyExistsError: The key or the container's name is taken; nothing is recorded then.
     """
     diff_ids = tuple(layer.diff_id for layer in layers)
     with rooms.database.write() as tx:
@@ -77,6 +96,8 @@ def record_snapshot(rooms: Rooms, key: str, *, kind: str, layers: Sequence[Layer
             diff_ids=diff_ids,
             target=str(target),
         )
+        if container is not None:
+            tx.containers.add(container)
 
 
 def forget_snapshot(rooms: Rooms, key: str) -> None:

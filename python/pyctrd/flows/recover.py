@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
+from pyctrd.metadata.containers import ContainerRecord
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.ingests import IngestRecord
+    from pyctrd.metadata.snapshots import SnapshotRecord
 
 
 def recover(rooms: Rooms) -> None:
@@ -19,6 +21,7 @@ def recover(rooms: Rooms) -> None:
     Nothing of a live process is touched: whatever it works on has a lock that it holds.
     """
     _undo_unrecorded(rooms)
+    _undo_unfinished(rooms)
     _core.sweep_ingests(str(rooms.root))
     if any((rooms.root / "snapshots").glob("trial-*")):
         # Imported only where there is work: every command opens the root.
@@ -36,6 +39,43 @@ def _undo_unrecorded(rooms: Rooms) -> None:
             # Looked up again: its process may have ended well in the meantime.
             if (left := rooms.database.ingests.find(reserved.id)) is not None:
                 undo(rooms, left)
+
+
+def _undo_unfinished(rooms: Rooms) -> None:
+    """Take apart the containers and views that a process left half made, or half deleted, when it died."""
+    if not any(_unfinished(rooms)):
+        return
+    from pyctrd.flows.mount import forget_snapshot
+    from pyctrd.flows.run import delete_container
+
+    making = rooms.making_lock(shared=False)
+    if not making.acquire(timeout=0):
+        return  # somebody is making one now: the next engine that opens the root looks again
+    try:
+        # Looked up again: what was half made a moment ago may be whole now.
+        for left in list(_unfinished(rooms)):
+            if isinstance(left, ContainerRecord):
+                delete_container(rooms, left, force=True)
+            else:
+                forget_snapshot(rooms, left.key)
+    finally:
+        making.release()
+
+
+def _unfinished(rooms: Rooms) -> Iterator[ContainerRecord | SnapshotRecord]:
+    database = rooms.database
+    for namespace in database.namespaces.list():
+        for container in database.containers.list(namespace.name):
+            # The bundle's spec is written last, and its directory goes before the record does.
+            if not (rooms.bundle(container.namespace, container.id) / "config.json").exists():
+                yield container
+    views = [snapshot for snapshot in database.snapshots.list() if snapshot.kind == "view"]
+    if views:
+        from pyctrd.snapshots.store import SnapshotStore
+
+        store = SnapshotStore(rooms.root)
+        # Recorded and not there. One that is there may be mounted where this process cannot see it.
+        yield from (view for view in views if not store.holds(view.key))
 
 
 def undo(rooms: Rooms, reserved: IngestRecord) -> None:

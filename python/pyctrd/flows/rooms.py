@@ -108,9 +108,17 @@ class Rooms:
 
         return Runtime(self.settings.runtime, state=self.settings.state)
 
+    def bundle(self, namespace: str, container_id: str) -> Path:
+        """A container's directory: bundle, log and exit record."""
+        return self.root / "containers" / namespace / container_id
+
     def collection_lock(self, *, shared: bool) -> FileLock:
         """The lock between those that add to or use the store (shared) and its collection (exclusive)."""
         return self.lock("store", "collection", shared=shared)
+
+    def making_lock(self, *, shared: bool) -> FileLock:
+        """The lock of those that make a container or a view (shared); who has it alone knows that nobody does."""
+        return self.lock("store", "making", shared=shared)
 
     def lock(self, kind: str, name: str, *, shared: bool = False) -> FileLock:
         """The lock file ``locks/<kind>/<name>``; made once, never removed."""

@@ -73,20 +73,24 @@ def create_container(
         created_ns=time.time_ns(),
     )
     signal_number(record.stop_signal)  # a wrong one is told now, not when it is needed
-    with rooms.collection_lock(shared=True):
-        layers = image_layers(rooms, image)
-        # The snapshot's record comes first: it is what keeps the layers, and what finds the mount after a crash.
-        record_snapshot(
-            rooms, record.snapshot_key, kind="active", layers=layers, target=bundle_path(rooms, record) / "rootfs"
-        )
-    try:
-        with rooms.database.write() as tx:
-            tx.containers.add(record)
-        rooms.snapshotter.prepare(record.snapshot_key, layers)
-        _make_bundle(rooms, record, config, options)
-    except BaseException:
-        delete_container(rooms, record, force=True)
-        raise
+    with rooms.making_lock(shared=True):
+        with rooms.collection_lock(shared=True):
+            layers = image_layers(rooms, image)
+            # The records come first: they keep the layers, and find what was made and mounted after a crash.
+            record_snapshot(
+                rooms,
+                record.snapshot_key,
+                kind="active",
+                layers=layers,
+                target=bundle_path(rooms, record) / "rootfs",
+                container=record,
+            )
+        try:
+            rooms.snapshotter.prepare(record.snapshot_key, layers)
+            _make_bundle(rooms, record, config, options)
+        except BaseException:
+            delete_container(rooms, record, force=True)
+            raise
     return record
 
 
@@ -144,8 +148,9 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
     if bundle.exists():
         rooms.runtime.delete(record.id, bundle, force=force)
         rooms.snapshotter.unmount(bundle / "rootfs")
-    forget_snapshot(rooms, record.snapshot_key)
+    # The bundle goes first, in one step: a record without one is what recovery finishes to delete.
     _remove_bundle(rooms, bundle)
+    forget_snapshot(rooms, record.snapshot_key)
     with rooms.database.write() as tx:
         tx.containers.delete(record.namespace, record.id)
 
@@ -169,7 +174,7 @@ def container_status(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
 
 def bundle_path(rooms: Rooms, record: ContainerRecord) -> Path:
     """The container's directory: bundle, log and exit record."""
-    return rooms.root / "containers" / record.namespace / record.id
+    return rooms.bundle(record.namespace, record.id)
 
 
 def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> Path:

@@ -70,6 +70,10 @@ class SnapshotStore:
             return None
         return record["kind"], tuple(LayerRef(diff_id, Path(path)) for diff_id, path in record["layers"])
 
+    def holds(self, key: str) -> bool:
+        """Whether there is a whole snapshot of a key."""
+        return self.read(key) is not None
+
     def get(self, key: str) -> tuple[SnapshotKind, tuple[LayerRef, ...]]:
         """As ``read``.
 
