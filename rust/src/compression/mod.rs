@@ -17,7 +17,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Bytes that [`Compression::detect`] wants to see, where the blob has that many.
+    /// Bytes that [`Compression::detect`] wants to see: fewer are no layer at all.
     pub const PREFIX: usize = 4;
 
     /// By the first bytes. What is neither gzip nor zstd is taken for a tar, whose parser knows better.
@@ -68,8 +68,16 @@ pub struct Step {
     pub produced: usize,
 }
 
-/// A streaming decoder of one blob.
-pub struct Decoder(Kind);
+/// A streaming decoder of one blob, which finds out from its first bytes how it is compressed.
+#[derive(Default)]
+pub struct Decoder {
+    /// The first bytes, until there are enough to tell: they may come one by one.
+    front: [u8; Compression::PREFIX],
+    front_len: usize,
+    /// How many of them were decoded.
+    front_used: usize,
+    kind: Option<Kind>,
+}
 
 enum Kind {
     Plain,
@@ -78,32 +86,34 @@ enum Kind {
 }
 
 impl Decoder {
-    /// A decoder at the start of a blob.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where memory for the decoder cannot be had.
-    pub fn new(compression: Compression) -> Result<Self> {
-        Ok(Self(match compression {
-            Compression::None => Kind::Plain,
-            Compression::Gzip => Kind::Gzip(Box::default()),
-            Compression::Zstd => Kind::Zstd(zstd::Zstd::new()?),
-        }))
-    }
-
     /// Decodes as much as both sides allow. A step that neither consumes nor produces wants more input.
     ///
     /// # Errors
-    /// [`Error::UnsafeArchive`] where the stream is damaged or asks for too large a window.
+    /// [`Error::UnsafeArchive`] where the stream is damaged or asks for too large a window; [`Error::Io`] where
+    /// memory for a decoder cannot be had.
     pub fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step> {
-        match &mut self.0 {
-            Kind::Plain => {
-                let count = input.len().min(output.len());
-                output[..count].copy_from_slice(&input[..count]);
-                Ok(Step { consumed: count, produced: count })
-            }
-            Kind::Gzip(gzip) => gzip.decode(input, output),
-            Kind::Zstd(zstd) => zstd.decode(input, output),
+        let mut consumed = 0;
+        if self.front_len < Compression::PREFIX {
+            consumed = input.len().min(Compression::PREFIX - self.front_len);
+            self.front[self.front_len..self.front_len + consumed].copy_from_slice(&input[..consumed]);
+            self.front_len += consumed;
         }
+        if self.front_len < Compression::PREFIX {
+            return Ok(Step { consumed, produced: 0 });
+        }
+        let kind = match &mut self.kind {
+            Some(kind) => kind,
+            empty => empty.insert(Kind::new(Compression::detect(&self.front))?),
+        };
+        while self.front_used < self.front_len {
+            let step = kind.decode(&self.front[self.front_used..], output)?;
+            self.front_used += step.consumed;
+            if step.produced > 0 || step.consumed == 0 {
+                return Ok(Step { consumed, produced: step.produced });
+            }
+        }
+        let step = kind.decode(&input[consumed..], output)?;
+        Ok(Step { consumed: consumed + step.consumed, produced: step.produced })
     }
 
     /// The input has ended.
@@ -111,10 +121,44 @@ impl Decoder {
     /// # Errors
     /// [`Error::UnsafeArchive`] where it ended in the middle.
     pub fn finish(&self) -> Result<()> {
-        match &self.0 {
-            Kind::Plain => Ok(()),
-            Kind::Gzip(gzip) => gzip.finish(),
-            Kind::Zstd(zstd) => zstd.finish(),
+        match &self.kind {
+            None if self.front_len == 0 => Ok(()),
+            None => Err(damaged(0, "blob is too short to be a layer")),
+            Some(Kind::Plain) => Ok(()),
+            Some(Kind::Gzip(gzip)) => gzip.finish(),
+            Some(Kind::Zstd(zstd)) => zstd.finish(),
+        }
+    }
+
+    /// How the blob is compressed, as far as can be told yet.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        match &self.kind {
+            None | Some(Kind::Plain) => Compression::None,
+            Some(Kind::Gzip(_)) => Compression::Gzip,
+            Some(Kind::Zstd(_)) => Compression::Zstd,
+        }
+    }
+}
+
+impl Kind {
+    fn new(compression: Compression) -> Result<Self> {
+        Ok(match compression {
+            Compression::None => Self::Plain,
+            Compression::Gzip => Self::Gzip(Box::default()),
+            Compression::Zstd => Self::Zstd(zstd::Zstd::new()?),
+        })
+    }
+
+    fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step> {
+        match self {
+            Self::Plain => {
+                let count = input.len().min(output.len());
+                output[..count].copy_from_slice(&input[..count]);
+                Ok(Step { consumed: count, produced: count })
+            }
+            Self::Gzip(gzip) => gzip.decode(input, output),
+            Self::Zstd(zstd) => zstd.decode(input, output),
         }
     }
 }
@@ -122,4 +166,58 @@ impl Decoder {
 /// A fault of the compressed stream, at a byte of it.
 fn damaged(offset: u64, reason: impl Into<String>) -> Error {
     Error::UnsafeArchive { entry: Vec::new(), offset, reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn expand(input: &[u8], chunk: usize, window: usize) -> Result<(Compression, Vec<u8>)> {
+        let mut decoder = Decoder::default();
+        let mut found = Vec::new();
+        let mut output = vec![0; window];
+        for piece in input.chunks(chunk) {
+            let mut at = 0;
+            loop {
+                let step = decoder.decode(&piece[at..], &mut output)?;
+                at += step.consumed;
+                found.extend_from_slice(&output[..step.produced]);
+                if at == piece.len() && step.produced < window {
+                    break;
+                }
+            }
+        }
+        decoder.finish()?;
+        Ok((decoder.compression(), found))
+    }
+
+    #[test]
+    fn the_form_is_told_from_bytes_that_come_one_by_one() {
+        let data = b"as plain as it can be".repeat(40);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&data).expect("memory");
+        let forms = [
+            (Compression::None, data.clone()),
+            (Compression::Gzip, gzip.finish().expect("memory")),
+            (Compression::Zstd, ::zstd::encode_all(&*data, 1).expect("memory")),
+        ];
+        for (compression, blob) in forms {
+            for chunk in [1, 2, 3, 4, 5, blob.len()] {
+                for window in [1, 3, 4096] {
+                    let found = expand(&blob, chunk, window).expect("good stream");
+                    assert_eq!(found, (compression, data.clone()), "{chunk} {window}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_bytes_are_no_layer_and_none_are_an_empty_one() {
+        assert_eq!(expand(b"", 1, 9).expect("empty"), (Compression::None, Vec::new()));
+        for short in [&b"\x1f"[..], b"\x1f\x8b", b"\x28\xb5\x2f", b"abc"] {
+            assert!(expand(short, 1, 9).is_err());
+        }
+    }
 }

@@ -541,6 +541,7 @@ impl Shared {
         if last {
             if let Some(decoder) = &inflate.decoder {
                 decoder.finish()?;
+                self.lock().compression = decoder.compression();
             }
             if let Some(output) = inflate.output.take() {
                 self.emit(output);
@@ -552,14 +553,7 @@ impl Shared {
             inflate.input = Some((block, 0));
         }
         while let Some((input, at)) = inflate.input.take() {
-            let decoder = match &mut inflate.decoder {
-                Some(decoder) => decoder,
-                empty => {
-                    let compression = Compression::detect(input.content());
-                    self.lock().compression = compression;
-                    empty.insert(Decoder::new(compression)?)
-                }
-            };
+            let decoder = inflate.decoder.get_or_insert_default();
             let Some(mut output) =
                 inflate.output.take().or_else(|| blocks::output_or_wait(&self.usage, self))
             else {
