@@ -6,7 +6,7 @@ import gzip
 import stat
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 BLOCK = 512
 # A fixed time, with nanoseconds only where PAX carries them.
@@ -23,40 +23,40 @@ class Tar:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
 
-    def directory(self, name: str | bytes, *, mode: int = 0o755, **options: Any) -> Tar:
+    def directory(self, name: str | bytes, *, mode: int = 0o755, **options: Any) -> Self:
         """A directory."""
         return self.add(name, kind=b"5", mode=mode, **options)
 
-    def file(self, name: str | bytes, content: bytes = b"", *, mode: int = 0o644, **options: Any) -> Tar:
+    def file(self, name: str | bytes, content: bytes = b"", *, mode: int = 0o644, **options: Any) -> Self:
         """A regular file."""
         return self.add(name, content=content, mode=mode, **options)
 
-    def symlink(self, name: str | bytes, target: str | bytes, **options: Any) -> Tar:
+    def symlink(self, name: str | bytes, target: str | bytes, **options: Any) -> Self:
         """A symbolic link."""
         return self.add(name, kind=b"2", link=target, mode=0o777, **options)
 
-    def hardlink(self, name: str | bytes, target: str | bytes, **options: Any) -> Tar:
+    def hardlink(self, name: str | bytes, target: str | bytes, **options: Any) -> Self:
         """Another name of an entry before it, or of a lower layer's."""
         return self.add(name, kind=b"1", link=target, mode=0o644, **options)
 
-    def fifo(self, name: str | bytes, **options: Any) -> Tar:
+    def fifo(self, name: str | bytes, **options: Any) -> Self:
         """A named pipe."""
         return self.add(name, kind=b"6", mode=0o600, **options)
 
-    def device(self, name: str | bytes, kind: int, major: int, minor: int, **options: Any) -> Tar:
+    def device(self, name: str | bytes, kind: int, major: int, minor: int, **options: Any) -> Self:
         """A device; ``kind`` is ``stat.S_IFCHR`` or ``stat.S_IFBLK``."""
         return self.add(name, kind=b"3" if kind == stat.S_IFCHR else b"4", mode=0o600, device=(major, minor), **options)
 
-    def whiteout(self, name: str) -> Tar:
+    def whiteout(self, name: str) -> Self:
         """The removal of a lower layer's entry."""
         parent, _, base = name.rpartition("/")
         return self.file(f"{parent}/.wh.{base}" if parent else f".wh.{base}")
 
-    def opaque(self, name: str) -> Tar:
+    def opaque(self, name: str) -> Self:
         """The removal of everything that lower layers have in a directory."""
         return self.file(f"{name}/.wh..wh..opq")
 
-    def sparse(self, name: str, size: int, pieces: Sequence[tuple[int, bytes]]) -> Tar:
+    def sparse(self, name: str, size: int, pieces: Sequence[tuple[int, bytes]]) -> Self:
         """A sparse file in PAX 1.0 form: the map stands before the data.
 
         GNU tar gives every piece blocks of its own, others do not: pieces but the last should fill theirs.
@@ -86,7 +86,7 @@ class Tar:
         device: tuple[int, int] = (0, 0),
         pax: Mapping[str, bytes] | None = None,
         xattrs: Mapping[str, bytes] | None = None,
-    ) -> Tar:
+    ) -> Self:
         """Any entry; what does not fit the header goes into PAX records."""
         name_bytes, link_bytes = _bytes(name), _bytes(link)
         records = dict(pax or {})
@@ -110,7 +110,7 @@ class Tar:
         )
         return self
 
-    def raw(self, data: bytes) -> Tar:
+    def raw(self, data: bytes) -> Self:
         """Bytes as they are."""
         self._parts.append(data)
         return self

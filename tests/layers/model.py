@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from tests.archives import MTIME, Tar
 from tests.trees import Facts
@@ -57,7 +57,7 @@ class Layer(Tar):
         self.entries: list[Entry] = []
         self._silent = False
 
-    def add(self, name: str | bytes, *, mtime_ns: int | None = None, **options: Any) -> Layer:
+    def add(self, name: str | bytes, *, mtime_ns: int | None = None, **options: Any) -> Self:
         """As ``Tar.add``, with a time to the nanosecond where one is given."""
         if mtime_ns is not None:
             seconds, rest = divmod(mtime_ns, SECOND_NS)
@@ -69,7 +69,7 @@ class Layer(Tar):
             self.say(_entry(name, mtime_ns=mtime_ns, **options))
         return self
 
-    def sparse(self, name: str, size: int, pieces: Sequence[tuple[int, bytes]]) -> Layer:
+    def sparse(self, name: str, size: int, pieces: Sequence[tuple[int, bytes]]) -> Self:
         self._silent = True
         super().sparse(name, size, pieces)
         self._silent = False
@@ -81,7 +81,7 @@ class Layer(Tar):
         links = (f" -> {os.fsdecode(entry.link)}" if entry.link else "" for entry in self.entries)
         return "Layer({})".format(", ".join(word + link for word, link in zip(words, links, strict=True)))
 
-    def say(self, *entries: Entry) -> Layer:
+    def say(self, *entries: Entry) -> Self:
         """Remember what bytes added by ``raw`` mean."""
         self.entries.extend(entries)
         return self
@@ -185,9 +185,12 @@ class Tree:
         return found
 
     def _walk(self, path: bytes, name: _Name) -> Iterator[tuple[bytes, _Name]]:
-        yield path, name
-        for child, below in (name.children or {}).items():
-            yield from self._walk(child if path == b"." else path + b"/" + child, below)
+        pending = [(path, name)]
+        while pending:
+            path, name = pending.pop()
+            yield path, name
+            prefix = b"" if path == b"." else path + b"/"
+            pending += [(prefix + child, below) for child, below in (name.children or {}).items()]
 
     def _apply(self, entry: Entry) -> None:
         parts = _parts(entry.name)
