@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ _WHY_NO_ROOT = pytest.StashKey[str]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave the host's mount namespace before any thread exists: what a test forgets goes with the process."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell that puts a job behind lets it ignore interrupts, and children would inherit that: they are sent some.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_WHY_NO_ROOT] = _enter_mount_namespace()
 
 
