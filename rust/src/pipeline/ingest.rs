@@ -5,7 +5,8 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::run::{Apply, Options, Outcome, Pipeline};
+use super::options::{Apply, Options, Outcome};
+use super::run::Pipeline;
 use crate::cas::{Durability, Finished, Staging, publish};
 use crate::digest::Digest;
 use crate::error::{Error, Result};

@@ -5,11 +5,13 @@
 
 mod blocks;
 mod ingest;
+mod options;
 mod pool;
 mod run;
 mod stage;
 
 pub use blocks::{Block, IN_BLOCK_BYTES};
 pub use ingest::{Ingest, IngestOptions, unpack_file};
-pub use run::{Apply, Options, Outcome, Pipeline};
+pub use options::{Apply, Options, Outcome};
+pub use run::Pipeline;
 pub use stage::{STAGES, StageTimes};

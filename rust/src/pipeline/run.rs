@@ -12,62 +12,19 @@ use std::time::{Duration, Instant};
 use rustix::fs::Advice;
 
 use super::blocks::{self, Block, Usage};
+use super::options::{Apply, Options, Outcome};
 use super::pool;
 use super::stage::{Clock, Doing, STAGES, Stage, StageTimes};
 use crate::compression::{Compression, Decoder};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::tar::merge::Merger;
-use crate::tar::{AppliedLayer, LayerWriter};
+use crate::tar::AppliedLayer;
 
 /// Bytes of a staged blob after which the kernel is told to begin writing: the flush at the end is short then.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 /// How far behind the kernel is asked again to forget what it has written by now. A blob is read again seldom; memory
 /// that goes round is warm, where a virtual machine's first touch of a page costs ten times the copy.
 const FORGET_BYTES: u64 = 4 * WRITE_BACK_BYTES;
-
-/// What unpacks.
-#[derive(Debug)]
-pub enum Apply {
-    /// Into a layer's own directory.
-    Layer(Box<LayerWriter>),
-    /// Into a directory that holds the layers below.
-    Merge(Box<Merger>),
-}
-
-/// What is to be done with a blob, and what it must be.
-#[derive(Debug, Default)]
-pub struct Options {
-    /// What it is called in messages.
-    pub subject: String,
-    /// Must be the digest of the bytes as they come.
-    pub digest: Option<Digest>,
-    /// Must be their number.
-    pub size: Option<u64>,
-    /// Whether it is a layer: then it is decompressed and its tar digested.
-    pub layer: bool,
-    /// Must be the digest of the tar.
-    pub diff_id: Option<Digest>,
-    /// Where the bytes are kept.
-    pub store: Option<File>,
-    /// What unpacks the tar.
-    pub apply: Option<Apply>,
-}
-
-/// What a blob was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
-    /// Of the bytes as they came.
-    pub digest: Digest,
-    /// Their number.
-    pub size: u64,
-    /// As its first bytes told.
-    pub compression: Compression,
-    /// Of the tar, where it is a layer.
-    pub diff_id: Option<Digest>,
-    /// What was unpacked.
-    pub applied: AppliedLayer,
-}
 
 /// A blob on its way. Dropping it gives it up.
 pub struct Pipeline(Arc<Shared>);
