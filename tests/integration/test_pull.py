@@ -28,6 +28,7 @@ from tests.archives import Tar
 from tests.images import Blob, BuiltImage, Images, build_image
 from tests.integration.conftest import Cli, command
 from tests.registries import Registry
+from tests.registry_faults import Answer, FaultyRegistry
 from tests.trees import differences, read_tree
 
 pytestmark = pytest.mark.root
@@ -260,6 +261,25 @@ def test_ctrl_c_in_the_middle_of_a_pull_leaves_the_store_clean(cli: Cli, images:
     assert "Traceback" not in error
     assert list(ingests.iterdir()) == []
     assert cli("check", "--digests").out == "clean\n"
+
+
+def test_ctrl_c_is_heard_while_a_registry_wants_us_to_wait(cli: Cli, state: Path) -> None:
+    del state
+    built = build_image([Tar().file("f", b"x").build()])
+    with FaultyRegistry() as faulty:
+        reference = faulty.add(built, "busy")
+        path = f"/v2/busy/blobs/{built.layers[0].digest}"
+        faulty.lie(path, *[Answer(status=503, headers={"Retry-After": "59"})] * 9)
+        process = subprocess.Popen(
+            command("pull", "-q", reference), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and not any(seen.path == path for seen in faulty.seen):
+            pass  # until it was told to wait
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)  # far less than what was asked for
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert cli("check").out == "clean\n"
 
 
 def test_a_full_disk_is_one_error_and_nothing_is_left(images: Images, state: Path, tmp_path: Path) -> None:

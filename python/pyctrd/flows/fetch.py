@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pyctrd import _core
-from pyctrd.errors import CancelledError, UnavailableError
+from pyctrd.errors import CancelledError, UnavailableError, UnreachableError
 from pyctrd.flows.progress import LayerProgress, LayerState
 from pyctrd.flows.recover import digest_names, take_locks, undo
 
@@ -197,7 +196,7 @@ class _Carriers:
         self._done = threading.Condition(self._lock)
         self._running = 0
         self._error: BaseException | None = None
-        self._stopped = False
+        self._stopped = threading.Event()
 
     def run(self, watch: Callable[[], None] | None, seconds: float) -> None:
         """Start the threads and wait for the last; raises the first failure."""
@@ -233,7 +232,7 @@ class _Carriers:
                 self._carry(*item)
         except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, whatever it is
             with self._lock:
-                if self._error is None and not (self._stopped and isinstance(error, CancelledError)):
+                if self._error is None and not (self._stopped.is_set() and isinstance(error, CancelledError)):
                     self._error = error
             self._stop()
         finally:
@@ -243,12 +242,11 @@ class _Carriers:
 
     def _next(self) -> tuple[Want, str] | None:
         with self._lock:
-            return None if self._stopped or not self._queue else self._queue.pop()
+            return None if self._stopped.is_set() or not self._queue else self._queue.pop()
 
     def _stop(self) -> None:
         """End every transfer under way; the ingests are aborted by the caller once the threads are gone."""
-        with self._lock:
-            self._stopped = True
+        self._stopped.set()
         for want in self._wants:
             if (body := want.body) is not None:
                 body.close()
@@ -276,9 +274,11 @@ class _Carriers:
             except UnavailableError as error:
                 retries = 0 if ingest.received > before else retries + 1
                 pause = error.retry_after_seconds or RETRY_PAUSE_SECONDS * 2**retries
-                if retries >= MAX_BODY_RETRIES or self._stopped or pause > RETRY_PAUSE_MAX_SECONDS:
+                hopeless = isinstance(error, UnreachableError) and not ingest.received
+                if retries >= MAX_BODY_RETRIES or hopeless or pause > RETRY_PAUSE_MAX_SECONDS:
                     raise
-                time.sleep(pause)
+                if self._stopped.wait(pause):
+                    raise CancelledError("cancelled") from error
         want.result = ingest.finish()
         want.state = "done"
 
@@ -286,7 +286,7 @@ class _Carriers:
         body = want.opens(ingest.received)
         want.body = body
         try:
-            if self._stopped:
+            if self._stopped.is_set():
                 raise CancelledError("cancelled")
             _skip(body, ingest.received)
             while feed_block(ingest, body):

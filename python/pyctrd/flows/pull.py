@@ -179,7 +179,7 @@ class BytesBody:
 def _open_layer(rooms: Rooms, reference: Reference, layer: Descriptor, offset: int) -> Body:
     if rooms.database.content.find(rooms.namespace, str(layer.digest)) is not None:
         return FileBody(rooms.blobs.path(layer.digest), offset)
-    return rooms.registry.open_blob(reference, layer, offset=offset)
+    return rooms.registry.open_blob(reference, layer, offset=offset, retry=False)  # `fetch` tries again
 
 
 def _watcher(resolved: Resolved, wants: Sequence[Want], progress: ProgressCallback | None) -> Callable[[], None] | None:

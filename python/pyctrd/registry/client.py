@@ -104,8 +104,17 @@ class Client:
         digest = reference.digest or Digest.of(body)
         return FetchedManifest(Descriptor(media_type=media_type, digest=digest, size=len(body)), body)
 
-    def open_blob(self, reference: Reference, descriptor: Descriptor, *, offset: int = 0) -> BlobBody:
+    def open_blob(
+        self, reference: Reference, descriptor: Descriptor, *, offset: int = 0, retry: bool = True
+    ) -> BlobBody:
         """Ask for a blob's bytes from ``offset`` on. Nothing of them is verified here.
+
+        Args:
+            reference: Whose registry and repository.
+            descriptor: Which blob.
+            offset: Its first byte that is wanted.
+            retry: Whether passing faults are tried again here; a caller that goes on by itself where a body broke
+                off says no, and can be interrupted between tries.
 
         Returns:
             The body; its ``offset`` tells where it really starts.
@@ -122,10 +131,10 @@ class Client:
             headers["Range"] = f"bytes={offset}-"
         path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
         try:
-            answer = self._get(reference, path, "blob", headers, subject=str(descriptor.digest))
+            answer = self._get(reference, path, "blob", headers, subject=str(descriptor.digest), retry=retry)
         except RegistryError as error:
             if offset and error.status == 416:  # it has no such range: from the start, then
-                return self.open_blob(reference, descriptor)
+                return self.open_blob(reference, descriptor, retry=retry)
             raise
         url = redacted(answer.url or path)
         try:
@@ -171,7 +180,14 @@ class Client:
         self._transport.close()
 
     def _get(
-        self, reference: Reference, path: str, kind: str, headers: Mapping[str, str], *, subject: str = ""
+        self,
+        reference: Reference,
+        path: str,
+        kind: str,
+        headers: Mapping[str, str],
+        *,
+        subject: str = "",
+        retry: bool = True,
     ) -> urllib3.BaseHTTPResponse:
         """One GET with whatever authorization the registry asks for; answers other than 200 and 206 are raised."""
         registry = reference.registry
@@ -181,7 +197,9 @@ class Client:
         refreshed = False
         while True:
             sent = {**headers, "Authorization": grant} if grant else dict(headers)
-            answer = self._transport.request("GET", url, headers=sent, plain_hosts=self._plain_hosts(registry))
+            answer = self._transport.request(
+                "GET", url, headers=sent, plain_hosts=self._plain_hosts(registry), retry=retry
+            )
             # A blob server behind a redirect has its own ideas of 401; its challenge is not ours to answer.
             ours = urlsplit(answer.url or url).netloc == urlsplit(url).netloc
             if answer.status != 401 or not ours or refreshed:
