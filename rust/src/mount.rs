@@ -1,6 +1,7 @@
 //! The kernel's mount API (Linux 5.2, overlayfs' `lowerdir+` 6.5): no option string, so no limit on layers.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -32,7 +33,8 @@ pub struct Overlay {
 pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| refused(e, target))?;
     let set = |key: &'static str, path: &Path| {
-        fsconfig_set_string(context.as_fd(), key, path).map_err(|e| Error::errno("mount overlay", path, e))
+        fsconfig_set_string(context.as_fd(), key, escaped(path).as_slice())
+            .map_err(|e| Error::errno("mount overlay", path, e))
     };
     set("source", Path::new("pyctrd"))?;
     set_lower(&context, &overlay.lower)?;
@@ -53,6 +55,18 @@ pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
     attach(&mount, target)
 }
 
+/// A path as `upperdir` and `workdir` want it: the kernel takes a backslash out of these. `lowerdir+` is read as it is.
+fn escaped(path: &Path) -> Vec<u8> {
+    let mut escaped = Vec::new();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte == b'\\' {
+            escaped.push(byte);
+        }
+        escaped.push(byte);
+    }
+    escaped
+}
+
 /// `lowerdir+` takes one directory at a time; kernels before 6.5 want them all in one string.
 fn set_lower(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
     for (position, path) in lower.iter().enumerate() {
@@ -66,7 +80,6 @@ fn set_lower(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
 }
 
 fn set_lower_joined(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
-    use std::os::unix::ffi::OsStrExt;
     let mut joined = Vec::new();
     for path in lower {
         if !joined.is_empty() {
@@ -123,10 +136,16 @@ fn refused(errno: Errno, target: &Path) -> Error {
 /// Makes a directory or file visible at another place.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Unsupported`] where this process may not mount; [`Error::Io`].
 pub fn mount_bind(source: &Path, target: &Path, readonly: bool) -> Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, source, flags).map_err(|e| Error::errno("mount", source, e))?;
+    let tree = open_tree(CWD, source, flags).map_err(|e| match e {
+        Errno::PERM => Error::Unsupported {
+            feature: "bind mount".to_owned(),
+            needs: "root rights (CAP_SYS_ADMIN)".to_owned(),
+        },
+        e => Error::errno("mount", source, e),
+    })?;
     attach(&tree, target)?;
     if readonly {
         use rustix::mount::{MountFlags, mount_remount};

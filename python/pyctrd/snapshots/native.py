@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyctrd import _core
 from pyctrd.snapshots.protocol import LayerRef, Snapshot, SnapshotKind
-from pyctrd.snapshots.store import SnapshotStore, directory_bytes
+from pyctrd.snapshots.store import SnapshotStore, directory_bytes, make_root
 
 
 class Native:
@@ -57,7 +57,7 @@ class Native:
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
-        _core.unmount(target)
+        _core.unmount(target.resolve())  # ``mount`` follows a link as well
 
     def delete(self, key: str) -> None:
         """As the protocol says."""
@@ -72,14 +72,10 @@ class Native:
         """Nothing is shared between snapshots."""
 
     def _make(self, key: str, kind: SnapshotKind, layers: Sequence[LayerRef]) -> Snapshot:
-        path = self._store.create(key, kind, layers)
         rootfs = self._rootfs(key)
-        try:
-            rootfs.mkdir(mode=0o755)
+        with self._store.making(key, kind, layers):
+            make_root(rootfs)
             _core.flatten_layers([ref.path for ref in layers], rootfs)
-        except BaseException:
-            self._store.remove(path)
-            raise
         return Snapshot(key, kind, tuple(layers), rootfs)
 
     def _rootfs(self, key: str) -> Path:

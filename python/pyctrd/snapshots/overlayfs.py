@@ -8,12 +8,13 @@ from pathlib import Path
 
 from pyctrd import _core
 from pyctrd.errors import PyctrdError
-from pyctrd.snapshots.protocol import LayerRef, Snapshot, SnapshotKind
+from pyctrd.snapshots.protocol import LayerRef, Snapshot
 from pyctrd.snapshots.store import (
     PRIVATE_MODE,
     SnapshotStore,
     directory_bytes,
     flush_tree,
+    make_root,
     read_record,
     write_record,
 )
@@ -55,17 +56,21 @@ class Overlayfs:
     def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
         """As the protocol says."""
         fixup = self._fixup(layers)
-        path = self._create(key, "active", layers)
-        # The merged root directory is the upper one's: it must look like the image's.
-        top = fixup or (layers[-1].path / "tree" if layers else None)
-        if top is not None:
-            _core.copy_attributes(top, path / "upper")
+        with self._store.making(key, "active", layers) as path:
+            for name in ("upper", "work", "empty"):
+                make_root(path / name)
+            # The merged root directory is the upper one's: it must look like the image's.
+            top = fixup or (layers[-1].path / "tree" if layers else None)
+            if top is not None:
+                _core.copy_attributes(top, path / "upper")
         return Snapshot(key, "active", tuple(layers), None)
 
     def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
         """As the protocol says."""
         self._fixup(layers)
-        self._create(key, "view", layers)
+        with self._store.making(key, "view", layers) as path:
+            for name in ("none", "empty"):
+                make_root(path / name)
         return Snapshot(key, "view", tuple(layers), None)
 
     def find(self, key: str) -> Snapshot | None:
@@ -96,7 +101,7 @@ class Overlayfs:
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
-        _core.unmount(target)
+        _core.unmount(target.resolve())  # ``mount`` follows a link as well
 
     def delete(self, key: str) -> None:
         """As the protocol says."""
@@ -112,13 +117,6 @@ class Overlayfs:
         for path in self._store.directory.glob(f"{_FIXUP}*"):
             if not set(read_record(path / _MEMBERS) or ()) <= set(diff_ids):
                 self._store.remove(path)
-
-    def _create(self, key: str, kind: SnapshotKind, layers: Sequence[LayerRef]) -> Path:
-        path = self._store.create(key, kind, layers)
-        for name in ("upper", "work") if kind == "active" else ("none",):
-            (path / name).mkdir(mode=0o755)
-        (path / "empty").mkdir(mode=0o755)
-        return path
 
     def _fixup(self, layers: Sequence[LayerRef]) -> Path | None:
         """The tree of a stack's fix-up layer, made when it is first asked for; None where it needs none."""

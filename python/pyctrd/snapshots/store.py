@@ -60,8 +60,22 @@ class SnapshotStore:
         except FileExistsError as error:
             raise AlreadyExistsError(f"snapshot already exists: {key}", kind="snapshot", name=key) from error
         record = {"kind": kind, "layers": [[ref.diff_id, os.fspath(ref.path)] for ref in layers]}
-        write_record(path / _RECORD, record)
+        try:
+            write_record(path / _RECORD, record)
+        except BaseException:
+            self.remove(path)
+            raise
         return path
+
+    @contextmanager
+    def making(self, key: str, kind: SnapshotKind, layers: Sequence[LayerRef]) -> Iterator[Path]:
+        """As ``create``, to be filled in the ``with`` block; where that fails the directory is removed again."""
+        path = self.create(key, kind, layers)
+        try:
+            yield path
+        except BaseException:
+            self.remove(path)
+            raise
 
     def read(self, key: str) -> tuple[SnapshotKind, tuple[LayerRef, ...]] | None:
         """What a snapshot was made of; None where there is none, or a power cut left half of one."""
@@ -107,6 +121,8 @@ class SnapshotStore:
         # While another process has a trial nothing is touched: the next one that opens the root sweeps.
         with suppress(BlockingIOError), self._flocked(fcntl.LOCK_EX | fcntl.LOCK_NB):
             for path in self.directory.glob(f"{_TRIAL}*"):
+                if (path / _RECORD).exists():
+                    continue  # a snapshot whose key looks like a trial's name
                 for mounted in path.glob("merged"):
                     _core.unmount(mounted)
                 self.remove(path)
@@ -129,6 +145,14 @@ class SnapshotStore:
         except FileNotFoundError:
             return
         _core.remove_tree(self._trash, name)
+
+
+def make_root(path: Path) -> None:
+    """Make an empty root directory as it is where no layer speaks of it, whatever umask and group are here."""
+    path.mkdir(mode=0o755)
+    os.chown(path, -1, os.getegid())  # a set-gid directory above would give its own group, and the bit
+    path.chmod(0o755)
+    os.utime(path, ns=(0, 0))
 
 
 def write_record(path: Path, record: object) -> None:
@@ -158,9 +182,9 @@ def flush_tree(directory: Path) -> None:
 
 
 def directory_bytes(path: Path) -> int:
-    """Bytes on disk of a tree; a file with several names counts once."""
+    """Bytes on disk of a tree, its own directory among them; a file with several names counts once."""
     seen: set[tuple[int, int]] = set()
-    total = 0
+    total = path.lstat().st_blocks * 512
     pending = [os.fspath(path)]
     while pending:
         with os.scandir(pending.pop()) as entries:
