@@ -218,7 +218,7 @@ def test_container_outlives_its_shim(host: Host) -> None:
 def test_start_that_is_given_up_leaves_nothing_running(host: Host) -> None:
     bundle = host.prepare("given-up", "sleep", "1000")
     directory = host.runtime._prepare("given-up", bundle)
-    argv = host.runtime._argv("given-up", bundle, directory, terminal=False, stdin=False, attached=True)
+    argv = host.runtime._argv("given-up", bundle, directory, ["attached"])
     with Start([os.fsencode(word) for word in argv]) as starting:
         starting.wait_ready(WAIT_SECONDS)
         waiting = Connection.open(directory, Mode.CONTROL)
@@ -244,7 +244,7 @@ def test_start_that_is_given_up_ends_a_runtime_that_hangs(host: Host, tmp_path: 
     hanging = Runtime(str(runtime), state=tmp_path / "other")
     bundle = host.prepare("hanging", "true")
     directory = hanging._prepare("hanging", bundle)
-    argv = hanging._argv("hanging", bundle, directory, terminal=False, stdin=False, attached=False)
+    argv = hanging._argv("hanging", bundle, directory, [])
     with Start([os.fsencode(word) for word in argv]):
         pidfd = os.pidfd_open(int(fifo.read_text()))
     assert fifo.read_text() == "deleted\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError
 from pyctrd.flows.load import image_layers, load_config
-from pyctrd.flows.mount import forget_snapshot, record_snapshot
+from pyctrd.flows.mount import record_snapshot
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.runtime.signals import signal_number
 from pyctrd.runtime.spec import RunOptions, build_spec
@@ -115,6 +115,7 @@ def start_container(
         terminal=terminal,
         stdin=stdin,
         attached=attached,
+        transient=record.auto_remove,
         on_exit=_removal(rooms, record) if record.auto_remove and not attached else (),
     )
 
@@ -150,8 +151,9 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
         rooms.snapshotter.unmount(bundle / "rootfs")
     # The bundle goes first, in one step: a record without one is what recovery finishes to delete.
     _remove_bundle(rooms, bundle)
-    forget_snapshot(rooms, record.snapshot_key)
+    rooms.snapshotter.delete(record.snapshot_key)
     with rooms.database.write() as tx:
+        tx.snapshots.delete(record.snapshot_key)
         tx.containers.delete(record.namespace, record.id)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Runtime:
         terminal: bool = False,
         stdin: bool = False,
         attached: bool = False,
+        transient: bool = False,
         on_exit: Sequence[str] = (),
     ) -> None:
         """Start a bundle's process; it runs when this returns.
@@ -69,6 +70,7 @@ class Runtime:
             stdin: Input can be sent. Without, the process reads an empty one.
             attached: Hold the start until this object is connected, so that ``attach`` loses no output; the
                 container's input then ends with that attachment. ``attach`` must follow.
+            transient: The container is deleted at its end: its exit record is not flushed to the disk.
             on_exit: A command that the shim runs when all is over.
 
         Raises:
@@ -82,7 +84,8 @@ class Runtime:
         """
         cgroup.check_runtime(self.binary, cgroup.cgroup_form())
         directory = self._prepare(container_id, bundle)
-        argv = self._argv(container_id, bundle, directory, terminal=terminal, stdin=stdin, attached=attached)
+        flags = {"terminal": terminal, "stdin": stdin, "attached": attached, "transient": transient}
+        argv = self._argv(container_id, bundle, directory, [name for name, wanted in flags.items() if wanted])
         words = [*argv, "--", *on_exit] if on_exit else argv
         connection = None
         try:
@@ -297,10 +300,7 @@ class Runtime:
             stale.unlink(missing_ok=True)
         return directory
 
-    def _argv(
-        self, container_id: str, bundle: Path, directory: Path, *, terminal: bool, stdin: bool, attached: bool
-    ) -> list[str]:
-        flags = {"--terminal": terminal, "--stdin": stdin, "--attached": attached}
+    def _argv(self, container_id: str, bundle: Path, directory: Path, flags: Iterable[str]) -> list[str]:
         options = {
             "--id": container_id,
             "--bundle": str(bundle.absolute()),
@@ -309,7 +309,7 @@ class Runtime:
             "--root": str(self._state / "runc"),
         }
         words = [word for option in options.items() for word in option]
-        return [str(SHIM), *words, *(flag for flag, wanted in flags.items() if wanted)]
+        return [str(SHIM), *words, *(f"--{flag}" for flag in flags)]
 
     def _directory(self, container_id: str) -> Path:
         plain = container_id.replace("_", "a").replace("-", "a").replace(".", "a")

@@ -23,6 +23,8 @@ pub(crate) struct Args {
     pub(crate) stdin: bool,
     /// Start the container only when a client has attached.
     pub(crate) attached: bool,
+    /// The container is deleted at its end: its exit record need not survive a power cut.
+    pub(crate) transient: bool,
     /// A command to run when all is over.
     pub(crate) on_exit: Vec<OsString>,
 }
@@ -42,6 +44,7 @@ impl Args {
                 "--terminal" => args.terminal = true,
                 "--stdin" => args.stdin = true,
                 "--attached" => args.attached = true,
+                "--transient" => args.transient = true,
                 "--" => {
                     args.on_exit = words.collect();
                     break;

@@ -150,7 +150,8 @@ fn hold(
     let exit = Exit { status, started_ns, exited_ns, error: log.close() };
     let text = exit.to_json();
     // On disk first: a waiter that was told may act on it, and a crash must not take it back.
-    let recorded = record::write_durably(&args.bundle, "exit.json", text.as_bytes());
+    let write = if args.transient { record::write_whole } else { record::write_durably };
+    let recorded = write(&args.bundle, "exit.json", text.as_bytes());
     clients.exit(text.as_bytes());
     clients.flush();
     Ok(recorded)

@@ -59,7 +59,7 @@ fn start_ticks(pid: Pid) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Replaces `directory/name`: after a crash there is the old file or the whole new one.
+/// Replaces `directory/name`: after a power cut there is the old file or the whole new one.
 pub(crate) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let staged = directory.join(format!("{name}.tmp"));
     let mut file = File::create(&staged)?;
@@ -67,6 +67,13 @@ pub(crate) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::R
     file.sync_data()?;
     fs::rename(&staged, directory.join(name))?;
     File::open(directory)?.sync_all()
+}
+
+/// Replaces `directory/name`: whoever looks sees the old file or the whole new one, while the machine is up.
+pub(crate) fn write_whole(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let staged = directory.join(format!("{name}.tmp"));
+    fs::write(&staged, bytes)?;
+    fs::rename(&staged, directory.join(name))
 }
 
 /// Nanoseconds since the epoch, by the wall clock.
