@@ -5,15 +5,16 @@ from __future__ import annotations
 import click
 
 from pyctrd.cli.containers import describe_container
-from pyctrd.cli.group import Globals, pass_globals
+from pyctrd.cli.group import Globals, json_option, pass_globals
 from pyctrd.cli.images import describe_image
 from pyctrd.cli.output import print_json_lines
 
 
 @click.command("inspect")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@json_option
 @pass_globals
-def inspect_command(options: Globals, names: tuple[str, ...]) -> None:
+def inspect_command(options: Globals, names: tuple[str, ...], *, as_json: bool) -> None:  # noqa: ARG001 - always JSON
     """Print all that is known of containers and images, one JSON object on a line for each."""
     with options.engine() as engine:
         found = []

@@ -18,12 +18,26 @@ GC_THRESHOLD = 50_000
 
 def main() -> NoReturn:
     """Run the command line and exit; ``version`` alone is answered before click is loaded."""
+    _fill_closed_streams()
     if sys.argv[1:] in (["version"], ["--version"]):
-        sys.stdout.write(f"pyctrd {__version__}\n")
-        _exit(0)
+        _exit(0, f"pyctrd {__version__}\n")
     gc.set_threshold(GC_THRESHOLD)
     _defer_metadata()
-    _exit(_run(sys.argv[1:]))
+    try:
+        status = _run(sys.argv[1:])
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED  # while modules were loaded: nothing was begun
+    _exit(status)
+
+
+def _fill_closed_streams() -> None:
+    """Open /dev/null where the caller closed a standard stream, or the next file opened would get its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - os takes it so
+    os.close(descriptor)
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def _defer_metadata() -> None:
@@ -51,13 +65,18 @@ def _defer_metadata() -> None:
     sys.modules[name] = stand_in
 
 
-def _exit(status: int) -> NoReturn:
+def _exit(status: int, text: str = "") -> NoReturn:
     """End now: the engine is closed, and taking the interpreter apart would be a third of a short command."""
     try:
+        sys.stdout.write(text)
         sys.stdout.flush()
         sys.stderr.flush()
     except BrokenPipeError:
         status = status or EXIT_FAILED  # the reader left before it had all
+    except OSError as error:
+        from pyctrd.cli.output import complain
+
+        status = status or complain(error)
     os._exit(status)
 
 

@@ -6,6 +6,7 @@ import errno
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pyctrd.errors import PyctrdError
@@ -32,7 +33,8 @@ def print_error(message: str, hint: str = "") -> None:
     lines = [f"pyctrd: {printable(message)}"]
     if hint:
         lines.append(f"hint: {printable(hint)}")
-    sys.stdout.flush()
+    with suppress(OSError):  # the last flush, before the end, reports it
+        sys.stdout.flush()
     sys.stderr.write("\n".join(lines) + "\n")
 
 
@@ -41,7 +43,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, PyctrdError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename is not None else ""
+        where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror[:1].lower()}{error.strerror[1:]}{where}"
     return f"internal error: {type(error).__name__}: {error}"
 
@@ -57,7 +59,7 @@ def hint_for(error: BaseException) -> str:
 
 def printable(text: str) -> str:
     """The text with control characters escaped: names come from archives and registries."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def print_json(document: Any) -> None:
@@ -65,7 +67,13 @@ def print_json(document: Any) -> None:
     import orjson
 
     sys.stdout.flush()
-    sys.stdout.buffer.write(orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE))
+    try:
+        text = orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a path that is not UTF-8: JSON's own escapes can say its bytes, orjson does not
+        import json
+
+        text = json.dumps(document, default=str, separators=(",", ":")).encode() + b"\n"
+    sys.stdout.buffer.write(text)
     sys.stdout.buffer.flush()
 
 

@@ -6,7 +6,7 @@ import builtins
 import sqlite3
 from typing import Any, NamedTuple
 
-from pyctrd.errors import AlreadyExistsError
+from pyctrd.errors import AlreadyExistsError, InvalidError
 from pyctrd.metadata.table import Table
 
 _COLUMNS = (
@@ -52,9 +52,8 @@ class Containers(Table):
 
         Raises:
             AlreadyExistsError: The name or the id is taken.
+            InvalidError: The command or a label is not UTF-8.
         """
-        import orjson
-
         try:
             self._run(
                 f"INSERT INTO containers({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -65,8 +64,8 @@ class Containers(Table):
                     record.image_name,
                     record.image_digest,
                     record.snapshot_key,
-                    orjson.dumps(record.command).decode(),
-                    orjson.dumps(record.labels).decode(),
+                    _json(record.command, field="command"),
+                    _json(record.labels, field="labels"),
                     int(record.auto_remove),
                     record.stop_signal,
                     record.created_ns,
@@ -82,15 +81,15 @@ class Containers(Table):
 
     def find(self, namespace: str, name: str) -> ContainerRecord | None:
         """By name, by id, or by the beginning of an id that only one has; None where there is none."""
-        row = self._run(
+        row = self._first(
             f"SELECT {_COLUMNS} FROM containers WHERE namespace = ? AND (name = ? OR id = ?)",
             (namespace, name, name),
-        ).fetchone()
+        )
         if row is None and name and set(name) <= set("0123456789abcdef"):
             rows = self._run(
                 f"SELECT {_COLUMNS} FROM containers WHERE namespace = ? AND id >= ? AND id < ? LIMIT 2",
                 (namespace, name, name + "g"),
-            ).fetchall()
+            )
             row = rows[0] if len(rows) == 1 else None
         return None if row is None else _record(row)
 
@@ -102,6 +101,15 @@ class Containers(Table):
         """Newest first."""
         sql = f"SELECT {_COLUMNS} FROM containers WHERE namespace = ? ORDER BY created_ns DESC, id"
         return [_record(row) for row in self._run(sql, (namespace,))]
+
+
+def _json(value: Any, *, field: str) -> str:
+    import orjson
+
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:
+        raise InvalidError(f"invalid {field}: {value!r}: expected UTF-8", field=field, value=value) from error
 
 
 def _record(row: tuple[Any, ...]) -> ContainerRecord:

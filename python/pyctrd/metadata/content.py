@@ -43,15 +43,15 @@ class ContentRecords(Table):
 
     def find(self, namespace: str, digest: str) -> ContentRecord | None:
         """The record, None where the namespace has no such blob."""
-        row = self._run(
+        row = self._first(
             f"SELECT {_COLUMNS} FROM content WHERE namespace = ? AND digest = ?",
             (namespace, digest),
-        ).fetchone()
+        )
         return None if row is None else ContentRecord(*row)
 
     def is_recorded(self, digest: str) -> bool:
         """Whether any namespace has it: for removal from disk, never for an answer to a tenant."""
-        return self._run("SELECT 1 FROM content WHERE digest = ? LIMIT 1", (digest,)).fetchone() is not None
+        return self._first("SELECT 1 FROM content WHERE digest = ? LIMIT 1", (digest,)) is not None
 
     def delete(self, namespace: str, digest: str) -> None:
         """Take it from one namespace."""

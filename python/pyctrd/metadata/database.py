@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pyctrd.errors import ConflictError, DeadlineError, IntegrityError, UnsupportedError
+from pyctrd.errors import ConflictError, DeadlineError, IntegrityError, InvalidError, UnsupportedError
 from pyctrd.metadata.containers import Containers
 from pyctrd.metadata.content import ContentRecords
 from pyctrd.metadata.images import Images
@@ -28,7 +29,7 @@ FILE_MODE = 0o600
 class Tables:
     """All records, over one connection."""
 
-    def __init__(self, run: Callable[[str, Sequence[Any]], sqlite3.Cursor]) -> None:
+    def __init__(self, run: Callable[[str, Sequence[Any]], list[Any]]) -> None:
         self.namespaces = Namespaces(run)
         self.content = ContentRecords(run)
         self.layers = Layers(run)
@@ -36,6 +37,14 @@ class Tables:
         self.ingests = Ingests(run)
         self.snapshots = Snapshots(run)
         self.containers = Containers(run)
+
+
+class _Connection(NamedTuple):
+    """One thread's connection, and the lock that is held while SQLite is at work in it."""
+
+    thread: threading.Thread
+    lock: threading.RLock  # re-entrant: a signal's handler may close the engine
+    sqlite: sqlite3.Connection
 
 
 class Database(Tables):
@@ -59,10 +68,15 @@ class Database(Tables):
         self._path = Path(path)
         self._pid = os.getpid()
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[_Connection] = []
         self._guard = threading.Lock()
         self._closed = False
-        self._migrate()
+        _make(self._path)
+        try:
+            self._migrate()
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def write(self) -> Iterator[Tables]:
@@ -73,16 +87,13 @@ class Database(Tables):
         Raises:
             DeadlineError: Another process kept the database locked.
         """
-        connection = self._connection()
-        with _translated("write", self._path):
-            connection.execute("BEGIN IMMEDIATE")
+        self._execute("write", "BEGIN IMMEDIATE")
         try:
             yield self
         except BaseException:
-            connection.execute("ROLLBACK")
+            self._roll_back()
             raise
-        with _translated("commit", self._path):
-            connection.execute("COMMIT")
+        self._execute("commit", "COMMIT")
 
     def close(self) -> None:
         """Close every thread's connection; idempotent. In a forked child it does nothing: SQLite forbids it there."""
@@ -92,13 +103,30 @@ class Database(Tables):
             self._closed = True
             connections, self._connections = self._connections, []
         for connection in connections:
-            connection.close()
+            with connection.lock:
+                connection.sqlite.close()
 
-    def _run(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        with _translated(sql.split(None, 1)[0].lower(), self._path):
-            return self._connection().execute(sql, values)
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        return self._execute(sql.split(None, 1)[0].lower(), sql, values)
 
-    def _connection(self) -> sqlite3.Connection:
+    def _execute(self, operation: str, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        with _translated(operation, self._path), self._in_use() as connection:
+            return connection.execute(sql, values).fetchall()  # damage may show at any row
+
+    def _roll_back(self) -> None:
+        with suppress(ConflictError), self._in_use() as connection:  # closing rolls back too
+            if connection.in_transaction:  # a full disk has ended it already
+                connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _in_use(self) -> Iterator[sqlite3.Connection]:
+        """This thread's connection, which close() leaves alone meanwhile: Python's sqlite3 would crash."""
+        connection = self._connection()
+        with connection.lock:
+            self._refuse_closed()
+            yield connection.sqlite
+
+    def _connection(self) -> _Connection:
         if os.getpid() != self._pid:
             raise ConflictError(
                 f"database opened by another process: {self._path}: this process was forked from {self._pid}",
@@ -107,32 +135,41 @@ class Database(Tables):
                 state="forked",
                 hint="open an engine in each process",
             )
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        found: _Connection | None = getattr(self._local, "connection", None)
         if found is None:
             found = self._open()
             self._local.connection = found
         return found
 
-    def _open(self) -> sqlite3.Connection:
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ConflictError(f"database closed: {self._path}", kind="database", name=str(self._path), state="closed")
+
+    def _open(self) -> _Connection:
         with self._guard:
-            if self._closed:
-                raise ConflictError(
-                    f"database closed: {self._path}", kind="database", name=str(self._path), state="closed"
-                )
+            self._refuse_closed()
             with _translated("open", self._path):
                 # Threads share nothing, but close() may come from another one.
-                connection = sqlite3.connect(
+                sqlite = sqlite3.connect(
                     self._path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
                 )
                 try:
-                    connection.execute("PRAGMA journal_mode=WAL")
-                    connection.execute("PRAGMA synchronous=FULL")
-                    connection.execute("PRAGMA foreign_keys=ON")
+                    sqlite.execute("PRAGMA journal_mode=WAL")
+                    sqlite.execute("PRAGMA synchronous=FULL")
+                    sqlite.execute("PRAGMA foreign_keys=ON")
                 except BaseException:
-                    connection.close()
+                    sqlite.close()
                     raise
+            self._close_ended()
+            connection = _Connection(threading.current_thread(), threading.RLock(), sqlite)
             self._connections.append(connection)
             return connection
+
+    def _close_ended(self) -> None:
+        """Close the connections of threads that have ended: each pull has some of its own, and an engine lives long."""
+        for ended in [known for known in self._connections if not known.thread.is_alive()]:
+            self._connections.remove(ended)
+            ended.sqlite.close()
 
     def _migrate(self) -> None:
         """Bring the schema up to date; every step is a transaction, so that a crash leaves a whole version."""
@@ -147,7 +184,6 @@ class Database(Tables):
                     version += 1
                     self._run(f"PRAGMA user_version={version}")
         if version > known:
-            self.close()
             raise UnsupportedError(
                 f"database is newer than this pyctrd: {self._path}: has schema {version}, known are 1 to {known}",
                 feature=f"schema {version}",
@@ -156,7 +192,18 @@ class Database(Tables):
             )
 
     def _version(self) -> int:
-        return int(self._run("PRAGMA user_version").fetchone()[0])
+        return int(self._run("PRAGMA user_version")[0][0])
+
+
+def _make(path: Path) -> None:
+    """An empty file where there is none, by mknod: it opens nothing, and what SQLite makes all may read."""
+    try:
+        os.mknod(path, stat.S_IFREG | FILE_MODE)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        error.filename = str(path)  # os.mknod leaves it out
+        raise
 
 
 @contextmanager
@@ -164,6 +211,10 @@ def _translated(operation: str, path: Path) -> Iterator[None]:
     """SQLite's errors as ours, each with the file's name."""
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise InvalidError(
+            f"invalid text: {error.object!r}: expected UTF-8", field="text", value=error.object
+        ) from error
     except sqlite3.OperationalError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -175,7 +226,7 @@ def _translated(operation: str, path: Path) -> Iterator[None]:
             ) from error
         raise OSError(_errno_of(code), f"database: {error}", str(path)) from error
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.IntegrityError):
+        if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
             raise
         raise IntegrityError(
             f"database damaged: {path}: {error}",

@@ -57,10 +57,10 @@ class Images(Table):
 
     def find(self, namespace: str, name: str) -> ImageRecord | None:
         """The record, None where there is none."""
-        row = self._run(
+        row = self._first(
             f"SELECT {_COLUMNS} FROM images WHERE namespace = ? AND name = ?",
             (namespace, name),
-        ).fetchone()
+        )
         return None if row is None else _record(row)
 
     def delete(self, namespace: str, name: str) -> None:

@@ -43,7 +43,7 @@ class Ingests(Table):
 
     def find(self, ingest_id: str) -> IngestRecord | None:
         """The reservation, None where it was ended."""
-        row = self._run(f"SELECT {_COLUMNS} FROM ingests WHERE id = ?", (ingest_id,)).fetchone()
+        row = self._first(f"SELECT {_COLUMNS} FROM ingests WHERE id = ?", (ingest_id,))
         return None if row is None else IngestRecord(*row)
 
     def delete(self, ingest_id: str) -> None:

@@ -45,7 +45,7 @@ class Layers(Table):
 
     def find(self, diff_id: str) -> LayerRecord | None:
         """The record, None where it was not unpacked."""
-        row = self._run(f"SELECT {_COLUMNS} FROM layers WHERE diff_id = ?", (diff_id,)).fetchone()
+        row = self._first(f"SELECT {_COLUMNS} FROM layers WHERE diff_id = ?", (diff_id,))
         return None if row is None else LayerRecord(*row)
 
     def delete(self, diff_id: str) -> None:
@@ -62,7 +62,7 @@ class Layers(Table):
 
     def is_layer_of(self, digest: str, diff_id: str) -> bool:
         """Whether a blob's tar was seen to have this diff_id; what a config says of it proves nothing."""
-        row = self._run("SELECT 1 FROM layer_blobs WHERE digest = ? AND diff_id = ?", (digest, diff_id)).fetchone()
+        row = self._first("SELECT 1 FROM layer_blobs WHERE digest = ? AND diff_id = ?", (digest, diff_id))
         return row is not None
 
     def forget_blobs(self) -> None:

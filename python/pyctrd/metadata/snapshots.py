@@ -57,7 +57,7 @@ class Snapshots(Table):
 
     def find(self, key: str) -> SnapshotRecord | None:
         """The record, None where there is none."""
-        row = self._run(f"SELECT {_COLUMNS} FROM snapshots WHERE key = ?", (key,)).fetchone()
+        row = self._first(f"SELECT {_COLUMNS} FROM snapshots WHERE key = ?", (key,))
         return None if row is None else _record(row)
 
     def delete(self, key: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Run = Callable[..., sqlite3.Cursor]
+Run = Callable[..., list[Any]]
 
 
 class Table:
     """Statements of one table. Changes belong into ``Database.write()``."""
 
-    def __init__(self, run: Callable[[str, Sequence[Any]], sqlite3.Cursor]) -> None:
+    def __init__(self, run: Callable[[str, Sequence[Any]], list[Any]]) -> None:
         self._run: Run = run
+
+    def _first(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        """The first row, None where there is none."""
+        return next(iter(self._run(sql, values)), None)
