@@ -49,7 +49,7 @@ pub enum Error {
         actual: Box<Digest>,
     },
     /// An archive was refused.
-    #[error("unsafe archive: {}: {reason} (at byte {offset})", entry.escape_ascii())]
+    #[error("unsafe archive: {}{reason} (at byte {offset})", named(entry))]
     UnsafeArchive {
         /// The entry's name, raw bytes; empty where none was read yet.
         entry: Vec<u8>,
@@ -122,4 +122,9 @@ impl Error {
     pub fn errno(operation: &'static str, path: impl Into<PathBuf>, source: rustix::io::Errno) -> Self {
         Self::Io { errno: source.raw_os_error(), operation, path: path.into() }
     }
+}
+
+/// A name in front of what is said of it; nothing where there is none.
+fn named(entry: &[u8]) -> String {
+    if entry.is_empty() { String::new() } else { format!("{}: ", entry.escape_ascii()) }
 }

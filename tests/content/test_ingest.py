@@ -339,6 +339,15 @@ def test_a_damaged_layer_is_refused(new_ingest: NewIngest) -> None:
         put(new_ingest(bytes(content), diff_id=sha256(TAR)), bytes(content))
 
 
+def test_other_bytes_than_the_blobs_are_never_blamed_on_the_archive(new_ingest: NewIngest) -> None:
+    content = compress_gzip(TAR)
+    for position in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x55
+        with pytest.raises(DigestMismatchError):
+            put(new_ingest(content, diff_id=sha256(TAR), unpack=True), bytes(damaged))
+
+
 def test_a_blob_that_is_not_kept_is_hashed_all_the_same(new_ingest: NewIngest, root: Path) -> None:
     content = compress_gzip(TAR)
     ingest = new_ingest(content, diff_id=sha256(TAR), unpack=True, keep_blob=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pyctrd import _core
-from pyctrd.errors import CancelledError, UnavailableError, UnreachableError
+from pyctrd.errors import CancelledError, UnavailableError, UnreachableError, UnsafeArchiveError
 from pyctrd.flows.progress import LayerProgress, LayerState
 from pyctrd.flows.recover import digest_names, take_locks, undo
 
@@ -279,7 +279,10 @@ class _Carriers:
                     raise
                 if self._stopped.wait(pause):
                     raise CancelledError("cancelled") from error
-        want.result = ingest.finish()
+        try:
+            want.result = ingest.finish()
+        except UnsafeArchiveError as error:
+            raise _of_layer(error, want) from error
         want.state = "done"
 
     def _carry_body(self, want: Want, ingest: _core.Ingest) -> None:
@@ -294,6 +297,17 @@ class _Carriers:
         finally:
             want.body = None
             body.close()
+
+
+def _of_layer(error: UnsafeArchiveError, want: Want) -> UnsafeArchiveError:
+    """The error with the layer's name: the archive does not know its own."""
+    entry = f"{error.entry!r:.200}: "[1:] if error.entry else ""
+    return UnsafeArchiveError(
+        f"unsafe archive: layer {want.descriptor.digest}: {entry}{error.reason} (at byte {error.offset})",
+        entry=error.entry,
+        offset=error.offset,
+        reason=error.reason,
+    )
 
 
 def feed_block(ingest: _core.Ingest, body: Body) -> bool:

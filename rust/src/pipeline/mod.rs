@@ -9,6 +9,7 @@ mod options;
 mod pool;
 mod run;
 mod stage;
+mod work;
 
 pub use blocks::{Block, IN_BLOCK_BYTES};
 pub use ingest::{Ingest, IngestOptions, unpack_file};

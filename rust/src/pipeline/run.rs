@@ -2,14 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Write;
-use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use rustix::fs::Advice;
 
 use super::blocks::{self, Block, Usage};
 use super::options::{Apply, Options, Outcome};
@@ -20,71 +16,68 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::tar::AppliedLayer;
 
-/// Bytes of a staged blob after which the kernel is told to begin writing: the flush at the end is short then.
-const WRITE_BACK_BYTES: u64 = 8 << 20;
-/// How far behind the kernel is asked again to forget what it has written by now. A blob is read again seldom; memory
-/// that goes round is warm, where a virtual machine's first touch of a page costs ten times the copy.
-const FORGET_BYTES: u64 = 4 * WRITE_BACK_BYTES;
-
 /// A blob on its way. Dropping it gives it up.
 pub struct Pipeline(Arc<Shared>);
 
 pub(super) struct Shared {
-    subject: String,
-    expected: Option<Digest>,
-    size: Option<u64>,
-    expected_diff: Option<Digest>,
-    usage: Arc<Usage>,
-    received: AtomicU64,
-    unpacked: AtomicU64,
-    ended: AtomicBool,
-    state: Mutex<State>,
-    changed: Condvar,
-    actors: Actors,
+    pub(super) subject: String,
+    pub(super) expected: Option<Digest>,
+    pub(super) size: Option<u64>,
+    pub(super) expected_diff: Option<Digest>,
+    pub(super) usage: Arc<Usage>,
+    pub(super) received: AtomicU64,
+    pub(super) unpacked: AtomicU64,
+    pub(super) ended: AtomicBool,
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Condvar,
+    pub(super) actors: Actors,
 }
 
-struct State {
-    lanes: [Lane; 4],
-    receive: Clock,
-    error: Option<Error>,
-    digest: Option<Digest>,
-    diff_id: Option<Digest>,
-    compression: Compression,
-    applied: AppliedLayer,
+pub(super) struct State {
+    pub(super) lanes: [Lane; 4],
+    pub(super) receive: Clock,
+    /// What ended everything.
+    pub(super) error: Option<Error>,
+    /// What the content was refused for: told once the bytes are known to be those that the digest names.
+    pub(super) verdict: Option<Error>,
+    pub(super) digest: Option<Digest>,
+    pub(super) diff_id: Option<Digest>,
+    pub(super) compression: Compression,
+    pub(super) applied: AppliedLayer,
 }
 
 /// What waits in front of a stage.
-struct Lane {
-    queue: VecDeque<Arc<Block>>,
+pub(super) struct Lane {
+    pub(super) queue: VecDeque<Arc<Block>>,
     /// Nothing more will come.
-    closed: bool,
-    clock: Clock,
+    pub(super) closed: bool,
+    pub(super) clock: Clock,
 }
 
 /// What each stage keeps from block to block. A stage never runs twice at once: the locks are never waited for.
-struct Actors {
-    store: Mutex<Option<Store>>,
-    inflate: Mutex<Option<Inflate>>,
-    diff: Mutex<Option<Hasher>>,
-    apply: Mutex<Option<Apply>>,
+pub(super) struct Actors {
+    pub(super) store: Mutex<Option<Store>>,
+    pub(super) inflate: Mutex<Option<Inflate>>,
+    pub(super) diff: Mutex<Option<Hasher>>,
+    pub(super) apply: Mutex<Option<Apply>>,
 }
 
-struct Store {
-    hasher: Hasher,
-    file: Option<File>,
-    written: u64,
-    flushed: u64,
+pub(super) struct Store {
+    pub(super) hasher: Hasher,
+    pub(super) file: Option<File>,
+    pub(super) written: u64,
+    pub(super) flushed: u64,
 }
 
-struct Inflate {
-    decoder: Option<Decoder>,
+pub(super) struct Inflate {
+    pub(super) decoder: Option<Decoder>,
     /// The block that is being read, and how far.
-    input: Option<(Arc<Block>, usize)>,
-    output: Option<Block>,
+    pub(super) input: Option<(Arc<Block>, usize)>,
+    pub(super) output: Option<Block>,
 }
 
 /// How a stage's turn ended.
-enum Turn {
+pub(super) enum Turn {
     /// The block is done with.
     Over,
     /// Its last.
@@ -125,6 +118,7 @@ impl Pipeline {
                 lanes,
                 receive: Clock::new(),
                 error: None,
+                verdict: None,
                 digest: None,
                 diff_id: None,
                 compression: Compression::None,
@@ -217,7 +211,7 @@ impl Pipeline {
                 }
             };
         }
-        if let Some(error) = &state.error {
+        if let Some(error) = state.error.as_ref().or(state.verdict.as_ref()) {
             return Err(error.clone());
         }
         let digest = state.digest.ok_or(Error::Cancelled)?;
@@ -301,7 +295,7 @@ impl State {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -333,7 +327,23 @@ impl Shared {
         blocks::look_up();
     }
 
-    fn offer(self: &Arc<Self>, state: &mut State, stage: Stage, block: &Arc<Block>) {
+    /// Ends what reads the content, while its digest is still being taken: bytes that are not those of the blob say
+    /// nothing about it, and a fault on the way is not to be told as the image's.
+    fn hold_back(self: &Arc<Self>, mut state: MutexGuard<'_, State>, error: Error) {
+        state.verdict = Some(error);
+        let mut queues = Vec::new();
+        for lane in &mut state.lanes[Stage::Inflate as usize..] {
+            queues.push(std::mem::take(&mut lane.queue));
+            if lane.clock.doing() != Doing::Busy {
+                lane.clock.turn(Doing::Done);
+            }
+        }
+        drop(state);
+        drop(queues); // letting go of a block takes locks
+        self.changed.notify_all();
+    }
+
+    pub(super) fn offer(self: &Arc<Self>, state: &mut State, stage: Stage, block: &Arc<Block>) {
         let lane = &mut state.lanes[stage as usize];
         if lane.clock.doing() != Doing::Done {
             lane.queue.push_back(Arc::clone(block));
@@ -406,8 +416,21 @@ impl Shared {
             self.changed.notify_all();
             return;
         }
+        if stage != Stage::Store && state.verdict.is_some() {
+            state.lanes[stage as usize].clock.turn(Doing::Done);
+            drop(state);
+            self.changed.notify_all();
+            return;
+        }
         let lane = &mut state.lanes[stage as usize];
         match turn {
+            Err(error @ (Error::UnsafeArchive { .. } | Error::DiffIdMismatch { .. }))
+                if self.expected.is_some() =>
+            {
+                lane.clock.turn(Doing::Done);
+                self.hold_back(state, error);
+                return;
+            }
             Err(error) => {
                 lane.clock.turn(Doing::Done);
                 state.error = Some(error.clone());
@@ -453,148 +476,4 @@ impl Shared {
             self.output_freed();
         }
     }
-
-    fn turn(self: &Arc<Self>, stage: Stage, block: Option<Arc<Block>>, last: bool) -> Result<Turn> {
-        match stage {
-            Stage::Store => self.store(block.as_deref()),
-            Stage::Inflate => self.inflate(block, last),
-            Stage::Diff => self.diff(block.as_deref()),
-            Stage::Apply => self.apply(block.as_deref()),
-        }
-    }
-
-    fn store(&self, block: Option<&Block>) -> Result<Turn> {
-        let mut actor = self.actors.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(block) = block else {
-            let Some(store) = actor.take() else { return Ok(Turn::Ended) };
-            let actual = store.hasher.finish();
-            if let Some(expected) = self.expected.filter(|&expected| expected != actual) {
-                return Err(Error::DigestMismatch {
-                    subject: self.subject.clone(),
-                    expected: Box::new(expected),
-                    actual: Box::new(actual),
-                });
-            }
-            self.lock().digest = Some(actual);
-            return Ok(Turn::Ended);
-        };
-        let Some(store) = actor.as_mut() else { return Ok(Turn::Ended) };
-        store.hasher.update(block.content());
-        if let Some(file) = &mut store.file {
-            file.write_all(block.content()).map_err(|e| Error::io("write", "blob", &e))?;
-            store.written += block.filled() as u64;
-            if store.written - store.flushed >= WRITE_BACK_BYTES {
-                let from = store.flushed.saturating_sub(FORGET_BYTES);
-                write_back_and_forget(file, from, store.written - from);
-                store.flushed = store.written;
-            }
-        }
-        Ok(Turn::Over)
-    }
-
-    fn inflate(self: &Arc<Self>, block: Option<Arc<Block>>, last: bool) -> Result<Turn> {
-        let mut actor = self.actors.inflate.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(inflate) = actor.as_mut() else { return Ok(Turn::Ended) };
-        if last {
-            if let Some(decoder) = &inflate.decoder {
-                decoder.finish()?;
-                self.lock().compression = decoder.compression();
-            }
-            if let Some(output) = inflate.output.take() {
-                self.emit(output);
-            }
-            *actor = None;
-            return Ok(Turn::Ended);
-        }
-        if let Some(block) = block {
-            inflate.input = Some((block, 0));
-        }
-        while let Some((input, at)) = inflate.input.take() {
-            let decoder = inflate.decoder.get_or_insert_default();
-            let Some(mut output) =
-                inflate.output.take().or_else(|| blocks::output_or_wait(&self.usage, self))
-            else {
-                inflate.input = Some((input, at));
-                return Ok(Turn::Blocked);
-            };
-            let filled = output.filled();
-            let step = decoder.decode(&input.content()[at..], &mut output.space()[filled..])?;
-            output.set_filled(filled + step.produced);
-            if output.filled() == output.space().len() {
-                self.emit(output);
-            } else {
-                inflate.output = Some(output);
-            }
-            let at = at + step.consumed;
-            let stuck = step.consumed == 0 && step.produced == 0;
-            if at < input.filled() || (step.produced > 0 && inflate.output.is_none()) {
-                if stuck {
-                    return Err(Error::UnsafeArchive {
-                        entry: Vec::new(),
-                        offset: self.received.load(Ordering::Relaxed),
-                        reason: "compressed stream makes no progress".to_owned(),
-                    });
-                }
-                inflate.input = Some((input, at));
-            }
-            if self.ended.load(Ordering::Acquire) {
-                return Err(Error::Cancelled);
-            }
-        }
-        Ok(Turn::Over)
-    }
-
-    fn emit(self: &Arc<Self>, output: Block) {
-        let block = Arc::new(output);
-        let mut state = self.lock();
-        self.offer(&mut state, Stage::Diff, &block);
-        self.offer(&mut state, Stage::Apply, &block);
-    }
-
-    fn diff(&self, block: Option<&Block>) -> Result<Turn> {
-        let mut actor = self.actors.diff.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(block) = block else {
-            let Some(hasher) = actor.take() else { return Ok(Turn::Ended) };
-            let actual = hasher.finish();
-            if let Some(expected) = self.expected_diff.filter(|&expected| expected != actual) {
-                return Err(Error::DiffIdMismatch {
-                    subject: self.subject.clone(),
-                    expected: Box::new(expected),
-                    actual: Box::new(actual),
-                });
-            }
-            self.lock().diff_id = Some(actual);
-            return Ok(Turn::Ended);
-        };
-        if let Some(hasher) = actor.as_mut() {
-            hasher.update(block.content());
-        }
-        Ok(Turn::Over)
-    }
-
-    fn apply(&self, block: Option<&Block>) -> Result<Turn> {
-        let mut actor = self.actors.apply.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(block) = block else {
-            let applied = match actor.take() {
-                None => AppliedLayer::default(),
-                Some(Apply::Layer(writer)) => writer.finish()?,
-                Some(Apply::Merge(merger)) => merger.finish()?,
-            };
-            self.lock().applied = applied;
-            return Ok(Turn::Ended);
-        };
-        match actor.as_mut() {
-            None => {}
-            Some(Apply::Layer(writer)) => writer.write(block.content())?,
-            Some(Apply::Merge(merger)) => merger.write(block.content())?,
-        }
-        self.unpacked.fetch_add(block.filled() as u64, Ordering::Relaxed);
-        Ok(Turn::Over)
-    }
-}
-
-/// Lets the kernel begin to write dirty pages out, and forget clean ones. Only a hint, so that a refusal means nothing:
-/// the flush before publishing is what counts.
-fn write_back_and_forget(file: &File, offset: u64, length: u64) {
-    let _ = rustix::fs::fadvise(file, offset, NonZeroU64::new(length), Advice::DontNeed);
 }
