@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from pyctrd.metadata.snapshots import Snapshots
 # A writer holds the database for a few milliseconds; one that waits longer than this has met a stuck process.
 BUSY_TIMEOUT_SECONDS = 30.0
 FILE_MODE = 0o600
+# The file system has no unnamed files, or (EISDIR) the kernel is older than they are.
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)
 
 
 class Tables:
@@ -196,7 +199,40 @@ class Database(Tables):
 
 
 def _make(path: Path) -> None:
-    """An empty file where there is none, by mknod: it opens nothing, and what SQLite makes all may read."""
+    """The file, where there is none: whole and durable when it gets its name, with one flush and not a dozen.
+
+    SQLite opens it afterwards, so that no lock of its is lost when the descriptor here is closed; and it gets the mode
+    that SQLite would not give it.
+    """
+    if path.exists():
+        return
+    try:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _link_whole(_empty_image(), path.name, directory)
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            error.filename, error.filename2 = str(path), None
+            raise
+        _make_empty(path)
+
+
+def _link_whole(image: bytes, name: str, directory: int) -> None:
+    descriptor = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE, dir_fd=directory)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(image)
+        file.flush()
+        os.fdatasync(descriptor)
+        with suppress(FileExistsError):  # another process was as fast
+            # With a directory's descriptor it is linkat(2) that is called: link(2) would link the symbolic link.
+            os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory, follow_symlinks=True)
+
+
+def _make_empty(path: Path) -> None:
+    """For file systems without unnamed files: mknod opens nothing, and SQLite does the rest step by step."""
     try:
         os.mknod(path, stat.S_IFREG | FILE_MODE)
     except FileExistsError:
@@ -204,6 +240,21 @@ def _make(path: Path) -> None:
     except OSError as error:
         error.filename = str(path)  # os.mknod leaves it out
         raise
+
+
+def _empty_image() -> bytes:
+    """The bytes of a database of the newest schema, in WAL mode.
+
+    Spec:
+        SQLite, "Database File Format", 1.3.3: the two version numbers, 2 for WAL.
+    """
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as memory:
+        for version, statements in enumerate(MIGRATIONS, start=1):
+            for statement in (*statements, f"PRAGMA user_version={version}"):
+                memory.execute(statement)
+        image = bytearray(memory.serialize())
+    image[18:20] = b"\2\2"
+    return bytes(image)
 
 
 @contextmanager
@@ -236,8 +287,6 @@ def _translated(operation: str, path: Path) -> Iterator[None]:
 
 
 def _errno_of(code: int) -> int:
-    import errno
-
     return {
         sqlite3.SQLITE_FULL: errno.ENOSPC,
         sqlite3.SQLITE_READONLY: errno.EROFS,
