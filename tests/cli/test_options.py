@@ -145,11 +145,12 @@ def test_json_of_a_container_has_the_same_keys_in_each_of_its_states(images: Ima
             stopped.delete()
 
 
-def test_json_says_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
-    root = f"{tmp_path}/\udcff"
-    (facts,) = run("--json", "--root", root, "info").lines
-    assert facts["root"] == root
-    assert "\\udcff" in run("--root", root, "info").out
+def test_a_root_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    done = run("--root", f"{tmp_path}/\udcff", "info")
+    assert done.status == 1
+    assert "root" in done.err
+    assert "UTF-8" in done.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_check_exits_1_and_names_what_it_finds(stored: str) -> None:

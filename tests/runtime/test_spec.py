@@ -92,6 +92,11 @@ def test_defaults_confine_the_container() -> None:
         {"rlimits": (Rlimit("nofile", 2, 1),)},
         {"oom_score_adj": 1001},
         {"command": ("a\0b",)},
+        {"command": ("\udcff",)},
+        {"env": ("A=\udcff",)},
+        {"hostname": "\udcff"},
+        {"network": "/\udcff"},
+        {"binds": (Bind("/\udcff", "/x"),)},
     ],
 )
 def test_option_that_cannot_be_used_is_refused(options: dict[str, Any]) -> None:

@@ -67,13 +67,7 @@ def print_json(document: Any) -> None:
     import orjson
 
     sys.stdout.flush()
-    try:
-        text = orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # a path that is not UTF-8: JSON's own escapes can say its bytes, orjson does not
-        import json
-
-        text = json.dumps(document, default=str, separators=(",", ":")).encode() + b"\n"
-    sys.stdout.buffer.write(text)
+    sys.stdout.buffer.write(orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE))
     sys.stdout.buffer.flush()
 
 

@@ -125,7 +125,8 @@ class Rooms:
         from pyctrd._core import FileLock
 
         directory = self.root / "locks" / kind
-        directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+        for path in (directory.parent, directory):
+            path.mkdir(mode=PRIVATE_MODE, exist_ok=True)
         return FileLock(os.fspath(directory / name), shared=shared)
 
     def close(self) -> None:

@@ -74,6 +74,18 @@ def default_state() -> Path:
     return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}") / "pyctrd"
 
 
+def _directory(name: str, path: str | os.PathLike[str]) -> Path:
+    """Absolute; and UTF-8, because records and the runtime's ``config.json`` name what is in it."""
+    absolute = Path(path).absolute()
+    try:
+        str(absolute).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidError(
+            f"invalid {name}: {str(absolute)!r}: expected UTF-8", field=name, value=str(absolute)
+        ) from error
+    return absolute
+
+
 def read_settings(
     *,
     root: str | os.PathLike[str] | None = None,
@@ -90,7 +102,7 @@ def read_settings(
     """Options first, then the environment, then the defaults.
 
     Raises:
-        InvalidError: A value is none of those allowed.
+        InvalidError: A value is none of those allowed, or a directory's name is not UTF-8.
     """
     environment = os.environ
     wanted = durability or environment.get(DURABILITY_VARIABLE) or "batch"
@@ -104,8 +116,8 @@ def read_settings(
             f"invalid concurrency: {concurrency}: expected at least 1", field="concurrency", value=concurrency
         )
     return Settings(
-        root=Path(root or default_root()).absolute(),
-        state=Path(state or default_state()).absolute(),
+        root=_directory("root", root or default_root()),
+        state=_directory("state", state or default_state()),
         namespace=check_namespace(namespace or environment.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE),
         runtime=runtime or environment.get(RUNTIME_VARIABLE) or "runc",
         snapshotter=snapshotter or environment.get(SNAPSHOTTER_VARIABLE) or None,

@@ -96,9 +96,9 @@ def _find_in(path: Path, registry: str) -> Credentials | None:
         found = _ask_helper(store, _DOCKER_KEY if registry == "docker.io" else registry)
         if found is not None:
             return found
-    auths = document.get("auths")
+    auths: dict[str, Any] = document.get("auths", {})
     for key in keys:
-        if isinstance(auths, dict) and isinstance(entry := auths.get(key), dict):
+        if auths and isinstance(entry := auths.get(key), dict):
             return _from_entry(entry, path, key)
     return None
 
@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     except orjson.JSONDecodeError as error:
         # The error's own text may quote what stands there, which may be a secret.
         raise InvalidError(f"invalid credentials file: {path}: no JSON", field=str(path)) from error
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or not isinstance(document.get("auths", {}), dict):
         raise InvalidError(f"invalid credentials file: {path}: expected an object", field=str(path))
     return document
 

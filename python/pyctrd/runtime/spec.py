@@ -159,6 +159,7 @@ def build_spec(
         NotFoundError: The source of a bind is missing.
     """
     hostname = options.hostname or container_id[:12]
+    _passable("hostname", hostname)
     if len(hostname.encode()) > HOSTNAME_MAX_BYTES:
         raise InvalidError(
             f"hostname: expected at most {HOSTNAME_MAX_BYTES} bytes, got {hostname}", field="hostname", value=hostname
@@ -205,7 +206,7 @@ def _arguments(config: ImageConfig, options: RunOptions) -> list[str]:
             "command: the image names none and none was given", field="command", hint="give a command after the image"
         )
     for word in words:
-        _no_nul("command", word)
+        _passable("command", word)
     return words
 
 
@@ -226,7 +227,7 @@ def _pairs(entries: Iterable[str], field: str) -> dict[str, str]:
         name, equals, value = entry.partition("=")
         if not name or not equals:
             raise InvalidError(f"{field}: {entry!r}: expected NAME=value", field=field, value=entry)
-        _no_nul(field, entry)
+        _passable(field, entry)
         values[name] = value
     return values
 
@@ -234,13 +235,18 @@ def _pairs(entries: Iterable[str], field: str) -> dict[str, str]:
 def _working_dir(path: str) -> str:
     if not path.startswith("/"):
         raise InvalidError(f"working directory: {path}: expected an absolute path", field="working_dir", value=path)
-    _no_nul("working directory", path)
+    _passable("working directory", path)
     return path
 
 
-def _no_nul(field: str, text: str) -> None:
+def _passable(field: str, text: str) -> None:
+    """Refuse what a process, or the JSON that describes it, cannot take."""
     if "\0" in text:
         raise InvalidError(f"{field}: {text!r}: a NUL character cannot be passed", field=field, value=text)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidError(f"{field}: {text!r}: expected UTF-8", field=field, value=text) from error
 
 
 def _default_mounts() -> list[dict[str, Any]]:
@@ -274,6 +280,8 @@ def _network_files(options: RunOptions) -> list[dict[str, Any]]:
 
 
 def _bind(bind: Bind) -> dict[str, Any]:
+    for path in (bind.source, bind.destination):
+        _passable("volume", path)
     if not Path(bind.source).exists():
         raise NotFoundError(
             f"volume: {bind.source}: no such file or directory", kind="file", name=bind.source, hint="create it first"
@@ -299,6 +307,7 @@ def _namespaces(network: str) -> list[dict[str, str]]:
     if network == "none":
         namespaces.append({"type": "network"})
     elif network.startswith("/"):
+        _passable("network", network)
         namespaces.append({"type": "network", "path": network})
     elif network != "host":
         raise InvalidError(f'network: {network}: expected "none", "host" or a path', field="network", value=network)
