@@ -58,7 +58,9 @@ class Pyctrd:
 
     def __init__(self, store: Path, group: Group) -> None:
         self.store, self.group = store, group
-        self._argv = [sys.executable, "-P", "-m", "pyctrd", "--root", f"{store}/root", "--state", f"{store}/state"]
+        # What pip puts on PATH: `python -m pyctrd` would load runpy first.
+        command = str(Path(sys.executable).with_name("pyctrd"))
+        self._argv = [command, "--root", f"{store}/root", "--state", f"{store}/state"]
 
     def start(self) -> None:
         self.store.mkdir()
