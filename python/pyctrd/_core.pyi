@@ -18,6 +18,7 @@ __all__ = [
     "StageTimes",
     "__version__",
     "copy_attributes",
+    "digest_bytes",
     "digest_file",
     "flatten_layers",
     "mount_bind",
@@ -37,6 +38,7 @@ __version__: str
 
 # --- digest ---------------------------------------------------------------------------------------
 
+def digest_bytes(content: bytes) -> str: ...
 def digest_file(path: _Path, *, algorithm: str = "sha256") -> str: ...
 def verify_file(path: _Path, digest: str) -> None: ...
 

@@ -87,6 +87,7 @@ os._exit(0)
 """
 
 CASES = {
+    "digest_bytes": "call = lambda _: _core.digest_bytes(content)",
     "digest_file": "call = lambda _: _core.digest_file(tar)",
     "verify_file": "call = lambda _: _core.verify_file(tar, digest)",
     "FileLock.acquire": "prepare, call = lambda: _core.FileLock(f'{root}/l'), lambda lock: lock.acquire(timeout=0)",
@@ -103,7 +104,7 @@ CASES = {
     "LayerIndex": "call = lambda _: _core.LayerIndex(layer)",
     "ImageView": "call = lambda _: _core.ImageView([layer])",
     "ImageView.walk": "prepare, call = lambda: _core.ImageView([layer]), lambda view: view.walk()",
-    "ImageView.find": "prepare, call = lambda: _core.ImageView([layer]), lambda view: view.find(b'd')",
+    "ImageView.find": "prepare, call = lambda: _core.ImageView([layer]), lambda view: [view.find(b'd') for _ in tar]",
     "ImageView.open": "prepare, call = lambda: _core.ImageView([layer]), lambda view: os.close(view.open(b'd/f'))",
     "settle_layers": "prepare, call = empty, lambda path: _core.settle_layers([layer], path)",
     "flatten_layers": "prepare, call = empty, lambda path: _core.flatten_layers([layer], path)",

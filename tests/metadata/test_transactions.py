@@ -59,7 +59,6 @@ def fill(tx: Tables, number: int) -> None:
         namespace="mine",
         snapshotter="overlayfs",
         kind="active",
-        chain_id=digest(1),
         diff_ids=(digest(1),),
         target="",
     )

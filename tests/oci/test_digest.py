@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyctrd.errors import DigestMismatchError, InvalidError
-from pyctrd.oci.chain import chain_id
 from pyctrd.oci.digest import Digest
 
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -55,11 +54,3 @@ def test_mismatch_names_both_digests_whole() -> None:
     with pytest.raises(DigestMismatchError, match=f"expected {EMPTY}, got sha256:") as caught:
         Digest(EMPTY).check(b"x", subject="config")
     assert (caught.value.subject, caught.value.expected) == ("config", EMPTY)
-
-
-def test_chain_id_is_that_of_the_image_spec() -> None:
-    one, two, three = (Digest.of(bytes([n])) for n in range(3))
-    assert chain_id([]) == EMPTY
-    assert chain_id([one]) == one
-    assert chain_id([one, two]) == Digest.of(f"{one} {two}".encode())
-    assert chain_id([one, two, three]) == Digest.of(f"{chain_id([one, two])} {three}".encode())

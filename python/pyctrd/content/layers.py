@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +61,7 @@ class Layers:
         Raises:
             NotFoundError: It is not there, and ``missing_ok`` is not set.
         """
-        name = secrets.token_hex(16)
+        name = os.urandom(16).hex()
         self._trash.mkdir(mode=0o700, exist_ok=True)
         try:
             self.path(diff_id).rename(self._trash / name)

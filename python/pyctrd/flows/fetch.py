@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -151,7 +151,7 @@ class Fetch:
         lock.release()
 
     def _transfer(self, wants: list[Want]) -> None:
-        ids = [secrets.token_hex(16) for _ in wants]
+        ids = [os.urandom(16).hex() for _ in wants]
         database = self._rooms.database
         with database.write() as tx:
             for want, ingest_id in zip(wants, ids, strict=True):
@@ -203,9 +203,9 @@ class _Carriers:
         count = min(len(self._queue), self._rooms.settings.concurrency)
         self._running = count
         threads = [threading.Thread(target=self._work, name=f"pyctrd-pull-{i}") for i in range(count)]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             self._wait(watch, seconds)
         except BaseException:
             # Ctrl-C lands here, in the main thread; the carriers sit in recv and must be woken.
@@ -213,7 +213,8 @@ class _Carriers:
             raise
         finally:
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:  # Ctrl-C may have come before it was started
+                    thread.join()
         if self._error is not None:
             raise self._error
 
@@ -264,6 +265,8 @@ class _Carriers:
             keep_blob=not want.local,
         )
         want.ingest = ingest
+        if self._stopped.is_set():
+            raise CancelledError("cancelled")
         want.state = "pulling"
         retries = 0
         while True:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from pyctrd import _core
 from pyctrd.errors import AlreadyExistsError, NotFoundError
 from pyctrd.flows.load import image_layers
-from pyctrd.oci.chain import chain_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +91,6 @@ def record_snapshot(
             namespace=rooms.namespace,
             snapshotter=rooms.snapshotter.name,
             kind=kind,
-            chain_id=str(chain_id(diff_ids)),
             diff_ids=diff_ids,
             target=str(target),
         )
@@ -109,4 +107,4 @@ def forget_snapshot(rooms: Rooms, key: str) -> None:
 
 def view_key(target: Path) -> str:
     """The snapshot key of what is mounted at a path."""
-    return "view-" + hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:32]
+    return "view-" + _core.digest_bytes(os.fsencode(target.resolve())).partition(":")[2][:32]

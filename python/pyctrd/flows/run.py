@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def create_container(
         InvalidError, NotFoundError: An option, or what it names, cannot be used. Nothing is left then.
     """
     config = load_config(rooms, image)
-    container_id = secrets.token_hex(32)
+    container_id = os.urandom(32).hex()
     record = ContainerRecord(
         namespace=rooms.namespace,
         id=container_id,
@@ -209,7 +209,7 @@ def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, opt
 def _remove_bundle(rooms: Rooms, bundle: Path) -> None:
     trash = rooms.root / "trash"
     trash.mkdir(mode=PRIVATE_MODE, exist_ok=True)
-    name = secrets.token_hex(16)
+    name = os.urandom(16).hex()
     try:
         bundle.rename(trash / name)
     except FileNotFoundError:

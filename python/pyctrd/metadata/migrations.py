@@ -55,7 +55,6 @@ _FIRST = (
         namespace TEXT NOT NULL,
         snapshotter TEXT NOT NULL,
         kind TEXT NOT NULL,
-        chain_id TEXT NOT NULL,
         diff_ids TEXT NOT NULL,
         target TEXT NOT NULL,
         created_ns INTEGER NOT NULL

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pyctrd.metadata.table import Table
 
-_COLUMNS = "key, namespace, snapshotter, kind, chain_id, diff_ids, target, created_ns"
+_COLUMNS = "key, namespace, snapshotter, kind, diff_ids, target, created_ns"
 
 
 class SnapshotRecord(NamedTuple):
@@ -19,7 +19,6 @@ class SnapshotRecord(NamedTuple):
         namespace: Whose.
         snapshotter: "overlayfs" or "native".
         kind: "active" (writable) or "view".
-        chain_id: Identifies the stack of layers beneath it.
         diff_ids: Those layers, lowest first.
         target: Where it is, or is about to be, mounted; "" for nowhere.
         created_ns: When, in nanoseconds since 1970.
@@ -29,7 +28,6 @@ class SnapshotRecord(NamedTuple):
     namespace: str
     snapshotter: str
     kind: str
-    chain_id: str
     diff_ids: tuple[str, ...]
     target: str
     created_ns: int
@@ -45,14 +43,13 @@ class Snapshots(Table):
         namespace: str,
         snapshotter: str,
         kind: str,
-        chain_id: str,
         diff_ids: tuple[str, ...],
         target: str,
     ) -> None:
         """Record one, before anything of it is made."""
         self._run(
-            f"INSERT INTO snapshots({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (key, namespace, snapshotter, kind, chain_id, " ".join(diff_ids), target, time.time_ns()),
+            f"INSERT INTO snapshots({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (key, namespace, snapshotter, kind, " ".join(diff_ids), target, time.time_ns()),
         )
 
     def find(self, key: str) -> SnapshotRecord | None:
@@ -69,6 +66,6 @@ class Snapshots(Table):
         return [_record(row) for row in self._run(f"SELECT {_COLUMNS} FROM snapshots ORDER BY key")]
 
 
-def _record(row: tuple[str, str, str, str, str, str, str, int]) -> SnapshotRecord:
-    key, namespace, snapshotter, kind, chain_id, diff_ids, target, created_ns = row
-    return SnapshotRecord(key, namespace, snapshotter, kind, chain_id, tuple(diff_ids.split()), target, created_ns)
+def _record(row: tuple[str, str, str, str, str, str, int]) -> SnapshotRecord:
+    key, namespace, snapshotter, kind, diff_ids, target, created_ns = row
+    return SnapshotRecord(key, namespace, snapshotter, kind, tuple(diff_ids.split()), target, created_ns)

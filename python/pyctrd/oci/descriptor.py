@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,6 +66,8 @@ class Descriptor:
 
 def _check_data(fields: Fields, digest: Digest, size: int) -> None:
     """Embedded content must be the content: whoever trusts it would read something else than we fetch."""
+    import base64
+
     text = fields.text("data")
     try:
         content = base64.b64decode(text, validate=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Self
 
 from pyctrd.errors import DigestMismatchError, InvalidError
@@ -51,6 +50,8 @@ class Digest(str):
     @classmethod
     def of(cls, content: bytes, algorithm: str = "sha256") -> Self:
         """The digest of some bytes."""
+        import hashlib  # it loads OpenSSL
+
         return cls(f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}")
 
     @property

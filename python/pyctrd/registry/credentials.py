@@ -6,7 +6,6 @@ import base64
 import binascii
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +144,8 @@ def _ask_helper(name: str, server: str) -> Credentials | None:
     """Run ``docker-credential-NAME get``; None where it knows nothing of the server."""
     if _HELPER_NAME.fullmatch(name) is None:
         raise InvalidError(f"invalid credential helper: {name!r}", field="credHelpers", value=name)
+    import subprocess
+
     program = f"docker-credential-{name}"
     try:
         done = subprocess.run(

@@ -6,14 +6,11 @@ there on a limit that only makes the container's life easier.
 
 from __future__ import annotations
 
-import logging
 import resource
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from pyctrd.errors import InvalidError
-
-log = logging.getLogger("pyctrd.runtime")
 
 CAP_SYS_RESOURCE = 24
 OOM_SCORE_ADJ_MIN = -1000
@@ -86,7 +83,7 @@ def clamp_oom_score_adj(asked: int, *, current: int | None = None, may_raise: bo
         return asked
     least = int(Path("/proc/self/oom_score_adj").read_text()) if current is None else current
     if asked < least:
-        log.debug("oom_score_adj clamped: asked %d, the host allows %d", asked, least)
+        _say_clamped("oom_score_adj", asked, least)
         return least
     return asked
 
@@ -113,6 +110,12 @@ def clamp_rlimit(asked: Rlimit, *, host_hard: int | None = None, may_raise: bool
     most = resource.getrlimit(number)[1] if host_hard is None else host_hard
     most = INFINITY if most < 0 else most
     if hard > most and not (can_raise_limits() if may_raise is None else may_raise):
-        log.debug("%s clamped: asked %d, the host allows %d", asked.kind, hard, most)
+        _say_clamped(asked.kind, hard, most)
         hard = most
     return {"type": asked.kind, "soft": min(soft, hard), "hard": hard}
+
+
+def _say_clamped(what: str, asked: int, allowed: int) -> None:
+    import logging
+
+    logging.getLogger("pyctrd.runtime").debug("%s clamped: asked %d, the host allows %d", what, asked, allowed)

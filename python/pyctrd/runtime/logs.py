@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,8 +11,6 @@ from typing import BinaryIO, NamedTuple
 import orjson
 
 from pyctrd.runtime.shim import Connection, Kind, Mode
-
-log = logging.getLogger("pyctrd.runtime")
 
 LOG = "log"
 
@@ -81,7 +78,9 @@ def _whole_lines(file: BinaryIO) -> Iterator[LogLine]:
             yield LogLine(text=values["log"], stream=values["stream"], time=values["time"])
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
             # A shim that was killed while it wrote; its successor ended the line.
-            log.debug("%s: torn line left out: %s", file.name, error)
+            import logging
+
+            logging.getLogger("pyctrd.runtime").debug("%s: torn line left out: %s", file.name, error)
 
 
 def _rfc3339(ns: int) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +30,8 @@ def find_binary(binary: str) -> str:
     Raises:
         NotFoundError: It is not there; ``kind`` is "runtime".
     """
-    found = shutil.which(binary)
+    places = [binary] if "/" in binary else [f"{directory}/{binary}" for directory in os.get_exec_path()]
+    found = next((place for place in places if os.access(place, os.X_OK) and not Path(place).is_dir()), None)
     if found is None:
         name = Path(binary).name
         raise NotFoundError(
@@ -95,6 +95,8 @@ class Runc:
             self._run("delete", "--force", container_id)
 
     def _run(self, verb: str, *words: str) -> None:
+        import subprocess  # a run that ends by itself needs none
+
         argv = [self.path, "--root", str(self._root), verb, *words]
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=RUN_SECONDS, close_fds=True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError
 from pyctrd.runtime import cgroup, state
 from pyctrd.runtime import terminal as terminals
@@ -270,7 +270,7 @@ class Runtime:
                 connection.wait_closed(FINISH_SECONDS)
         self._runc.delete(container_id)
         with suppress(FileNotFoundError):
-            shutil.rmtree(directory)
+            _core.remove_tree(directory.parent, directory.name)
 
     def _prepare(self, container_id: str, bundle: Path) -> Path:
         """The shim's directory, with nothing of an earlier run in it or in the bundle."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -144,4 +143,4 @@ class Overlayfs:
 
 
 def _stack_id(layers: Sequence[LayerRef]) -> str:
-    return hashlib.sha256("\n".join(ref.diff_id for ref in layers).encode()).hexdigest()
+    return _core.digest_bytes("\n".join(ref.diff_id for ref in layers).encode()).partition(":")[2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -109,7 +108,7 @@ class SnapshotStore:
     def trial(self) -> Iterator[Path]:
         """A directory to make something in; what is in it at the end is removed, after a kill by ``sweep``."""
         with self._flocked(fcntl.LOCK_SH):
-            path = self.directory / f"{_TRIAL}{secrets.token_hex(8)}"
+            path = self.directory / f"{_TRIAL}{os.urandom(8).hex()}"
             path.mkdir(mode=PRIVATE_MODE)
             try:
                 yield path
@@ -139,7 +138,7 @@ class SnapshotStore:
 
     def remove(self, path: Path) -> None:
         """Rename a directory out of the way, then remove it; a missing one is no error."""
-        name = secrets.token_hex(16)
+        name = os.urandom(16).hex()
         try:
             path.rename(self._trash / name)
         except FileNotFoundError:
