@@ -17,6 +17,7 @@ PEERS_ARGS ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_QUIET := 1
 
 .PHONY: help deps deps-peers venv build develop format lint audit test test-rust test-python bench bench-peers demo clean
 
@@ -42,6 +43,7 @@ build: deps venv ## Build a release wheel into dist/
 	$(BIN)/maturin build --release --out dist
 
 develop: deps venv ## Build the native module and the shim into the virtual environment
+	rm -f python/pyctrd/pyctrd-shim # a container's may run: the file must be another one then
 	PATH="$(VIRTUAL_ENV)/bin:$$PATH" $(BIN)/maturin develop --quiet --profile $(PROFILE)
 
 format: deps venv ## Format Python and Rust

@@ -12,6 +12,7 @@ from pyctrd.errors import InvalidError
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
+    from pyctrd.runtime.runtime import Runtime
     from pyctrd.runtime.spec import RunOptions
 
 STOP_TIMEOUT_SECONDS = 10.0
@@ -75,6 +76,11 @@ class Container:
     def __init__(self, rooms: Rooms, record: ContainerRecord) -> None:
         self._rooms = rooms
         self._record = record
+
+    @property
+    def _runtime(self) -> Runtime:
+        """The one that it was made for, whatever this engine's is."""
+        return self._rooms.runtime(self._record.runtime)
 
     @property
     def id(self) -> str:
@@ -145,7 +151,7 @@ class Container:
         try:
             start_container(self._rooms, self._record, terminal=terminal, stdin=stdin, attached=True)
             sys.stdout.flush()
-            return self._rooms.runtime.attach(
+            return self._runtime.attach(
                 self._record.id,
                 bundle_path(self._rooms, self._record),
                 stdin=0 if stdin else None,
@@ -166,7 +172,7 @@ class Container:
         from pyctrd.flows.run import bundle_path
 
         sys.stdout.flush()
-        return self._rooms.runtime.attach(
+        return self._runtime.attach(
             self._record.id,
             bundle_path(self._rooms, self._record),
             stdin=0 if stdin else None,
@@ -190,7 +196,7 @@ class Container:
         """
         from pyctrd.flows.run import bundle_path
 
-        return self._rooms.runtime.wait(self._record.id, bundle_path(self._rooms, self._record), timeout)
+        return self._runtime.wait(self._record.id, bundle_path(self._rooms, self._record), timeout)
 
     def logs(self, *, stream: Literal["stdout", "stderr", "both"] = "both", tail: int | None = None) -> str:
         """What it wrote so far, as text; bytes that are no UTF-8 are replaced.
@@ -215,7 +221,7 @@ class Container:
         from pyctrd.flows.run import bundle_path
 
         bundle = bundle_path(self._rooms, self._record)
-        return self._rooms.runtime.logs(self._record.id, bundle, follow=follow, since_ns=since_ns, tail=tail)
+        return self._runtime.logs(self._record.id, bundle, follow=follow, since_ns=since_ns, tail=tail)
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
         """Send a signal to its first process.
@@ -226,7 +232,7 @@ class Container:
         """
         from pyctrd.runtime.signals import signal_number
 
-        self._rooms.runtime.kill(self._record.id, signal_number(str(signal)))
+        self._runtime.kill(self._record.id, signal_number(str(signal)))
 
     def stop(self, timeout: float = STOP_TIMEOUT_SECONDS) -> pyctrd.ExitStatus:
         """Send its stop signal, and SIGKILL where it has not ended after ``timeout`` seconds.
@@ -244,7 +250,7 @@ class Container:
         Raises:
             ConflictError: It does not run.
         """
-        self._rooms.runtime.pause(self._record.id)
+        self._runtime.pause(self._record.id)
 
     def resume(self) -> None:
         """Let them go on.
@@ -252,7 +258,7 @@ class Container:
         Raises:
             ConflictError: It is not paused.
         """
-        self._rooms.runtime.resume(self._record.id)
+        self._runtime.resume(self._record.id)
 
     def delete(self, *, force: bool = False) -> None:
         """Remove it: process, mounts, files and record. Again is a no-op.

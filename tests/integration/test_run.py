@@ -308,3 +308,24 @@ def test_both_snapshotters_run_containers(images: Images, state: Path, snapshott
         assert container.logs() == "hello from a layer\n"
         container.delete()
         assert engine.check() == []
+
+
+def test_a_container_keeps_its_runtime_and_snapshotter_whatever_the_engine_has(
+    cli: Cli, busybox: str, tmp_path: Path
+) -> None:
+    """A runtime of its own: runc under another name, which keeps its state elsewhere."""
+    runtime = tmp_path / "my-runc"
+    runtime.write_text('#!/bin/sh\nexec runc "$@"\n')
+    runtime.chmod(0o755)
+    made = cli(
+        *("run", "-d", "--name", "own", "--runtime", str(runtime), "--snapshotter", "native", busybox),
+        *("sh", "-c", "echo once >> /log; cat /log; exec sleep 600"),
+    )
+    assert made.status == 0
+    for verb in ("pause", "unpause"):
+        assert cli(verb, "own").status == 0
+    assert cli("stop", "-t", "0", "own").status == 0
+    assert cli("start", "own").status == 0
+    assert cli("--json", "ps").lines[0]["state"] == "running"
+    assert cli("rm", "-f", "own").status == 0
+    nothing_is_left(cli)

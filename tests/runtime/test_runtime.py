@@ -135,7 +135,7 @@ def test_command_that_cannot_run_is_told_apart(host: Host, command: str, error: 
     assert "\n" not in str(raised.value)
     assert raised.value.hint
     assert host.runtime.status("wrong", bundle).state == "created"
-    assert not (host.state / "runc" / "wrong").exists()
+    assert not (host.state / "runtimes/runc" / "wrong").exists()
 
 
 def test_working_directory_that_is_a_file_is_one_clear_line(host: Host) -> None:
@@ -226,7 +226,7 @@ def test_start_that_is_given_up_leaves_nothing_running(host: Host) -> None:
     with waiting:
         waiting.wait_closed(WAIT_SECONDS)
     assert host.runtime.status("given-up", bundle).state == "created"
-    assert not (host.state / "runc" / "given-up").exists()
+    assert not (host.state / "runtimes/runc" / "given-up").exists()
 
 
 def test_start_that_is_given_up_ends_a_runtime_that_hangs(host: Host, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_on_exit_command_runs_after_the_end(host: Host, tmp_path: Path) -> None:
     bundle = host.prepare("hooked", "true")
     host.runtime.start("hooked", bundle, on_exit=["sh", "-c", f"echo over > {fifo}"])
     assert fifo.read_text() == "over\n"
-    assert not (host.state / "runc" / "hooked").exists()
+    assert not (host.state / "runtimes/runc" / "hooked").exists()
 
 
 def test_waiters_in_many_threads_hear_of_one_end(host: Host) -> None:

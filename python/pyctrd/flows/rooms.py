@@ -40,6 +40,7 @@ class Rooms:
         self.settings = settings
         self.stages = StageTotals()
         self._opening = threading.RLock()
+        self._runtimes: dict[str, Runtime] = {}
         for directory in (settings.root, settings.state):
             directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
 
@@ -93,6 +94,13 @@ class Rooms:
             settings = self.settings
             return Client(ca=settings.ca, plain_http=settings.plain_http, credentials=settings.credentials)
 
+    def snapshotter_of(self, key: str) -> Snapshotter | None:
+        """The one that made a snapshot, whichever this engine would choose; None where the key is not recorded."""
+        from pyctrd.flows.choose import SNAPSHOTTERS
+
+        recorded = self.database.snapshots.find(key)
+        return None if recorded is None else SNAPSHOTTERS[recorded.snapshotter](self.root)
+
     @cached_property
     def snapshotter(self) -> Snapshotter:
         """The snapshotter that was asked for, or the best that this host can do."""
@@ -101,12 +109,14 @@ class Rooms:
         with self._opening:
             return choose_snapshotter(self)
 
-    @cached_property
-    def runtime(self) -> Runtime:
-        """The OCI runtime and its shims."""
+    def runtime(self, binary: str) -> Runtime:
+        """An OCI runtime and its shims: the one that a container was made for."""
         from pyctrd.runtime.runtime import Runtime
 
-        return Runtime(self.settings.runtime, state=self.settings.state)
+        with self._opening:
+            if (known := self._runtimes.get(binary)) is None:
+                known = self._runtimes[binary] = Runtime(binary, state=self.settings.state)
+            return known
 
     def bundle(self, namespace: str, container_id: str) -> Path:
         """A container's directory: bundle, log and exit record."""

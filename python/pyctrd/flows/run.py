@@ -70,6 +70,7 @@ def create_container(
         labels=dict(labels or {}),
         auto_remove=auto_remove,
         stop_signal=stop_signal or config.stop_signal or "SIGTERM",
+        runtime=rooms.settings.runtime,
         created_ns=time.time_ns(),
     )
     signal_number(record.stop_signal)  # a wrong one is told now, not when it is needed
@@ -109,7 +110,7 @@ def start_container(
         RuncError: The runtime refused; the container stays, to be looked at and deleted.
     """
     mount_rootfs(rooms, record)
-    rooms.runtime.start(
+    rooms.runtime(record.runtime).start(
         record.id,
         bundle_path(rooms, record),
         terminal=terminal,
@@ -128,15 +129,15 @@ def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> 
         DeadlineError: The kernel could not end it.
     """
     bundle = bundle_path(rooms, record)
-    status = rooms.runtime.status(record.id, bundle)
+    status = rooms.runtime(record.runtime).status(record.id, bundle)
     if status.exit is not None:
         return status.exit
     _signal(rooms, record, signal_number(record.stop_signal))
     try:
-        return rooms.runtime.wait(record.id, bundle, timeout)
+        return rooms.runtime(record.runtime).wait(record.id, bundle, timeout)
     except DeadlineError:
         _signal(rooms, record, SIGKILL)
-    return rooms.runtime.wait(record.id, bundle, KILL_SECONDS)
+    return rooms.runtime(record.runtime).wait(record.id, bundle, KILL_SECONDS)
 
 
 def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = False) -> None:
@@ -147,7 +148,7 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
     """
     bundle = bundle_path(rooms, record)
     if bundle.exists():
-        rooms.runtime.delete(record.id, bundle, force=force)
+        rooms.runtime(record.runtime).delete(record.id, bundle, force=force)
         rooms.snapshotter.unmount(bundle / "rootfs")
     # The bundle goes first, in one step: a record without one is what recovery finishes to delete.
     _remove_bundle(rooms, bundle)
@@ -171,7 +172,7 @@ def get_container(rooms: Rooms, name: str) -> ContainerRecord:
 
 def container_status(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
     """What it is doing now."""
-    return rooms.runtime.status(record.id, bundle_path(rooms, record))
+    return rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record))
 
 
 def bundle_path(rooms: Rooms, record: ContainerRecord) -> Path:
@@ -181,8 +182,9 @@ def bundle_path(rooms: Rooms, record: ContainerRecord) -> Path:
 
 def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> Path:
     """The container's root file system, mounted where it has to be and is not: after a reboot it is gone."""
-    snapshot = rooms.snapshotter.find(record.snapshot_key)
-    if snapshot is None:
+    snapshotter = rooms.snapshotter_of(record.snapshot_key)
+    snapshot = None if snapshotter is None else snapshotter.find(record.snapshot_key)
+    if snapshotter is None or snapshot is None:
         raise NotFoundError(
             f"snapshot not found: {record.snapshot_key}",
             kind="snapshot",
@@ -193,7 +195,7 @@ def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> Path:
         return snapshot.path
     target = bundle_path(rooms, record) / "rootfs"
     if not target.is_mount():
-        rooms.snapshotter.mount(snapshot, target)
+        snapshotter.mount(snapshot, target)
     return target
 
 
@@ -203,7 +205,7 @@ def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, opt
     rootfs = mount_rootfs(rooms, record)
     user = find_user(rootfs, options.user or config.user)
     spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)
-    rooms.runtime.create_bundle(bundle, spec)
+    rooms.runtime(record.runtime).create_bundle(bundle, spec)
 
 
 def _remove_bundle(rooms: Rooms, bundle: Path) -> None:
@@ -219,9 +221,9 @@ def _remove_bundle(rooms: Rooms, bundle: Path) -> None:
 
 def _signal(rooms: Rooms, record: ContainerRecord, number: int) -> None:
     try:
-        rooms.runtime.kill(record.id, number)
+        rooms.runtime(record.runtime).kill(record.id, number)
     except (ConflictError, NotFoundError):
-        if rooms.runtime.status(record.id, bundle_path(rooms, record)).exit is None:
+        if rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record)).exit is None:
             raise
 
 

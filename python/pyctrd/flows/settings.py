@@ -86,6 +86,11 @@ def _directory(name: str, path: str | os.PathLike[str]) -> Path:
     return absolute
 
 
+def _program(name: str) -> str:
+    """A name is looked for on PATH; a path is recorded with containers, and must mean the same elsewhere."""
+    return str(Path(name).absolute()) if "/" in name else name
+
+
 def read_settings(
     *,
     root: str | os.PathLike[str] | None = None,
@@ -119,7 +124,7 @@ def read_settings(
         root=_directory("root", root or default_root()),
         state=_directory("state", state or default_state()),
         namespace=check_namespace(namespace or environment.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE),
-        runtime=runtime or environment.get(RUNTIME_VARIABLE) or "runc",
+        runtime=_program(runtime or environment.get(RUNTIME_VARIABLE) or "runc"),
         snapshotter=snapshotter or environment.get(SNAPSHOTTER_VARIABLE) or None,
         durability=chosen,
         concurrency=concurrency,

@@ -10,7 +10,8 @@ from pyctrd.errors import AlreadyExistsError, InvalidError
 from pyctrd.metadata.table import Table
 
 _COLUMNS = (
-    "namespace, id, name, image_name, image_digest, snapshot_key, command, labels, auto_remove, stop_signal, created_ns"
+    "namespace, id, name, image_name, image_digest, snapshot_key, command, labels, auto_remove, stop_signal, runtime, "
+    "created_ns"
 )
 
 
@@ -28,6 +29,7 @@ class ContainerRecord(NamedTuple):
         labels: The caller's own.
         auto_remove: Whether it is deleted when it ends.
         stop_signal: What ``stop`` sends first.
+        runtime: The OCI runtime's name or path; another one knows nothing of it.
         created_ns: When, in nanoseconds since 1970.
     """
 
@@ -41,6 +43,7 @@ class ContainerRecord(NamedTuple):
     labels: dict[str, str]
     auto_remove: bool = False
     stop_signal: str = "SIGTERM"
+    runtime: str = "runc"
     created_ns: int = 0
 
 
@@ -56,7 +59,7 @@ class Containers(Table):
         """
         try:
             self._run(
-                f"INSERT INTO containers({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO containers({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     record.namespace,
                     record.id,
@@ -68,6 +71,7 @@ class Containers(Table):
                     _json(record.labels, field="labels"),
                     int(record.auto_remove),
                     record.stop_signal,
+                    record.runtime,
                     record.created_ns,
                 ),
             )
@@ -126,5 +130,6 @@ def _record(row: tuple[Any, ...]) -> ContainerRecord:
         labels=orjson.loads(row[7]),
         auto_remove=bool(row[8]),
         stop_signal=row[9],
-        created_ns=row[10],
+        runtime=row[10],
+        created_ns=row[11],
     )

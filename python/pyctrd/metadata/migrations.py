@@ -70,6 +70,7 @@ _FIRST = (
         labels TEXT NOT NULL,
         auto_remove INTEGER NOT NULL,
         stop_signal TEXT NOT NULL,
+        runtime TEXT NOT NULL,
         created_ns INTEGER NOT NULL,
         PRIMARY KEY (namespace, id)
     ) STRICT, WITHOUT ROWID""",

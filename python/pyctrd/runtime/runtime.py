@@ -37,7 +37,9 @@ class Runtime:
     def __init__(self, binary: str = "runc", *, state: Path) -> None:
         self.binary = binary
         self._state = state.absolute()
-        self._runc = Runc(binary, root=self._state / "runc")
+        # Runtimes do not read each other's state.
+        self._root = self._state / "runtimes" / Path(binary).name
+        self._runc = Runc(binary, root=self._root)
         self._waiting: dict[str, Connection] = {}
 
     def create_bundle(self, directory: Path, spec: Mapping[str, Any]) -> None:
@@ -306,7 +308,7 @@ class Runtime:
             "--bundle": str(bundle.absolute()),
             "--state": str(directory),
             "--runtime": self._runc.path,
-            "--root": str(self._state / "runc"),
+            "--root": str(self._root),
         }
         words = [word for option in options.items() for word in option]
         return [str(SHIM), *words, *(f"--{flag}" for flag in flags)]
