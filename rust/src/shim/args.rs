@@ -6,6 +6,7 @@ use std::process::Command;
 
 /// What to run and how to hold it.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each flag of the command line")]
 pub(crate) struct Args {
     /// The container's name for the runtime.
     pub(crate) id: OsString,
