@@ -13,13 +13,23 @@ ENGINE := --no-default-features --features engine
 PYTEST_ARGS ?=
 IMAGE ?=
 PEERS_ARGS ?=
+TARGETS ?= archive pax apply gzip zstd index
+ifneq ($(filter fuzz,$(MAKECMDGOALS)),)
+SECONDS ?= 60
+# `apply` makes a thousand trees a second in memory, seventy on a disk.
+FUZZ_SCRATCH := $(firstword $(wildcard /dev/shm) /tmp)
+HOST := $(shell PATH="$(HOME)/.cargo/bin:$$PATH" rustc -vV | sed -n 's/^host: //p')
+# libFuzzer's instrumentation, as cargo-fuzz asks rustc for it; stable rustc has it too, only the sanitizers want nightly.
+COVERAGE := --cfg fuzzing -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 \
+  inline-8bit-counters pc-table trace-compares) -Ccodegen-units=1
+endif
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: help deps deps-peers venv build develop format lint audit test test-rust test-python bench bench-peers demo clean
+.PHONY: help deps deps-peers venv build develop format lint audit test test-rust test-python bench bench-peers fuzz demo clean
 
 help: ## Show these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,12 +60,14 @@ format: deps venv ## Format Python and Rust
 	$(BIN)/ruff check --quiet --fix-only .
 	$(BIN)/ruff format --quiet .
 	cargo fmt
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml
 
 lint: develop ## Check style and types of Python and Rust
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cargo fmt --check
+	cargo fmt --check --manifest-path rust/fuzz/Cargo.toml
 	cargo clippy --quiet --locked --all-targets -- -D warnings
 	cargo clippy --quiet --locked --no-default-features --features shim --bin pyctrd-shim -- -D warnings
 
@@ -78,6 +90,20 @@ bench-peers: PROFILE = release
 bench-peers: deps-peers develop ## Measure pyctrd beside ctr, podman and skopeo+umoci (root)
 	$(BIN)/python -m compileall -q python/pyctrd # as an installed wheel is
 	$(BIN)/python -m benches.peers $(PEERS_ARGS)
+
+fuzz: develop ## Fuzz each parser for SECONDS (TARGETS='archive pax …' chooses)
+	$(BIN)/python -m tests.layers.seeds target/fuzz/seeds
+	RUSTFLAGS="$(COVERAGE)" cargo build --quiet --locked --release --manifest-path rust/fuzz/Cargo.toml \
+	  --target-dir target/fuzz --target $(HOST)
+	@mkdir -p target/fuzz/findings; status=0; \
+	for target in $(TARGETS); do \
+	  echo "fuzz: $$target for $(SECONDS) s"; \
+	  mkdir -p target/fuzz/corpus/$$target; \
+	  TMPDIR=$(FUZZ_SCRATCH) target/fuzz/$(HOST)/release/$$target -max_total_time=$(SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=1024 \
+	    -print_final_stats=1 -artifact_prefix=target/fuzz/findings/$$target- \
+	    target/fuzz/corpus/$$target target/fuzz/seeds/$$target >target/fuzz/$$target.log 2>&1 || status=1; \
+	  grep -E 'DONE .*cov:|^stat::|panicked|^(SUMMARY|ERROR|Test unit)|==ERROR' target/fuzz/$$target.log || true; \
+	done; exit $$status
 
 demo: PROFILE = quick
 demo: develop ## Pull from a registry on loopback and run; IMAGE=… takes any registry's image
