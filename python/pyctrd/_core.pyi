@@ -25,6 +25,7 @@ __all__ = [
     "mount_overlay",
     "open_in_root",
     "publish",
+    "rebuild_layer",
     "remove_tree",
     "settle_layers",
     "spawn_shim",
@@ -169,6 +170,7 @@ class ImageView:
 
 def settle_layers(layers: Sequence[_Path], target: _Path) -> bool: ...
 def flatten_layers(layers: Sequence[_Path], target: _Path) -> None: ...
+def rebuild_layer(layer: _Path, diff_id: str, dest: _Path | None = None) -> int: ...
 def copy_attributes(source: _Path, target: _Path) -> None: ...
 
 # --- mount ----------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
@@ -36,6 +38,24 @@ class Content:
         """
         self.info(digest)
         return self._rooms.blobs.open(digest)
+
+    def rebuild(self, diff_id: str, dest: str | os.PathLike[str]) -> int:
+        """Write an unpacked layer's tar as it was before it was compressed, bit for bit, without its blob.
+
+        Args:
+            diff_id: A layer of an image of this namespace.
+            dest: A file that is made, or replaced when all of it is there and hashes to ``diff_id``.
+
+        Returns:
+            Bytes of the tar.
+
+        Raises:
+            NotFoundError: This namespace has no such layer, or it is not unpacked.
+            DiffIDMismatchError: Its tree was changed.
+        """
+        from pyctrd.flows.rebuild import rebuild_layer
+
+        return rebuild_layer(self._rooms, diff_id, Path(dest))
 
     def list(self) -> list[pyctrd.ContentRecord]:
         """All blobs of this namespace, by digest."""

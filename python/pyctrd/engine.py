@@ -85,7 +85,8 @@ class Engine:
         """Compare what is recorded with what is on disk; reads only.
 
         Args:
-            digests: Hash every blob too, not only look at its size.
+            digests: Hash every blob too, not only look at its size, and prove every layer: its tar, made again from
+                its tree, must hash to its diff_id.
 
         Returns:
             What is wrong, the worst first; empty for a clean store.

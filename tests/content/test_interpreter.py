@@ -116,6 +116,7 @@ CASES = {
     "ImageView.walk": "prepare, call = view, lambda view: often(view.walk)",
     "ImageView.find": "prepare, call = view, lambda view: often(lambda: view.find(b'd'))",
     "ImageView.open": "prepare, call = view, lambda view: often(lambda: os.close(view.open(b'd/f')))",
+    "rebuild_layer": "call = lambda _: _core.rebuild_layer(layer, digest)",
     "settle_layers": "prepare, call = empty, lambda path: _core.settle_layers([layer], path)",
     "flatten_layers": "prepare, call = empty, lambda path: _core.flatten_layers([layer], path)",
     "copy_attributes": "prepare, call = empty, lambda path: _core.copy_attributes(layer, path)",

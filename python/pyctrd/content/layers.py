@@ -71,6 +71,26 @@ class Layers:
             raise _missing(diff_id) from error
         _core.remove_tree(self._trash, name)
 
+    def rebuild(self, diff_id: str | Digest, dest: Path | None = None) -> int:
+        """Write its tar again, bit for bit as it came, from the tree and what was kept of the archive around it.
+
+        Args:
+            diff_id: Which layer; what is written hashes to this.
+            dest: A new file; None only proves that it could be written.
+
+        Returns:
+            Bytes of the tar.
+
+        Raises:
+            DiffIDMismatchError: The tree was changed.
+            NotFoundError: The layer is not there.
+            InvalidError: What was kept of the archive is damaged.
+            OSError: The disk, or a file of the tree that cannot be read.
+        """
+        if not self.exists(diff_id):
+            raise _missing(diff_id)
+        return _core.rebuild_layer(self.path(diff_id), str(diff_id), dest)
+
     def verify(self, diff_id: str | Digest) -> None:
         """Read its index and compare it with the tree: types and sizes of what is listed.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyctrd.errors import IntegrityError, NotFoundError
+from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.flows.load import load_config, load_manifest
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def check(rooms: Rooms, *, digests: bool = False) -> list[Finding]:
     with rooms.collection_lock(shared=True):
         return [
             *_check_blobs(rooms, digests=digests),
-            *_check_layers(rooms),
+            *_check_layers(rooms, digests=digests),
             *_check_images(rooms),
             *_check_leftovers(rooms),
             *_check_containers(rooms),
@@ -67,12 +67,14 @@ def _check_digest(rooms: Rooms, digest: str) -> Iterator[Finding]:
         yield Finding("blob", digest, f"cannot be read: {error.strerror}")
 
 
-def _check_layers(rooms: Rooms) -> Iterator[Finding]:
+def _check_layers(rooms: Rooms, *, digests: bool) -> Iterator[Finding]:
     recorded = {layer.diff_id for layer in rooms.database.layers.list()}
     for diff_id in sorted(recorded):
         try:
             rooms.layers.verify(diff_id)
-        except (NotFoundError, IntegrityError) as error:
+            if digests:
+                rooms.layers.rebuild(diff_id)
+        except (NotFoundError, IntegrityError, InvalidError, OSError) as error:
             yield Finding("layer", diff_id, str(error))
     for diff_id in rooms.layers.walk():
         if diff_id not in recorded and not _is_under_way(rooms, diff_id):

@@ -1,5 +1,7 @@
 //! Bindings of `tar`: layers' indexes, and layers put together.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::os::fd::{IntoRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,8 +9,10 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::root::Root;
+use crate::tar::frame::rebuild;
 use crate::tar::index::{Hides, Index, Record, What};
 use crate::tar::settle::{LayerDirectory, copy_directory, flatten, open_layers, read_index, settle};
 use crate::tar::view::View;
@@ -222,6 +226,41 @@ fn flatten_layers(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf) -> PyRe
     Ok(py.detach(run)?)
 }
 
+/// Writes an unpacked layer's tar again, bit for bit as it came, into a new file (None only checks that it can be
+/// done); its bytes. Raises where they do not hash to `diff_id`.
+#[pyfunction]
+#[pyo3(signature = (layer, diff_id, dest = None))]
+fn rebuild_layer(py: Python<'_>, layer: PathBuf, diff_id: &str, dest: Option<PathBuf>) -> PyResult<u64> {
+    let expected: Digest = diff_id.parse()?;
+    let run = || -> Result<u64> {
+        let mut hasher = Hasher::new(expected.algorithm());
+        let mut file = dest.as_ref().map(|path| create_new(path).map(BufWriter::new)).transpose()?;
+        let mut count = 0;
+        rebuild(&Root::open(&layer)?, |bytes| {
+            hasher.update(bytes);
+            count += bytes.len() as u64;
+            match (&mut file, &dest) {
+                (Some(file), Some(path)) => file.write_all(bytes).map_err(|e| Error::io("write", path, &e)),
+                _ => Ok(()),
+            }
+        })?;
+        if let (Some(mut file), Some(path)) = (file, &dest) {
+            file.flush().map_err(|e| Error::io("write", path, &e))?;
+        }
+        let actual = hasher.finish();
+        if actual == expected {
+            return Ok(count);
+        }
+        let subject = layer.display().to_string();
+        Err(Error::DiffIdMismatch { subject, expected: Box::new(expected), actual: Box::new(actual) })
+    };
+    Ok(py.detach(run)?)
+}
+
+fn create_new(path: &PathBuf) -> Result<File> {
+    File::create_new(path).map_err(|e| Error::io("create", path, &e))
+}
+
 /// Gives a directory the mode, owner, times and xattrs of another.
 #[pyfunction]
 fn copy_attributes(py: Python<'_>, source: PathBuf, target: PathBuf) -> PyResult<()> {
@@ -235,5 +274,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyImageView>()?;
     module.add_function(wrap_pyfunction!(settle_layers, module)?)?;
     module.add_function(wrap_pyfunction!(flatten_layers, module)?)?;
+    module.add_function(wrap_pyfunction!(rebuild_layer, module)?)?;
     module.add_function(wrap_pyfunction!(copy_attributes, module)?)
 }

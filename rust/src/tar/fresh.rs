@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Kind};
+use super::frame::FrameWriter;
 use super::index::{self, Hides, What};
 use super::metadata::{Attributes, Maker, set_xattr_at};
 use super::name::{self, Last};
@@ -46,11 +47,13 @@ impl LayerWriter {
         let tree =
             root::open_directory(directory.as_fd(), b"tree").map_err(|e| Error::errno("open", "tree", e))?;
         maker.take_over(tree.as_fd()).map_err(|(operation, e)| Error::errno(operation, "tree", e))?;
+        let frame = FrameWriter::create(directory.as_fd())?;
         let layer = Layer {
             directory,
             nodes: Nodes::default(),
             open: Directories { open: HashMap::from([(ROOT, (Arc::new(tree), 0))]), clock: 0 },
             maker,
+            frame,
             current: None,
             limits,
             applied: AppliedLayer::default(),
@@ -82,7 +85,8 @@ struct Layer {
     nodes: Nodes,
     open: Directories,
     maker: Maker,
-    current: Option<File>,
+    frame: FrameWriter,
+    current: Option<(File, NodeId)>,
     limits: Limits,
     applied: AppliedLayer,
 }
@@ -154,17 +158,23 @@ impl Sink for Layer {
     }
 
     fn data(&mut self, entry: &Entry, offset: u64, bytes: &[u8]) -> Result<()> {
-        let Some(file) = &mut self.current else { return Ok(()) };
+        // What is not written anywhere, as the bytes of a whiteout, belongs to the frame.
+        let Some((file, node)) = &mut self.current else { return self.frame.raw(bytes) };
         let written = if entry.sparse {
             std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
         } else {
             std::io::Write::write_all(file, bytes)
         };
-        written.map_err(|e| Error::io("write", root::to_path(&entry.name), &e))
+        written.map_err(|e| Error::io("write", root::to_path(&entry.name), &e))?;
+        self.frame.content(*node, offset, bytes.len() as u64)
+    }
+
+    fn frame(&mut self, bytes: &[u8]) -> Result<()> {
+        self.frame.raw(bytes)
     }
 
     fn end(&mut self, entry: &Entry) -> Result<()> {
-        let Some(file) = self.current.take() else { return Ok(()) };
+        let Some((file, _)) = self.current.take() else { return Ok(()) };
         if entry.sparse {
             file.set_len(entry.size).map_err(|e| Error::io("truncate", root::to_path(&entry.name), &e))?;
         }
@@ -231,12 +241,15 @@ impl Layer {
             self.remove(entry, old)?;
         }
         let fd = self.open.get(&self.nodes, parent)?;
+        let mut file = None;
         match entry.kind {
-            Kind::File => self.current = Some(create_file(entry, fd.as_fd(), name)?),
+            Kind::File => file = Some(create_file(entry, fd.as_fd(), name)?),
             Kind::Symlink => self.make_symlink(entry, fd.as_fd(), name)?,
             _ => self.make_node(entry, fd.as_fd(), name)?,
         }
-        self.nodes.add(parent, name, Inode::of(entry)).map_err(|e| refuse(entry, e)).map(|_| ())
+        let node = self.nodes.add(parent, name, Inode::of(entry)).map_err(|e| refuse(entry, e))?;
+        self.current = file.map(|file| (file, node));
+        Ok(())
     }
 
     fn make_symlink(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
@@ -339,6 +352,7 @@ impl Layer {
             };
             self.open.open.remove(&at);
             let fd = self.open.get(&self.nodes, self.nodes.node(at).parent)?;
+            self.frame.keep(self.directory.as_fd(), at, fd.as_fd(), &self.nodes.node(at).name)?;
             rustix::fs::unlinkat(fd.as_fd(), &*self.nodes.node(at).name, flags)
                 .map_err(|e| failed(entry, what, e))?;
         }
@@ -360,6 +374,7 @@ impl Layer {
         for id in order.into_iter().rev() {
             self.finish_directory(id)?;
         }
+        self.frame.finish(&self.nodes)?;
         let records = self.nodes.records();
         self.applied.implied = records.iter().filter(|r| r.implied && !r.path.is_empty()).count() as u64;
         self.applied.foreign_links = records.iter().filter(|r| r.what == What::Foreign).count() as u64;

@@ -4,6 +4,7 @@
 //! below it; [`view`] puts layers together as a container sees them.
 
 mod entry;
+pub mod frame;
 mod fresh;
 mod header;
 pub mod index;

@@ -29,6 +29,13 @@ pub trait Sink {
     /// # Errors
     /// As `begin`.
     fn end(&mut self, entry: &Entry) -> Result<()>;
+    /// Bytes of the archive that are no file's data: headers, padding, what follows the end.
+    ///
+    /// # Errors
+    /// As `begin`.
+    fn frame(&mut self, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +116,7 @@ impl Stream {
     /// [`Error::UnsafeArchive`] for what is no tar, and whatever the sink raises.
     pub fn write(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<()> {
         while !bytes.is_empty() {
+            let framing = self.state != State::Data;
             let used = match self.state {
                 State::Header | State::SparseBlocks | State::SparseText => self.collect(bytes, sink)?,
                 State::Extension { kind, left, padding } => self.extension(bytes, kind, left, padding)?,
@@ -121,6 +129,9 @@ impl Stream {
                 }
                 State::End => bytes.len(),
             };
+            if framing {
+                sink.frame(&bytes[..used])?;
+            }
             self.offset += used as u64;
             bytes = &bytes[used..];
         }
