@@ -1,5 +1,8 @@
 //! PAX extended headers: records of `length key=value\n`, no I/O.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use super::header::owner;
 
 /// What extended headers and GNU long names say about the entry that follows them.
@@ -14,6 +17,8 @@ pub(super) struct Extensions {
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<Time>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where each name stands among them: a header can have fifty thousand.
+    places: HashMap<Vec<u8>, usize>,
     pub(super) sparse: Sparse,
     /// Whether anything was read at all: an extension must be followed by an entry.
     pub(super) any: bool,
@@ -75,9 +80,12 @@ impl Extensions {
     }
 
     fn xattr(&mut self, name: Vec<u8>, value: Vec<u8>) {
-        match self.xattrs.iter_mut().find(|(known, _)| *known == name) {
-            Some(found) => found.1 = value,
-            None => self.xattrs.push((name, value)),
+        match self.places.entry(name) {
+            Entry::Occupied(known) => self.xattrs[*known.get()].1 = value,
+            Entry::Vacant(new) => {
+                self.xattrs.push((new.key().clone(), value));
+                new.insert(self.xattrs.len() - 1);
+            }
         }
     }
 }
