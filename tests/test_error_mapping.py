@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyctrd import _core, errors
+from pyctrd.content.limits import Limits
 from pyctrd.errors import PyctrdError
 from tests.archives import Tar
 
@@ -30,7 +31,7 @@ TREE: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "DigestMismatchError": (("IntegrityError",), set()),
     "SizeMismatchError": (("IntegrityError",), set()),
     "DiffIDMismatchError": (("IntegrityError",), set()),
-    "UnsafeArchiveError": (("PyctrdError",), {"entry", "offset", "reason"}),
+    "UnsafeArchiveError": (("PyctrdError",), {"entry", "offset", "reason", "limit"}),
     "UnsupportedError": (("PyctrdError",), {"feature", "needs"}),
     "RegistryError": (("PyctrdError",), {"method", "url", "status", "codes"}),
     "AuthenticationError": (("RegistryError",), set()),
@@ -99,6 +100,12 @@ def unsafe_archive(directory: Path) -> None:
     _core.unpack(write(directory / "layer", Tar().file(".wh...").build()), directory / "tree")
 
 
+def over_limit(directory: Path) -> None:
+    (directory / "tree").mkdir()
+    archive = Tar().file("a").file("b").build()
+    _core.unpack(write(directory / "layer", archive), directory / "tree", limits=Limits(entries=1))
+
+
 def digest_mismatch(directory: Path) -> None:
     _core.verify_file(write(directory / "file", b""), ZEROS)
 
@@ -110,6 +117,7 @@ MAPPED: dict[str, tuple[Callable[[Path], object], type[Exception], dict[str, obj
     "SizeMismatch": (size_mismatch, errors.SizeMismatchError, {"expected": 2, "actual": 1}),
     "DiffIdMismatch": (diff_id_mismatch, errors.DiffIDMismatchError, {"expected": ZEROS}),
     "UnsafeArchive": (unsafe_archive, errors.UnsafeArchiveError, {"entry": b".wh...", "offset": 0}),
+    "OverLimit": (over_limit, errors.UnsafeArchiveError, {"entry": b"b", "offset": 512, "limit": "entries"}),
     "Invalid": (
         lambda d: _core.verify_file(d, "md5:0"),
         errors.InvalidError,

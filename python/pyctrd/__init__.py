@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyctrd.containers import Container as Container
     from pyctrd.containers import ContainerOptions as ContainerOptions
     from pyctrd.containers import Containers as Containers
+    from pyctrd.content.limits import Limits as Limits
     from pyctrd.contents import Content as Content
     from pyctrd.engine import Engine as Engine
     from pyctrd.engine import unpack as unpack
@@ -58,6 +59,7 @@ _LAZY = {
     "Images": "pyctrd.images",
     "Ingested": "pyctrd._core",
     "LayerProgress": "pyctrd.flows.progress",
+    "Limits": "pyctrd.content.limits",
     "LogLine": "pyctrd.runtime.logs",
     "Manifest": "pyctrd.oci.manifest",
     "ProgressCallback": "pyctrd.flows.progress",

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Self, TypeAlias, final
+from typing import Protocol, Self, TypeAlias, final
 
 _Path: TypeAlias = str | PathLike[str]
 
 __all__ = [
     "BLOCK_BYTES",
+    "DEFAULT_LIMITS",
     "Entry",
     "FileLock",
     "ImageView",
@@ -63,6 +64,23 @@ def remove_tree(directory: _Path, name: _Path) -> None: ...
 # --- pipeline -------------------------------------------------------------------------------------
 
 BLOCK_BYTES: int
+DEFAULT_LIMITS: list[tuple[str, int]]
+
+class _Limits(Protocol):
+    @property
+    def entries(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def ratio(self) -> int: ...
+    @property
+    def name_bytes(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def xattr_bytes(self) -> int: ...
+    @property
+    def header_bytes(self) -> int: ...
 
 @final
 class Ingested:
@@ -108,6 +126,7 @@ class Ingest:
         diff_id: str | None = None,
         unpack: bool = False,
         keep_blob: bool = True,
+        limits: _Limits | None = None,
     ) -> Self: ...
     def buffer(self) -> memoryview: ...
     def commit(self, count: int) -> None: ...
@@ -121,7 +140,14 @@ class Ingest:
     def stages(self) -> dict[str, StageTimes]: ...
 
 def publish(root: _Path, ingests: Sequence[Ingest], *, durability: str = "batch") -> None: ...
-def unpack(source: _Path, dest: _Path, *, diff_id: str | None = None, digest: str | None = None) -> Ingested: ...
+def unpack(
+    source: _Path,
+    dest: _Path,
+    *,
+    diff_id: str | None = None,
+    digest: str | None = None,
+    limits: _Limits | None = None,
+) -> Ingested: ...
 
 # --- layer (tar) ----------------------------------------------------------------------------------
 

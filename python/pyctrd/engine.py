@@ -32,6 +32,7 @@ class Engine:
         ca: A file of PEM certificates that registries are checked against, beside the system's.
         plain_http: Hosts to talk to without TLS; loopback needs no mention.
         credentials: User and password by registry host, before any configuration file.
+        limits: What a layer of a pulled image may have; ``Limits()`` by default.
 
     Raises:
         InvalidError: An option has a value that is not allowed.
@@ -51,6 +52,7 @@ class Engine:
         ca: str | os.PathLike[str] | None = None,
         plain_http: Collection[str] = (),
         credentials: Mapping[str, tuple[str, str]] | None = None,
+        limits: pyctrd.Limits | None = None,
     ) -> None:
         self._rooms = Rooms(
             read_settings(
@@ -64,6 +66,7 @@ class Engine:
                 ca=ca,
                 plain_http=plain_http,
                 credentials=credentials,
+                limits=limits,
             )
         )
         self.images = Images(self._rooms)
@@ -124,6 +127,7 @@ def unpack(
     *,
     diff_id: str | None = None,
     digest: str | None = None,
+    limits: pyctrd.Limits | None = None,
 ) -> pyctrd.Ingested:
     """Apply one layer file to a directory, with no engine: the hot path alone.
 
@@ -135,12 +139,13 @@ def unpack(
         dest: Becomes the layer's "/"; made if missing.
         diff_id: Digest that the uncompressed tar must have.
         digest: Digest that the file itself must have.
+        limits: What the layer may have; ``Limits()`` by default.
 
     Returns:
         Digests, bytes and entries of what was unpacked.
 
     Raises:
-        UnsafeArchiveError: An entry was refused.
+        UnsafeArchiveError: An entry was refused, or a limit exceeded; ``.limit`` names it.
         DigestMismatchError, DiffIDMismatchError: The bytes are others.
         OSError: The kernel refused.
 
@@ -149,7 +154,7 @@ def unpack(
     """
     from pyctrd.flows.unpack import unpack_file
 
-    return unpack_file(layer, dest, diff_id=diff_id, digest=digest)
+    return unpack_file(layer, dest, diff_id=diff_id, digest=digest, limits=limits)
 
 
 def verify(path: str | os.PathLike[str], digest: str) -> None:

@@ -134,13 +134,24 @@ class UnsafeArchiveError(PyctrdError):
         entry: The entry's name as raw bytes, b"" where none was read yet.
         offset: Byte offset of the entry's header in the uncompressed tar.
         reason: What was wrong.
+        limit: The field of ``Limits`` that was exceeded, "" where it was refused for something else.
     """
 
-    def __init__(self, message: str, *, entry: bytes = b"", offset: int = 0, reason: str = "", hint: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        entry: bytes = b"",
+        offset: int = 0,
+        reason: str = "",
+        limit: str = "",
+        hint: str = "",
+    ) -> None:
         super().__init__(message, hint=hint)
         self.entry = entry
         self.offset = offset
         self.reason = reason
+        self.limit = limit
 
 
 class UnsupportedError(PyctrdError):

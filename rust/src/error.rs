@@ -58,6 +58,20 @@ pub enum Error {
         /// What was wrong, for a person.
         reason: String,
     },
+    /// An archive has more of something than the caller allows.
+    #[error("unsafe archive: {}{} (at byte {offset})", named(entry), over(limit, *most, what))]
+    OverLimit {
+        /// The field of `Limits`.
+        limit: &'static str,
+        /// Its value.
+        most: u64,
+        /// What there is more of, for a person.
+        what: &'static str,
+        /// As for `UnsafeArchive`.
+        entry: Vec<u8>,
+        /// As for `UnsafeArchive`.
+        offset: u64,
+    },
     /// An argument or a document that no bytes could make right.
     #[error("invalid {field}: {value}: {reason}")]
     Invalid {
@@ -122,6 +136,11 @@ impl Error {
     pub fn errno(operation: &'static str, path: impl Into<PathBuf>, source: rustix::io::Errno) -> Self {
         Self::Io { errno: source.raw_os_error(), operation, path: path.into() }
     }
+}
+
+/// Why something over a limit is refused: the limit by its name, with its value.
+pub(crate) fn over(limit: &str, most: u64, what: &str) -> String {
+    format!("over the limit {limit}={most}: {what}")
 }
 
 /// A name in front of what is said of it; nothing where there is none.

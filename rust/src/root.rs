@@ -148,6 +148,8 @@ pub trait Pruner {
     fn removes(&self, directory: Identity, name: &[u8]) -> bool;
     /// Whether a directory that is to be removed stays even with nothing left in it.
     fn holds(&self, directory: Identity) -> bool;
+    /// Whether to look at what is in a directory; if not, the directory stays as it is.
+    fn enters(&mut self, directory: Identity) -> bool;
     /// A directory was to be removed, but it stays.
     fn stays(&mut self, path: Vec<u8>, directory: Identity);
 }
@@ -155,6 +157,10 @@ pub trait Pruner {
 struct Everything;
 
 impl Pruner for Everything {
+    fn enters(&mut self, _directory: Identity) -> bool {
+        true
+    }
+
     fn removes(&self, _directory: Identity, _name: &[u8]) -> bool {
         true
     }
@@ -208,6 +214,11 @@ pub fn remove_names(parent: BorrowedFd<'_>, names: Vec<Vec<u8>>, pruner: &mut im
                 Ok(Removal::Gone) => {}
                 Ok(Removal::Stays) => level.empty = false,
                 Ok(Removal::Directory(opened)) => {
+                    let at = identity(opened.as_fd()).map_err(|e| failed(&levels, &name, e))?;
+                    if !pruner.enters(at) {
+                        levels[depth].empty = false;
+                        continue;
+                    }
                     let entered = enter(&opened, name.clone(), wanted);
                     levels.push(entered.map_err(|e| failed(&levels, &name, e))?);
                     below = Some(opened);
@@ -375,6 +386,10 @@ mod tests {
     struct But(&'static [u8], Vec<Vec<u8>>);
 
     impl Pruner for But {
+        fn enters(&mut self, _directory: Identity) -> bool {
+            true
+        }
+
         fn removes(&self, _directory: Identity, name: &[u8]) -> bool {
             name != self.0
         }

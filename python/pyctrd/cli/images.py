@@ -9,8 +9,10 @@ import click
 from pyctrd.cli.group import Globals, json_option, pass_globals
 from pyctrd.cli.output import age_text, print_json, print_json_lines, print_table, size_text
 from pyctrd.cli.progress import show_progress
+from pyctrd.cli.sizes import limit_option
 
 if TYPE_CHECKING:
+    from pyctrd import Limits
     from pyctrd.images import Image
 
 SHORT_DIGITS = 12
@@ -40,6 +42,7 @@ def registry_options(function: Any) -> Any:
 @click.command("pull")
 @click.argument("reference")
 @registry_options
+@limit_option
 @click.option("--no-unpack", is_flag=True, help="Store the blobs only.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
 @click.option("--stages", is_flag=True, help="Add the busy, starved and blocked time of each stage (with --json).")
@@ -52,13 +55,14 @@ def pull_command(
     ca: str | None,
     plain_http: tuple[str, ...],
     platform: str | None,
+    limits: Limits | None,
     no_unpack: bool,
     quiet: bool,
     stages: bool,
     as_json: bool,
 ) -> None:
     """Bring an image in from a registry: verified, stored, unpacked."""
-    with options.engine(ca=ca, plain_http=plain_http) as engine:
+    with options.engine(ca=ca, plain_http=plain_http, limits=limits) as engine:
         with show_progress(quiet=quiet or as_json or options.json) as progress:
             image = engine.images.pull(reference, platform=platform, unpack=not no_unpack, progress=progress)
         if as_json or options.json:

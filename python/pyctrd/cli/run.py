@@ -11,9 +11,11 @@ from pyctrd.cli.group import Globals, pass_globals
 from pyctrd.cli.images import registry_options
 from pyctrd.cli.output import complain, print_json
 from pyctrd.cli.progress import show_progress
+from pyctrd.cli.sizes import limit_option, parse_size
 from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, InvalidError, PyctrdError
 
 if TYPE_CHECKING:
+    from pyctrd import Limits
     from pyctrd.containers import ContainerOptions
     from pyctrd.engine import Engine
     from pyctrd.images import Image
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 EXIT_ENGINE = 125
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def container_options(function: Any) -> Any:
@@ -59,6 +60,7 @@ def container_options(function: Any) -> Any:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @container_options
 @registry_options
+@limit_option
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and print its id.")
 @click.option("-i", "--interactive", is_flag=True, help="Send it this command's input.")
 @click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
@@ -80,11 +82,13 @@ def run_command(
     plain_http: tuple[str, ...],
     runtime: str | None,
     snapshotter: str | None,
+    limits: Limits | None,
     **chosen: Any,
 ) -> None:
     """Run a command in a new container; pulls the image if it is missing."""
     try:
-        with options.engine(ca=ca, plain_http=plain_http, runtime=runtime, snapshotter=snapshotter) as engine:
+        registry = {"ca": ca, "plain_http": plain_http, "limits": limits}
+        with options.engine(**registry, runtime=runtime, snapshotter=snapshotter) as engine:
             image = _find_or_pull(engine, reference, chosen["policy"], chosen["platform"])
             status = _run(engine, image, command, options, chosen)
     except (PyctrdError, OSError) as error:
@@ -161,7 +165,7 @@ def _container_options(chosen: dict[str, Any]) -> ContainerOptions:
     if chosen["entrypoint"] is not None:
         found["entrypoint"] = shlex.split(chosen["entrypoint"])
     if chosen["memory"] is not None:
-        found["memory_bytes"] = _size(chosen["memory"])
+        found["memory_bytes"] = _memory(chosen["memory"])
     if chosen["cpus"] is not None:
         found["cpus"] = chosen["cpus"]
     if chosen["pids_limit"] is not None:
@@ -183,10 +187,10 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _size(text: str) -> int:
-    number, unit = text.rstrip("bBkKmMgG"), text.lstrip("0123456789").lower()
-    if not number.isdigit() or unit not in _UNITS:
+def _memory(text: str) -> int:
+    size = parse_size(text)
+    if size is None:
         raise InvalidError(
             f"invalid memory limit: {text!r}: expected a number with k, m or g", field="memory", value=text
         )
-    return int(number) * _UNITS[unit]
+    return size

@@ -9,9 +9,10 @@ import click
 from pyctrd import __version__
 from pyctrd.cli.group import Globals, json_option, pass_globals
 from pyctrd.cli.output import EXIT_FAILED, print_json, print_json_lines, printable
+from pyctrd.cli.sizes import limit_option
 
 if TYPE_CHECKING:
-    from pyctrd import Finding
+    from pyctrd import Finding, Limits
 
 
 @click.command("version")
@@ -66,15 +67,23 @@ def check_command(context: click.Context, options: Globals, *, digests: bool, as
 @click.argument("directory", type=click.Path(file_okay=False))
 @click.option("--diff-id", metavar="DIGEST", help="What the uncompressed tar must hash to.")
 @click.option("--digest", metavar="DIGEST", help="What the file itself must hash to.")
+@limit_option
 @json_option
 @pass_globals
 def unpack_command(
-    options: Globals, file: str, directory: str, *, diff_id: str | None, digest: str | None, as_json: bool
+    options: Globals,
+    file: str,
+    directory: str,
+    *,
+    diff_id: str | None,
+    digest: str | None,
+    limits: Limits | None,
+    as_json: bool,
 ) -> None:
     """Apply one layer file to a directory, with no store at all."""
     from pyctrd.engine import unpack
 
-    done = unpack(file, directory, diff_id=diff_id, digest=digest)
+    done = unpack(file, directory, diff_id=diff_id, digest=digest, limits=limits)
     if as_json or options.json:
         print_json(
             {

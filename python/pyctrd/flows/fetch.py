@@ -263,6 +263,7 @@ class _Carriers:
             diff_id=want.diff_id,
             unpack=want.unpack,
             keep_blob=not want.local,
+            limits=self._rooms.settings.limits,
         )
         want.ingest = ingest
         if self._stopped.is_set():
@@ -310,6 +311,8 @@ def _of_layer(error: UnsafeArchiveError, want: Want) -> UnsafeArchiveError:
         entry=error.entry,
         offset=error.offset,
         reason=error.reason,
+        limit=error.limit,
+        hint=error.hint,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pyctrd.content.limits import Limits
 from pyctrd.errors import InvalidError
 from pyctrd.metadata.namespaces import check_namespace
 
@@ -42,6 +43,7 @@ class Settings:
         ca: A file of PEM certificates that registries are checked against, beside the system's.
         plain_http: Hosts (``name`` or ``name:port``) to talk to without TLS; loopback needs no mention.
         credentials: User and password by registry host, before any configuration file.
+        limits: What a layer may have.
     """
 
     root: Path
@@ -54,6 +56,7 @@ class Settings:
     ca: Path | None = None
     plain_http: frozenset[str] = frozenset()
     credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    limits: Limits = field(default_factory=Limits)
 
 
 def default_root() -> Path:
@@ -103,6 +106,7 @@ def read_settings(
     ca: str | os.PathLike[str] | None = None,
     plain_http: Collection[str] = (),
     credentials: Mapping[str, tuple[str, str]] | None = None,
+    limits: Limits | None = None,
 ) -> Settings:
     """Options first, then the environment, then the defaults.
 
@@ -131,4 +135,5 @@ def read_settings(
         ca=Path(ca) if ca else None,
         plain_http=frozenset(plain_http),
         credentials=dict(credentials or {}),
+        limits=limits or Limits(),
     )

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pyctrd import _core
+from pyctrd.content.limits import Limits
 from pyctrd.errors import NotFoundError
 
 DIRECTORY_MODE = 0o755
@@ -17,9 +18,10 @@ def unpack_file(
     *,
     diff_id: str | None = None,
     digest: str | None = None,
+    limits: Limits | None = None,
 ) -> _core.Ingested:
     """Apply a layer file to a directory; see ``pyctrd.unpack``."""
     if not Path(layer).is_file():
         raise NotFoundError(f"layer file not found: {layer}", kind="file", name=os.fspath(layer))
     Path(dest).mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    return _core.unpack(layer, dest, diff_id=diff_id, digest=digest)
+    return _core.unpack(layer, dest, diff_id=diff_id, digest=digest, limits=limits)

@@ -6,7 +6,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::error::Error;
+use crate::error::{Error, over};
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -53,6 +53,17 @@ fn fill(py: Python<'_>, error: &Error, to: &Bound<'_, PyDict>) -> PyResult<&'sta
             to.set_item("entry", PyBytes::new(py, entry))?;
             to.set_item("offset", offset)?;
             to.set_item("reason", reason)?;
+            Ok("UnsafeArchiveError")
+        }
+        Error::OverLimit { limit, most, what, entry, offset } => {
+            to.set_item("entry", PyBytes::new(py, entry))?;
+            to.set_item("offset", offset)?;
+            to.set_item("reason", over(limit, *most, what))?;
+            to.set_item("limit", limit)?;
+            to.set_item(
+                "hint",
+                format!("if you trust the image: limits=Limits({limit}=…), or --limit {limit}=…"),
+            )?;
             Ok("UnsafeArchiveError")
         }
         Error::Invalid { field, value, .. } => {

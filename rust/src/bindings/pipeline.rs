@@ -17,6 +17,25 @@ use crate::pipeline::{Block, IN_BLOCK_BYTES, Ingest, IngestOptions, Outcome, Sta
 use crate::root::Root;
 use crate::tar::Limits;
 
+/// `pyctrd.Limits`, read attribute by attribute: Python checked that the values make sense.
+#[derive(FromPyObject)]
+struct PyLimits {
+    entries: u64,
+    bytes: u64,
+    ratio: u64,
+    name_bytes: u64,
+    depth: u64,
+    xattr_bytes: u64,
+    header_bytes: u64,
+}
+
+impl From<PyLimits> for Limits {
+    fn from(limits: PyLimits) -> Self {
+        let PyLimits { entries, bytes, ratio, name_bytes, depth, xattr_bytes, header_bytes } = limits;
+        Self { entries, bytes, ratio, name_bytes, depth, xattr_bytes, header_bytes }
+    }
+}
+
 /// What a blob was: returned once every byte was checked.
 #[pyclass(frozen, get_all, module = "pyctrd", name = "Ingested")]
 #[derive(Debug)]
@@ -129,7 +148,8 @@ struct PyIngest {
 #[pymethods]
 impl PyIngest {
     #[new]
-    #[pyo3(signature = (root, ingest_id, *, digest, size = None, diff_id = None, unpack = false, keep_blob = true))]
+    #[pyo3(signature = (root, ingest_id, *, digest, size = None, diff_id = None, unpack = false, keep_blob = true,
+        limits = None))]
     #[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         py: Python<'_>,
@@ -140,6 +160,7 @@ impl PyIngest {
         diff_id: Option<&str>,
         unpack: bool,
         keep_blob: bool,
+        limits: Option<PyLimits>,
     ) -> PyResult<Self> {
         let options = IngestOptions {
             digest: digest.parse()?,
@@ -147,6 +168,7 @@ impl PyIngest {
             diff_id: diff_id.map(str::parse).transpose()?,
             unpack,
             keep_blob,
+            limits: limits.map_or_else(Limits::default, Limits::from),
         };
         let ingest = py.detach(|| Ingest::start(&Root::open(root)?, ingest_id, options))?;
         Ok(Self { ingest, current: Mutex::new(None) })
@@ -317,18 +339,34 @@ fn publish(py: Python<'_>, root: PathBuf, ingests: Vec<Py<PyIngest>>, durability
 
 /// Applies a layer file to a directory.
 #[pyfunction]
-#[pyo3(signature = (source, dest, *, diff_id = None, digest = None))]
+#[pyo3(signature = (source, dest, *, diff_id = None, digest = None, limits = None))]
 fn unpack(
     py: Python<'_>,
     source: PathBuf,
     dest: PathBuf,
     diff_id: Option<&str>,
     digest: Option<&str>,
+    limits: Option<PyLimits>,
 ) -> PyResult<PyIngested> {
     let digest = digest.map(str::parse).transpose()?;
     let diff_id = diff_id.map(str::parse).transpose()?;
-    let outcome = py.detach(|| unpack_file(&source, &dest, digest, diff_id, Limits::default()))?;
+    let limits = limits.map_or_else(Limits::default, Limits::from);
+    let outcome = py.detach(|| unpack_file(&source, &dest, digest, diff_id, limits))?;
     Ok(outcome.into())
+}
+
+/// The limits that hold where none are given, by name.
+fn default_limits() -> [(&'static str, u64); 7] {
+    let Limits { entries, bytes, ratio, name_bytes, depth, xattr_bytes, header_bytes } = Limits::default();
+    [
+        ("entries", entries),
+        ("bytes", bytes),
+        ("ratio", ratio),
+        ("name_bytes", name_bytes),
+        ("depth", depth),
+        ("xattr_bytes", xattr_bytes),
+        ("header_bytes", header_bytes),
+    ]
 }
 
 /// Adds this room's names to the module.
@@ -337,6 +375,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyIngested>()?;
     module.add_class::<PyStageTimes>()?;
     module.add("BLOCK_BYTES", IN_BLOCK_BYTES)?;
+    module.add("DEFAULT_LIMITS", default_limits())?;
     module.add_function(wrap_pyfunction!(publish, module)?)?;
     module.add_function(wrap_pyfunction!(unpack, module)?)
 }

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 /// 128 MiB: what `zstd --long=27` needs, and what zstd itself takes for a sane default. A frame that asks for
 /// more is refused before anything is allocated.
 const WINDOW_LOG_MAX: u32 = 27;
+/// What libzstd says of such a frame.
+const WINDOW_ERROR: &str = "Frame requires too much memory for decoding";
 
 pub(super) struct Zstd {
     inner: Decoder<'static>,
@@ -32,9 +34,7 @@ impl Zstd {
         let mut from = InBuffer::around(input);
         let mut to = OutBuffer::around(output);
         if !input.is_empty() || self.inside {
-            let hint = self.inner.run(&mut from, &mut to).map_err(|e| {
-                damaged(self.offset, format!("zstd data is damaged or asks for too large a window: {e}"))
-            })?;
+            let hint = self.inner.run(&mut from, &mut to).map_err(|e| refused(self.offset, &e))?;
             self.inside = hint != 0;
             if hint == 0 {
                 self.inner.reinit().map_err(|e| Error::io("zstd", "", &e))?;
@@ -47,6 +47,16 @@ impl Zstd {
     pub(super) fn finish(&self) -> Result<()> {
         if self.inside { Err(damaged(self.offset, "zstd stream is cut off")) } else { Ok(()) }
     }
+}
+
+/// libzstd's error, with its own words; for the window those would not say how much is allowed.
+fn refused(offset: u64, error: &std::io::Error) -> Error {
+    let words = error.to_string();
+    if words == WINDOW_ERROR {
+        let most = 1u64 << WINDOW_LOG_MAX;
+        return damaged(offset, format!("zstd frame asks for a window of more than {most} bytes"));
+    }
+    damaged(offset, format!("zstd data is damaged: {words}"))
 }
 
 #[cfg(test)]
@@ -110,6 +120,7 @@ mod tests {
     fn a_window_over_the_limit_is_refused() {
         // Magic, no single segment, no content size; window descriptor exponent 20: 2^30 bytes.
         let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 20 << 3, 0x01, 0x00, 0x00];
-        assert!(expand(&frame, 4096, 4096).is_err());
+        let error = expand(&frame, 4096, 4096).expect_err("a window of 1 GiB").to_string();
+        assert!(error.contains("more than 134217728 bytes"), "{error}");
     }
 }

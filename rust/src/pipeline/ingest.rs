@@ -27,6 +27,8 @@ pub struct IngestOptions {
     pub unpack: bool,
     /// Keep the blob.
     pub keep_blob: bool,
+    /// What of a layer is too much.
+    pub limits: Limits,
 }
 
 /// One blob on its way into the store.
@@ -47,7 +49,7 @@ impl Ingest {
         let staging = Staging::create(root, id)?;
         let store = if options.keep_blob { Some(staging.create_blob()?) } else { None };
         let apply = if options.unpack {
-            let writer = LayerWriter::new(staging.create_layer()?, Limits::default())?;
+            let writer = LayerWriter::new(staging.create_layer()?, options.limits)?;
             Some(Apply::Layer(Box::new(writer)))
         } else {
             None
@@ -60,6 +62,7 @@ impl Ingest {
             diff_id: options.diff_id,
             store,
             apply,
+            limits: options.limits,
         })?;
         Ok(Self { options, pipeline, staging: Mutex::new(Some(staging)) })
     }
@@ -144,6 +147,7 @@ pub fn unpack_file(
         layer: true,
         diff_id,
         apply: Some(Apply::Merge(Box::new(merger))),
+        limits,
         ..Options::default()
     })?;
     loop {

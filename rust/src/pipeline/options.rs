@@ -5,7 +5,7 @@ use std::fs::File;
 use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::tar::merge::Merger;
-use crate::tar::{AppliedLayer, LayerWriter};
+use crate::tar::{AppliedLayer, LayerWriter, Limits};
 
 /// What unpacks.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub struct Options {
     pub store: Option<File>,
     /// What unpacks the tar.
     pub apply: Option<Apply>,
+    /// How much of the tar is too much for its compressed bytes; what unpacks has its own.
+    pub limits: Limits,
 }
 
 /// What a blob was.

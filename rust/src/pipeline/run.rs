@@ -14,7 +14,7 @@ use super::stage::{Clock, Doing, STAGES, Stage, StageTimes};
 use crate::compression::{Compression, Decoder};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::tar::AppliedLayer;
+use crate::tar::{AppliedLayer, Limits};
 
 /// A blob on its way. Dropping it gives it up.
 pub struct Pipeline(Arc<Shared>);
@@ -24,6 +24,7 @@ pub(super) struct Shared {
     pub(super) expected: Option<Digest>,
     pub(super) size: Option<u64>,
     pub(super) expected_diff: Option<Digest>,
+    pub(super) limits: Limits,
     pub(super) usage: Arc<Usage>,
     pub(super) received: AtomicU64,
     pub(super) unpacked: AtomicU64,
@@ -74,6 +75,9 @@ pub(super) struct Inflate {
     /// The block that is being read, and how far.
     pub(super) input: Option<(Arc<Block>, usize)>,
     pub(super) output: Option<Block>,
+    /// Bytes that went in, and that came out.
+    pub(super) compressed: u64,
+    pub(super) expanded: u64,
 }
 
 /// How a stage's turn ended.
@@ -104,12 +108,13 @@ impl Pipeline {
             Lane { queue: VecDeque::new(), closed: false, clock }
         });
         let store = Store { hasher: Hasher::new(algorithm), file: options.store, written: 0, flushed: 0 };
-        let inflate = Inflate { decoder: None, input: None, output: None };
+        let inflate = Inflate { decoder: None, input: None, output: None, compressed: 0, expanded: 0 };
         Ok(Self(Arc::new(Shared {
             subject: options.subject,
             expected: options.digest,
             size: options.size,
             expected_diff: options.diff_id,
+            limits: options.limits,
             usage: Arc::default(),
             received: AtomicU64::new(0),
             unpacked: AtomicU64::new(0),
@@ -424,9 +429,10 @@ impl Shared {
         }
         let lane = &mut state.lanes[stage as usize];
         match turn {
-            Err(error @ (Error::UnsafeArchive { .. } | Error::DiffIdMismatch { .. }))
-                if self.expected.is_some() =>
-            {
+            Err(
+                error
+                @ (Error::UnsafeArchive { .. } | Error::OverLimit { .. } | Error::DiffIdMismatch { .. }),
+            ) if self.expected.is_some() => {
                 lane.clock.turn(Doing::Done);
                 self.hold_back(state, error);
                 return;

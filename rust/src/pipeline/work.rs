@@ -94,6 +94,9 @@ impl Shared {
             let filled = output.filled();
             let step = decoder.decode(&input.content()[at..], &mut output.space()[filled..])?;
             output.set_filled(filled + step.produced);
+            inflate.compressed += step.consumed as u64;
+            inflate.expanded += step.produced as u64;
+            self.limits.check_ratio(inflate.compressed, inflate.expanded)?;
             if output.filled() == output.space().len() {
                 self.emit(output);
             } else {

@@ -15,11 +15,12 @@ use rustix::io::Errno;
 use super::entry::{Entry, Kind};
 use super::frame::FrameWriter;
 use super::index::{self, Hides, What};
+use super::limits::{Limits, Meter};
 use super::metadata::{Attributes, Maker, set_xattr_at};
 use super::name::{self, Last};
 use super::nodes::{Inode, NodeId, Nodes, ROOT, Step};
 use super::stream::{Sink, Stream};
-use super::{AppliedLayer, Limits, failed, refuse};
+use super::{AppliedLayer, failed, refuse};
 use crate::error::{Error, Result};
 use crate::root;
 
@@ -55,10 +56,9 @@ impl LayerWriter {
             maker,
             frame,
             current: None,
-            limits,
-            applied: AppliedLayer::default(),
+            meter: Meter::new(limits),
         };
-        Ok(Self { stream: Stream::default(), layer })
+        Ok(Self { stream: Stream::new(limits), layer })
     }
 
     /// Takes in the next bytes of the uncompressed archive.
@@ -87,8 +87,7 @@ struct Layer {
     maker: Maker,
     frame: FrameWriter,
     current: Option<(File, NodeId)>,
-    limits: Limits,
-    applied: AppliedLayer,
+    meter: Meter,
 }
 
 /// The directories that are open, least recently used ones closed.
@@ -140,10 +139,14 @@ fn open_path(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<OwnedFd
 
 impl Sink for Layer {
     fn begin(&mut self, entry: &Entry) -> Result<()> {
-        self.limits.count(&mut self.applied, entry)?;
+        self.meter.count(entry)?;
         let split = name::split(&entry.name).map_err(|e| refuse(entry, e))?;
         let parents = split.parents.iter().map(|part| part.to_vec()).collect();
         let parent = self.enter(entry, ROOT, parents)?;
+        if let Last::Name(name) | Last::Whiteout(name) = split.last {
+            let (depth, path_bytes) = self.nodes.place(parent, name);
+            self.meter.place(entry, depth, path_bytes)?;
+        }
         match split.last {
             Last::Itself => self.update_directory(entry, parent),
             Last::Name(name) => self.make(entry, parent, name),
@@ -197,6 +200,8 @@ impl Layer {
                         inode.hides = Hides::Name;
                         self.remove(entry, old)?;
                     }
+                    let (depth, path_bytes) = self.nodes.place(parent, &name);
+                    self.meter.imply(entry, depth, path_bytes)?;
                     from = self.make_directory(entry, parent, &name, inode)?;
                     parts = rest;
                 }
@@ -376,13 +381,16 @@ impl Layer {
         }
         self.frame.finish(&self.nodes)?;
         let records = self.nodes.records();
-        self.applied.implied = records.iter().filter(|r| r.implied && !r.path.is_empty()).count() as u64;
-        self.applied.foreign_links = records.iter().filter(|r| r.what == What::Foreign).count() as u64;
+        let applied = AppliedLayer {
+            implied: records.iter().filter(|r| r.implied && !r.path.is_empty()).count() as u64,
+            foreign_links: records.iter().filter(|r| r.what == What::Foreign).count() as u64,
+            ..self.meter.applied()
+        };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.directory, "index", flags, Mode::from_raw_mode(0o600))
             .map_err(|e| Error::errno("create", "index", e))?;
         index::write(&mut File::from(fd), &records)?;
-        Ok(self.applied)
+        Ok(applied)
     }
 
     fn finish_directory(&mut self, id: NodeId) -> Result<()> {

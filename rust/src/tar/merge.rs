@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::entry::{Entry, Kind};
 use super::fresh::{attributes, check_symlink, create_file, make_special};
+use super::limits::{Limits, Meter};
 use super::metadata::{
     Attributes, Maker, clear_acl_at, clear_xattrs, finish_directory, has_default_acl, times_of,
 };
@@ -21,7 +22,7 @@ use super::name::{self, Last};
 use super::pax::Time;
 use super::stream::{Sink, Stream};
 use super::view::below;
-use super::{AppliedLayer, Limits, failed, refuse};
+use super::{AppliedLayer, failed, refuse};
 use crate::error::{Error, Result};
 use crate::root::{self, Identity, Pruner, Root};
 
@@ -48,10 +49,10 @@ impl Merger {
             parent: None,
             current: None,
             directories: HashMap::new(),
-            limits,
-            applied: AppliedLayer::default(),
+            meter: Meter::new(limits),
+            emptied: HashSet::new(),
         };
-        Ok(Self { stream: Stream::default(), target })
+        Ok(Self { stream: Stream::new(limits), target })
     }
 
     /// Takes in the next bytes of the uncompressed archive.
@@ -113,15 +114,20 @@ struct Target {
     parent: Option<Parent>,
     current: Option<(File, bool)>,
     directories: HashMap<Identity, Directory>,
-    limits: Limits,
-    applied: AppliedLayer,
+    meter: Meter,
+    /// Directories in which nothing of the layers below is left: no marker needs to look there again.
+    emptied: HashSet<Identity>,
 }
 
 impl Sink for Target {
     fn begin(&mut self, entry: &Entry) -> Result<()> {
-        self.limits.count(&mut self.applied, entry)?;
+        self.meter.count(entry)?;
         let split = name::split(&entry.name).map_err(|e| refuse(entry, e))?;
         let parent = self.enter(entry, &split.parents)?;
+        if let Last::Name(name) | Last::Whiteout(name) = split.last {
+            let (depth, path_bytes) = place(&parent.path, name);
+            self.meter.place(entry, depth, path_bytes)?;
+        }
         match split.last {
             Last::Itself if entry.kind == Kind::Directory => {
                 self.list(entry, parent.path, parent.identity);
@@ -132,6 +138,7 @@ impl Sink for Target {
             }
             Last::Name(name) => self.make(entry, &parent, name),
             Last::Whiteout(name) => self.remove_lower(&parent, vec![name.to_vec()]),
+            Last::Opaque if !self.emptied.insert(parent.identity) => Ok(()),
             Last::Opaque => {
                 let names = root::names(parent.fd.as_fd()).map_err(|e| failed(entry, "list", e))?;
                 self.remove_lower(&parent, names.into_iter().map(CString::into_bytes).collect())
@@ -200,6 +207,8 @@ impl Target {
             let opened = match root::open_directory(at.as_fd(), &part) {
                 Err(Errno::NOENT) => {
                     let path = done.join(&b'/');
+                    let (depth, path_bytes) = place(&path, &part);
+                    self.meter.imply(entry, depth, path_bytes)?;
                     let above = change(&mut self.directories, at.as_fd(), &path);
                     let above = above.map_err(|e| failed(entry, "stat", e))?;
                     self.written.insert((above, part.clone()));
@@ -342,8 +351,12 @@ impl Target {
     /// Takes away what the layers below have at some names of a directory.
     fn remove_lower(&mut self, parent: &Parent, names: Vec<Vec<u8>>) -> Result<()> {
         self.parent = None;
-        let mut lower =
-            Lower { written: &self.written, above: &parent.path, directories: &mut self.directories };
+        let mut lower = Lower {
+            written: &self.written,
+            above: &parent.path,
+            directories: &mut self.directories,
+            emptied: &mut self.emptied,
+        };
         root::remove_names(parent.fd.as_fd(), names, &mut lower).map(|_| ())
     }
 
@@ -354,7 +367,7 @@ impl Target {
         for (identity, directory) in directories {
             self.finish_directory(*identity, directory)?;
         }
-        Ok(self.applied)
+        Ok(self.meter.applied())
     }
 
     fn finish_directory(&self, identity: Identity, directory: &Directory) -> Result<()> {
@@ -384,11 +397,17 @@ struct Lower<'t> {
     written: &'t HashSet<(Identity, Vec<u8>)>,
     above: &'t [u8],
     directories: &'t mut HashMap<Identity, Directory>,
+    emptied: &'t mut HashSet<Identity>,
 }
 
 impl Pruner for Lower<'_> {
     fn removes(&self, directory: Identity, name: &[u8]) -> bool {
         !self.written.contains(&(directory, name.to_vec()))
+    }
+
+    /// Once is enough: what is made after it is this layer's.
+    fn enters(&mut self, directory: Identity) -> bool {
+        self.emptied.insert(directory)
     }
 
     /// A directory that an entry of this layer, or a marker, was in is as good as made by it.
@@ -401,6 +420,13 @@ impl Pruner for Lower<'_> {
         let path = below(self.above, &path);
         self.directories.insert(directory, Directory { path, becomes: Becomes::Implied });
     }
+}
+
+/// Components and bytes of the path that a name in a directory has.
+fn place(directory: &[u8], name: &[u8]) -> (usize, usize) {
+    let path_bytes = directory.len() + usize::from(!directory.is_empty()) + name.len();
+    let slashes = memchr::memchr_iter(b'/', directory).count();
+    (slashes + usize::from(!directory.is_empty()) + 1, path_bytes)
 }
 
 /// Notes that a directory's content changes; its identity.

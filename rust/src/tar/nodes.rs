@@ -21,6 +21,9 @@ pub(super) struct Node {
     pub(super) inode: u32,
     children: HashMap<Box<[u8]>, NodeId>,
     removed: bool,
+    /// Components of its path, and bytes: both are small, since paths are limited to `PATH_MAX`.
+    depth: u16,
+    path_bytes: u16,
 }
 
 /// What one or several names stand for.
@@ -108,8 +111,15 @@ pub(super) struct Nodes {
 
 impl Default for Nodes {
     fn default() -> Self {
-        let root =
-            Node { parent: ROOT, name: Box::default(), inode: 0, children: HashMap::new(), removed: false };
+        let root = Node {
+            parent: ROOT,
+            name: Box::default(),
+            inode: 0,
+            children: HashMap::new(),
+            removed: false,
+            depth: 0,
+            path_bytes: 0,
+        };
         Self { nodes: vec![root], inodes: vec![Inode::implied()] }
     }
 }
@@ -156,7 +166,16 @@ impl Nodes {
     /// Adds a name for an inode that is there.
     pub(super) fn link(&mut self, parent: NodeId, name: &[u8], inode: u32) -> Result<NodeId, &'static str> {
         let id = u32::try_from(self.nodes.len()).map_err(|_| "too many entries")?;
-        self.nodes.push(Node { parent, name: name.into(), inode, children: HashMap::new(), removed: false });
+        let (depth, path_bytes) = self.place(parent, name);
+        self.nodes.push(Node {
+            parent,
+            name: name.into(),
+            inode,
+            children: HashMap::new(),
+            removed: false,
+            depth: u16::try_from(depth).unwrap_or(u16::MAX),
+            path_bytes: u16::try_from(path_bytes).unwrap_or(u16::MAX),
+        });
         self.nodes[parent as usize].children.insert(name.into(), id);
         Ok(id)
     }
@@ -175,6 +194,13 @@ impl Nodes {
 
     pub(super) fn is_removed(&self, id: NodeId) -> bool {
         self.node(id).removed
+    }
+
+    /// Components and bytes of the path that a name in a directory has.
+    pub(super) fn place(&self, parent: NodeId, name: &[u8]) -> (usize, usize) {
+        let above = self.node(parent);
+        let slash = usize::from(parent != ROOT);
+        (usize::from(above.depth) + 1, usize::from(above.path_bytes) + slash + name.len())
     }
 
     /// Path from the root, without a slash in front.

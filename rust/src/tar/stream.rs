@@ -2,15 +2,12 @@
 
 use super::entry::{Entry, Kind, Time};
 use super::header::{BLOCK, Header, sparse_extension};
+use super::limits::Limits;
 use super::pax::{Extensions, decimal};
 use crate::error::{Error, Result};
 
-/// An extended header larger than this is an attack: the longest path and all xattrs of a file fit many times.
-const EXTENSION_MAX_BYTES: u64 = 1 << 20;
-/// A sparse map is text or blocks in front of the data; the same bound.
-const SPARSE_MAP_MAX_BYTES: usize = 1 << 20;
-/// Pairs that such a map can hold at the least bytes for each ("0\n0\n").
-const SPARSE_PAIRS_MAX: usize = SPARSE_MAP_MAX_BYTES / 4;
+/// The least bytes that a pair of a sparse map takes: "0\n0\n".
+const SPARSE_PAIR_BYTES: u64 = 4;
 
 /// Who is told.
 pub trait Sink {
@@ -68,12 +65,17 @@ enum State {
 /// The parser.
 #[derive(Debug)]
 pub struct Stream {
+    limits: Limits,
     state: State,
     block: [u8; BLOCK],
     block_len: usize,
     entry: Entry,
     extensions: Extensions,
     body: Vec<u8>,
+    /// Bytes in front of the entry that is being read: all that is held in memory for it.
+    in_front: u64,
+    /// Lines of the sparse map so far.
+    lines: u64,
     /// Bytes of the current entry that are still to come, without padding.
     left: u64,
     padding: u64,
@@ -87,15 +89,20 @@ pub struct Stream {
     header_offset: u64,
 }
 
-impl Default for Stream {
-    fn default() -> Self {
+impl Stream {
+    /// Starts in front of an archive; of the limits only `header_bytes` is the parser's, which keeps nothing else.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
         Self {
+            limits,
             state: State::Header,
             block: [0; BLOCK],
             block_len: 0,
             entry: Entry::default(),
             extensions: Extensions::default(),
             body: Vec::new(),
+            in_front: 0,
+            lines: 0,
             left: 0,
             padding: 0,
             pairs: Vec::new(),
@@ -107,9 +114,7 @@ impl Default for Stream {
             header_offset: 0,
         }
     }
-}
 
-impl Stream {
     /// Takes in the next bytes of the archive.
     ///
     /// # Errors
@@ -205,12 +210,16 @@ impl Stream {
 
     fn enter_extension(&mut self, header: &Header<'_>, kind: Extension) -> Result<()> {
         let left = header.size().map_err(|e| self.refuse(e))?;
-        if left > EXTENSION_MAX_BYTES {
-            return Err(self.refuse(format!("extended header has {left} bytes, over {EXTENSION_MAX_BYTES}")));
-        }
+        self.put_in_front(left)?;
         self.body.clear();
         self.state = State::Extension { kind, left, padding: padding(left) };
         if left == 0 { self.end_extension(kind) } else { Ok(()) }
+    }
+
+    /// Counts bytes in front of an entry, before any of them is kept.
+    fn put_in_front(&mut self, bytes: u64) -> Result<()> {
+        self.in_front = self.in_front.saturating_add(bytes);
+        self.limits.check_headers(self.in_front, &self.entry.name, self.header_offset)
     }
 
     fn extension(&mut self, bytes: &[u8], kind: Extension, left: u64, padding: u64) -> Result<usize> {
@@ -270,6 +279,7 @@ impl Stream {
                 extensions.sparse.real_size.ok_or_else(|| self.refuse("sparse file without a size"))?;
             if extensions.sparse.major == 1 {
                 self.body.clear();
+                self.lines = 0;
                 self.state = State::SparseText;
                 return Ok(());
             }
@@ -326,6 +336,7 @@ impl Stream {
         if self.entry.sparse {
             self.check_map()?;
         }
+        self.in_front = 0;
         self.pair = 0;
         self.pair_done = 0;
         self.written = 0;
@@ -387,28 +398,27 @@ impl Stream {
     }
 
     fn sparse_block(&mut self, block: &[u8; BLOCK], sink: &mut impl Sink) -> Result<()> {
+        self.put_in_front(BLOCK as u64)?;
         let more = sparse_extension(block, &mut self.pairs).map_err(|e| self.refuse(e))?;
-        if self.pairs.len() > SPARSE_PAIRS_MAX {
-            return Err(self.refuse("sparse map is too large"));
-        }
         if more { Ok(()) } else { self.begin(sink) }
     }
 
     /// A block of a PAX 1.0 map: a count, then as many pairs, each number on a line of its own.
     fn sparse_text(&mut self, block: &[u8; BLOCK], sink: &mut impl Sink) -> Result<()> {
         let used = BLOCK as u64;
-        if self.left < used || self.body.len() >= SPARSE_MAP_MAX_BYTES {
-            return Err(self.refuse("sparse map is cut off or too large"));
+        if self.left < used {
+            return Err(self.refuse("sparse map is cut off"));
         }
+        self.put_in_front(used)?;
         self.left -= used;
         self.body.extend_from_slice(block);
+        // Counting the newlines of each block first keeps this linear however many blocks the map has.
+        self.lines += memchr::memchr_iter(b'\n', block).count() as u64;
         let Some(wanted) = self.sparse_lines(None)? else { return Ok(()) };
-        if wanted > SPARSE_PAIRS_MAX as u64 {
-            return Err(self.refuse("sparse map is too large"));
-        }
-        // Counting newlines first keeps this linear however many blocks the map has.
-        let lines = memchr::memchr_iter(b'\n', &self.body).count() as u64;
-        if lines <= wanted * 2 {
+        // A count that no map within the limit could hold is refused before the map is read.
+        let claimed = wanted.saturating_mul(SPARSE_PAIR_BYTES);
+        self.limits.check_headers(claimed, &self.entry.name, self.header_offset)?;
+        if self.lines <= wanted * 2 {
             return Ok(());
         }
         self.sparse_lines(Some(wanted))?;

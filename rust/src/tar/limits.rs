@@ -1,0 +1,165 @@
+//! How much of an archive is too much. Counted while it is read, from what is really there; never believed.
+//!
+//! What is not set here is fixed: a component of a path has 255 bytes at the most (the kernel's bound), and a zstd
+//! frame may ask for a window of 128 MiB (`compression/zstd.rs`), which is refused before it is allocated.
+
+use super::AppliedLayer;
+use super::entry::Entry;
+use crate::error::{Error, Result};
+
+/// Entries of one archive, markers and directories that no entry lists included. Ten times what the largest images
+/// have, and under what an ext4 of common size has inodes for.
+pub const DEFAULT_ENTRIES: u64 = 10_000_000;
+/// Bytes of all files of one archive, holes included: 16 TiB, the largest file system that ext4 makes by default. What
+/// the disk holds is the real limit; a service for strangers should set its own.
+pub const DEFAULT_BYTES: u64 = 1 << 44;
+/// Bytes of tar for each compressed byte. Deflate cannot reach it (1032), so no gzip layer is refused; a zstd layer
+/// that does says one block over and over.
+pub const DEFAULT_RATIO: u64 = 2000;
+/// Bytes of an entry's whole path: `PATH_MAX`. No program could open what lies deeper, so it cannot be raised.
+pub const DEFAULT_NAME_BYTES: u64 = 4096;
+/// Components of an entry's path. Nobody nests a tenth of that; each level costs a directory on disk.
+pub const DEFAULT_DEPTH: u64 = 1024;
+/// Bytes of the names and values of one entry's xattrs: the kernel takes 64 KiB for a value and 64 KiB for all names.
+pub const DEFAULT_XATTR_BYTES: u64 = 256 << 10;
+/// Bytes of extended headers, long names and sparse maps in front of one entry: they are held in memory. The longest
+/// path and all xattrs of a file fit many times (rule R11: 1 MiB).
+pub const DEFAULT_HEADER_BYTES: u64 = 1 << 20;
+
+/// Bytes of tar that may come out before the ratio counts: a small layer of zeros harms nobody.
+pub const RATIO_FLOOR_BYTES: u64 = 64 << 20;
+/// Directories that no entry lists have their paths in the index: a header of one entry can ask for a thousand with
+/// paths of kilobytes. All such paths together may take so many bytes, …
+const IMPLIED_PATHS_FLOOR_BYTES: u64 = 16 << 20;
+/// … and so many more for each byte of the archive until there: memory stays linear in what is really there.
+const IMPLIED_PATHS_PER_BYTE: u64 = 16;
+
+/// What refuses an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries, markers and directories that no entry lists included.
+    pub entries: u64,
+    /// Bytes of all files, holes included.
+    pub bytes: u64,
+    /// Bytes of tar for each compressed byte, once [`RATIO_FLOOR_BYTES`] came out.
+    pub ratio: u64,
+    /// Bytes of a whole path, as the archive has it and as it is made.
+    pub name_bytes: u64,
+    /// Components of a path, as the archive has it and as it is made.
+    pub depth: u64,
+    /// Bytes of the names and values of one entry's xattrs.
+    pub xattr_bytes: u64,
+    /// Bytes of what stands in front of one entry: extended headers, long names, sparse maps.
+    pub header_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: DEFAULT_ENTRIES,
+            bytes: DEFAULT_BYTES,
+            ratio: DEFAULT_RATIO,
+            name_bytes: DEFAULT_NAME_BYTES,
+            depth: DEFAULT_DEPTH,
+            xattr_bytes: DEFAULT_XATTR_BYTES,
+            header_bytes: DEFAULT_HEADER_BYTES,
+        }
+    }
+}
+
+impl Limits {
+    /// Holds what came out of a decompressor against what went in.
+    ///
+    /// # Errors
+    /// [`Error::OverLimit`].
+    pub fn check_ratio(&self, compressed: u64, expanded: u64) -> Result<()> {
+        if expanded > RATIO_FLOOR_BYTES && expanded > compressed.saturating_mul(self.ratio) {
+            return Err(over(
+                "ratio",
+                self.ratio,
+                "more comes out for each compressed byte",
+                &[],
+                compressed,
+            ));
+        }
+        Ok(())
+    }
+
+    /// Holds the bytes in front of an entry against their limit.
+    pub(super) fn check_headers(&self, bytes: u64, entry: &[u8], offset: u64) -> Result<()> {
+        if bytes > self.header_bytes {
+            let what = "the headers in front of the entry have more bytes";
+            return Err(over("header_bytes", self.header_bytes, what, entry, offset));
+        }
+        Ok(())
+    }
+}
+
+/// What an archive has come to so far, held against its limits.
+#[derive(Debug)]
+pub(super) struct Meter {
+    limits: Limits,
+    entries: u64,
+    bytes: u64,
+    implied: u64,
+    implied_path_bytes: u64,
+}
+
+impl Meter {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, entries: 0, bytes: 0, implied: 0, implied_path_bytes: 0 }
+    }
+
+    /// Counts an entry in, by its header alone: nothing of it has been made.
+    pub(super) fn count(&mut self, entry: &Entry) -> Result<()> {
+        self.entries += 1;
+        self.check_entries(entry)?;
+        self.bytes = self.bytes.saturating_add(entry.size);
+        check("bytes", self.bytes, self.limits.bytes, "its files have more bytes", entry)?;
+        let components = entry.name.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".");
+        self.place(entry, components.count(), entry.name.len())?;
+        let xattrs: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        check("xattr_bytes", xattrs as u64, self.limits.xattr_bytes, "its xattrs have more bytes", entry)
+    }
+
+    /// Looks at where something is to be made. A symbolic link in its name can lead deeper than the name says.
+    pub(super) fn place(&self, entry: &Entry, depth: usize, path_bytes: usize) -> Result<()> {
+        check("name_bytes", path_bytes as u64, self.limits.name_bytes, "its path has more bytes", entry)?;
+        check("depth", depth as u64, self.limits.depth, "its path has more components", entry)
+    }
+
+    /// Counts a directory in that is made for what an entry puts in it.
+    pub(super) fn imply(&mut self, entry: &Entry, depth: usize, path_bytes: usize) -> Result<()> {
+        self.place(entry, depth, path_bytes)?;
+        self.implied += 1;
+        self.check_entries(entry)?;
+        self.implied_path_bytes += path_bytes as u64;
+        let most =
+            entry.offset.saturating_mul(IMPLIED_PATHS_PER_BYTE).saturating_add(IMPLIED_PATHS_FLOOR_BYTES);
+        if self.implied_path_bytes > most {
+            return Err(super::refuse(
+                entry,
+                "the archive lists too few of the directories that its names need",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a layer came to, but for what its writer knows.
+    pub(super) fn applied(&self) -> AppliedLayer {
+        AppliedLayer { entries: self.entries, bytes: self.bytes, ..AppliedLayer::default() }
+    }
+
+    fn check_entries(&self, entry: &Entry) -> Result<()> {
+        let made = self.entries + self.implied;
+        check("entries", made, self.limits.entries, "the archive has more entries", entry)
+    }
+}
+
+fn check(limit: &'static str, found: u64, most: u64, what: &'static str, entry: &Entry) -> Result<()> {
+    if found > most { Err(over(limit, most, what, &entry.name, entry.offset)) } else { Ok(()) }
+}
+
+fn over(limit: &'static str, most: u64, what: &'static str, entry: &[u8], offset: u64) -> Error {
+    Error::OverLimit { limit, most, what, entry: entry.to_vec(), offset }
+}
