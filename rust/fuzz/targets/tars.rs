@@ -1,7 +1,7 @@
 //! Archives made of fuzzed bytes, and a sink that writes down what the reader says of them.
 
 use pyctrd_core::error::Result;
-use pyctrd_core::tar::{Entry, Kind, Sink, Stream};
+use pyctrd_core::tar::{Entry, Kind, Limits, Sink, Stream};
 
 /// Bytes of a block.
 pub const BLOCK: usize = 512;
@@ -66,7 +66,7 @@ impl Sink for Heard {
 
 /// Reads an archive in pieces of some length; what was heard, and whether it was accepted.
 pub fn read(archive: &[u8], piece: usize) -> (Heard, std::result::Result<(), String>) {
-    let (mut stream, mut heard) = (Stream::default(), Heard::default());
+    let (mut stream, mut heard) = (Stream::new(Limits::default()), Heard::default());
     let read = archive.chunks(piece).try_for_each(|piece| stream.write(piece, &mut heard));
     let done = read.and_then(|()| stream.finish()).map_err(|error| error.to_string());
     (heard, done)
