@@ -343,12 +343,7 @@ impl Layer {
 
     /// Takes away what this layer made at a name before.
     fn remove(&mut self, entry: &Entry, id: NodeId) -> Result<()> {
-        let mut order = vec![id];
-        let mut next = 0;
-        while let Some(&at) = order.get(next) {
-            order.extend(self.nodes.children(at));
-            next += 1;
-        }
+        let order = self.nodes.below(id);
         for &at in order.iter().rev() {
             let (what, flags) = match self.nodes.inode(at).what {
                 What::Directory => ("remove directory", AtFlags::REMOVEDIR),
@@ -370,12 +365,8 @@ impl Layer {
 
     fn finish(mut self) -> Result<AppliedLayer> {
         // Children first: a directory may forbid its owner to enter, and times change with every name made in it.
-        let mut order = vec![ROOT];
-        let mut next = 0;
-        while let Some(&id) = order.get(next) {
-            order.extend(self.nodes.children(id).into_iter().filter(|&child| self.nodes.is_directory(child)));
-            next += 1;
-        }
+        let mut order = self.nodes.below(ROOT);
+        order.retain(|&id| self.nodes.is_directory(id));
         for id in order.into_iter().rev() {
             self.finish_directory(id)?;
         }

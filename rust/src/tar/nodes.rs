@@ -153,6 +153,18 @@ impl Nodes {
         found
     }
 
+    /// A name and all beneath it, parents before what is in them, and one branch after the other: whoever goes along
+    /// it, either way, finds the directories that it needs still open.
+    pub(super) fn below(&self, id: NodeId) -> Vec<NodeId> {
+        let mut found = Vec::new();
+        let mut pending = vec![id];
+        while let Some(id) = pending.pop() {
+            found.push(id);
+            pending.extend(self.children(id));
+        }
+        found
+    }
+
     /// Adds a name for a new inode.
     ///
     /// # Errors
