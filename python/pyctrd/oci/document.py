@@ -67,7 +67,10 @@ class Fields:
         if not isinstance(values, dict):
             raise invalid(kind, values, "an object")
         # orjson takes the last of two, other parsers the first: one of us would see another document.
-        json.loads(body, object_pairs_hook=_refuse_repeated)
+        try:
+            json.loads(body, object_pairs_hook=_refuse_repeated)
+        except RecursionError as error:  # orjson nests 1024 deep, json as deep as the caller's stack allows
+            raise InvalidError(f"invalid {kind}: no JSON: nested too deep", field=kind) from error
         return cls(values)
 
     @classmethod
