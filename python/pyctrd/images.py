@@ -43,7 +43,7 @@ class Image:
 
     @property
     def platform(self) -> str:
-        """``os/architecture[/variant]``."""
+        """``os/architecture[/variant]``; "" for an artifact that is no image."""
         return self._record.platform
 
     @property
@@ -60,7 +60,11 @@ class Image:
 
     @property
     def config(self) -> pyctrd.ImageConfig:
-        """The image config, decoded: environment, entrypoint, user, diff_ids."""
+        """The image config, decoded: environment, entrypoint, user, diff_ids.
+
+        Raises:
+            InvalidError: It is no image but another kind of artifact.
+        """
         from pyctrd.flows.load import load_config
 
         return load_config(self._rooms, self._record)
@@ -129,7 +133,8 @@ class Images:
         Args:
             reference: As Docker reads it: ``alpine``, ``ghcr.io/org/app:1.2``, ``…@sha256:…``.
             platform: ``os/architecture[/variant]``; the host's by default.
-            unpack: Make each layer's tree while its bytes arrive.
+            unpack: Make each layer's tree while its bytes arrive. An artifact that is no image (a Helm chart, a
+                signature) can only be stored: without.
             progress: Called about ten times a second, in this thread, with a ``PullProgress``.
 
         Returns:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from pyctrd.cli.containers import describe_container
 from pyctrd.cli.group import Globals, json_option, pass_globals
 from pyctrd.cli.images import describe_image
 from pyctrd.cli.output import print_json_lines
+
+if TYPE_CHECKING:
+    from pyctrd.images import Image
 
 
 @click.command("inspect")
@@ -23,5 +29,10 @@ def inspect_command(options: Globals, names: tuple[str, ...], *, as_json: bool) 
                 found.append({"kind": "container", **describe_container(container)})
                 continue
             image = engine.images.get(name)
-            found.append({"kind": "image", **describe_image(image), "config": image.config.raw})
+            found.append({"kind": "image", **describe_image(image), "config": _config(image)})
     print_json_lines(found)
+
+
+def _config(image: Image) -> Mapping[str, Any] | None:
+    """The image config's document; None for an artifact that is no image."""
+    return image.config.raw if image.manifest.is_image else None

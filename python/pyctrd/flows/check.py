@@ -98,8 +98,9 @@ def _check_images(rooms: Rooms) -> Iterator[Finding]:
 
 
 def _check_image(rooms: Rooms, record: ImageRecord) -> Iterator[Finding]:
-    manifest, config = load_manifest(rooms, record), load_config(rooms, record)
-    manifest.check_config(config)
+    manifest = load_manifest(rooms, record)
+    if manifest.is_image:
+        manifest.check_config(load_config(rooms, record))
     for descriptor in (manifest.config, *manifest.layers):
         if rooms.database.content.find(record.namespace, str(descriptor.digest)) is None:
             yield Finding("image", record.name, f"needs {descriptor.digest}, which is not recorded")

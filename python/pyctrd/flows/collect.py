@@ -99,6 +99,8 @@ def _reachable(rooms: Rooms, record: ImageRecord) -> tuple[set[str], set[str]]:
         digests.update(_indexes_between(rooms, record))
     manifest = Manifest.parse(rooms.blobs.read(record.manifest_digest))
     digests.update(str(layer.digest) for layer in manifest.layers)
+    if not manifest.is_image:
+        return digests, set()
     config = ImageConfig.parse(rooms.blobs.read(record.config_digest))
     return digests, {str(diff_id) for diff_id in config.rootfs.diff_ids}
 

@@ -70,7 +70,12 @@ def load_manifest(rooms: Rooms, record: ImageRecord) -> Manifest:
 
 
 def load_config(rooms: Rooms, record: ImageRecord) -> ImageConfig:
-    """The image's config, from its blob."""
+    """The image's config, from its blob.
+
+    Raises:
+        InvalidError: It is no image but another kind of artifact.
+    """
+    load_manifest(rooms, record).check_is_image(record.name)
     return ImageConfig.parse(rooms.blobs.read(record.config_digest))
 
 

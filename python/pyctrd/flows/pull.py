@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import InvalidError
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
 from pyctrd.flows.resolve import Resolved, resolve
 from pyctrd.metadata.images import ImageRecord
-from pyctrd.oci.media_types import is_layer
 from pyctrd.snapshots.protocol import LayerRef
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ def pull(
         rooms: The engine's rooms.
         reference: What to pull.
         platform: Whose manifest is taken from an index.
-        unpack: Make each layer's tree while its bytes arrive.
+        unpack: Make each layer's tree while its bytes arrive. An artifact that is no image can only be stored.
         progress: Called a few times a second, in the calling thread.
 
     Returns:
@@ -52,6 +50,8 @@ def pull(
         distribution-spec v1.1, "Pulling manifests", "Pulling blobs"; image-spec v1.1.
     """
     resolved = resolve(rooms, reference, platform=platform)
+    if unpack:
+        resolved.manifest.check_is_image(str(reference))
     wants = wants_of(rooms, resolved, unpack=unpack)
     with rooms.collection_lock(shared=True):
         fetch = Fetch(
@@ -62,7 +62,7 @@ def pull(
             watch_seconds=PROGRESS_INTERVAL_SECONDS,
         )
         fetch.run(wants)
-        if unpack:
+        if unpack and resolved.config is not None:
             # What the layers leave to one another is made now: a link that leads nowhere fails the pull, not the run.
             rooms.snapshotter.settle([LayerRef(str(d), rooms.layers.path(d)) for d in resolved.config.rootfs.diff_ids])
         return record_image(rooms, resolved)
@@ -74,24 +74,16 @@ def wants_of(rooms: Rooms, resolved: Resolved, *, unpack: bool) -> list[Want]:
     A layer that the config claims to be two is wanted twice: each claim is checked.
     """
     wants: dict[tuple[str, str], Want] = {}
-    for position, (layer, diff_id) in enumerate(
-        zip(resolved.manifest.layers, resolved.config.rootfs.diff_ids, strict=True)
-    ):
-        if not is_layer(layer.media_type):
-            raise InvalidError(
-                f"unknown media type: layers[{position}]: {layer.media_type} is no layer",
-                field=f"layers[{position}].mediaType",
-                value=layer.media_type,
-            )
-        wants.setdefault(
-            (str(layer.digest), str(diff_id)),
-            Want(
-                descriptor=layer,
-                opens=partial(_open_layer, rooms, resolved.reference, layer),
-                diff_id=str(diff_id),
-                unpack=unpack,
-            ),
-        )
+    manifest, config = resolved.manifest, resolved.config
+    blobs: list[tuple[Descriptor, str | None]]
+    if config is None:  # of an artifact, the config is a blob as any other
+        blobs = [(blob, None) for blob in (manifest.config, *manifest.layers)]
+    else:
+        blobs = [(blob, str(d)) for blob, d in zip(manifest.layers, config.rootfs.diff_ids, strict=True)]
+    for blob, diff_id in blobs:
+        opens = partial(_open_blob, rooms, resolved.reference, blob)
+        want = Want(descriptor=blob, opens=opens, diff_id=diff_id, unpack=unpack and diff_id is not None)
+        wants.setdefault((str(blob.digest), diff_id or ""), want)
     for document in resolved.documents:
         wants.setdefault(
             (str(document.descriptor.digest), ""),
@@ -150,7 +142,7 @@ def record_image(rooms: Rooms, resolved: Resolved) -> ImageRecord:
         target_size=resolved.target.size,
         manifest_digest=str(resolved.manifest_descriptor.digest),
         config_digest=str(resolved.manifest.config.digest),
-        platform=str(resolved.config.platform),
+        platform=str(resolved.config.platform) if resolved.config is not None else "",
         created_ns=now,
         updated_ns=now,
     )
@@ -176,10 +168,10 @@ class BytesBody:
         """Nothing is open."""
 
 
-def _open_layer(rooms: Rooms, reference: Reference, layer: Descriptor, offset: int) -> Body:
-    if rooms.database.content.find(rooms.namespace, str(layer.digest)) is not None:
-        return FileBody(rooms.blobs.path(layer.digest), offset)
-    return rooms.registry.open_blob(reference, layer, offset=offset, retry=False)  # `fetch` tries again
+def _open_blob(rooms: Rooms, reference: Reference, blob: Descriptor, offset: int) -> Body:
+    if rooms.database.content.find(rooms.namespace, str(blob.digest)) is not None:
+        return FileBody(rooms.blobs.path(blob.digest), offset)
+    return rooms.registry.open_blob(reference, blob, offset=offset, retry=False)  # `fetch` tries again
 
 
 def _watcher(resolved: Resolved, wants: Sequence[Want], progress: ProgressCallback | None) -> Callable[[], None] | None:

@@ -38,15 +38,15 @@ class Resolved:
         target: What the reference itself names: an index or a manifest.
         manifest_descriptor: The chosen manifest.
         manifest: The same, decoded.
-        config: The image config, decoded.
-        documents: Every document on the way: indexes, the manifest, the config.
+        config: The image config, decoded; None for an artifact that is no image.
+        documents: Every document on the way: indexes, the manifest, the image config.
     """
 
     reference: Reference
     target: Descriptor
     manifest_descriptor: Descriptor
     manifest: Manifest
-    config: ImageConfig
+    config: ImageConfig | None
     documents: tuple[Document, ...]
 
 
@@ -81,8 +81,8 @@ def resolve(rooms: Rooms, reference: Reference, *, platform: Platform) -> Resolv
         child = choose_child(Index.parse(documents[-1].body), reference, platform)
         documents.append(Document(child, _read_manifest(rooms, reference, child)))
     resolved = _with_config(rooms, reference, documents)
-    made_for = resolved.config.platform
-    if made_for.architecture and platform.rank(made_for) is None:
+    made_for = resolved.config.platform if resolved.config is not None else None
+    if made_for is not None and made_for.architecture and platform.rank(made_for) is None:
         raise _no_platform(reference, platform, str(made_for))
     return resolved
 
@@ -118,16 +118,20 @@ def _with_config(rooms: Rooms, reference: Reference, documents: list[Document]) 
             value=last.descriptor.media_type,
         )
     manifest = Manifest.parse(last.body)
-    body = _read_config(rooms, reference, manifest.config)
-    config = ImageConfig.parse(body)
-    manifest.check_config(config)
+    config = None
+    if manifest.is_image:
+        manifest.check_layers()  # before anything else is fetched
+        body = _read_config(rooms, reference, manifest.config)
+        config = ImageConfig.parse(body)
+        manifest.check_config(config)
+        documents = [*documents, Document(manifest.config, body)]
     return Resolved(
         reference=reference,
         target=documents[0].descriptor,
         manifest_descriptor=last.descriptor,
         manifest=manifest,
         config=config,
-        documents=(*documents, Document(manifest.config, body)),
+        documents=tuple(documents),
     )
 
 

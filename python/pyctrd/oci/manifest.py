@@ -10,10 +10,12 @@ from pyctrd.errors import InvalidError
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.document import Fields, invalid
-from pyctrd.oci.media_types import CONFIGS, MANIFESTS, OCI_MANIFEST
+from pyctrd.oci.media_types import CONFIGS, MANIFESTS, OCI_MANIFEST, is_layer
 
 # overlayfs takes 500 lower directories; nothing makes an image of more than 127 layers.
 LAYERS_MAX = 1000
+# 1 TiB: a hundred times what registries take for one blob. Of what claims more, nothing is fetched.
+BLOB_MAX_BYTES = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,37 @@ class Manifest:
                 raise invalid(name, fields.values[name], "a document of one type only: this is a manifest")
         if fields.integer("schemaVersion") != 2:
             raise invalid("schemaVersion", fields.values["schemaVersion"], "2")
+        config = Descriptor.read(fields.object("config"))
+        layers = tuple(Descriptor.read(item) for item in fields.objects("layers", most=LAYERS_MAX))
+        for name, blob in (("config", config), *((f"layers[{n}]", layer) for n, layer in enumerate(layers))):
+            if blob.size > BLOB_MAX_BYTES:
+                raise invalid(f"{name}.size", blob.size, f"at most {BLOB_MAX_BYTES} bytes")
         return cls(
             media_type=media_type,
-            config=Descriptor.read(fields.object("config")),
-            layers=tuple(Descriptor.read(item) for item in fields.objects("layers", most=LAYERS_MAX)),
+            config=config,
+            layers=layers,
             annotations=fields.table("annotations"),
             raw=fields.values,
         )
+
+    def check_layers(self) -> None:
+        """Raise unless every layer is a tar: the kernel's own file systems are no place for strangers' bytes.
+
+        Raises:
+            InvalidError: One is something else.
+        """
+        for position, layer in enumerate(self.layers):
+            if not is_layer(layer.media_type):
+                raise InvalidError(
+                    f"unknown media type: layers[{position}]: {layer.media_type} is no layer",
+                    field=f"layers[{position}].mediaType",
+                    value=layer.media_type,
+                )
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image's: the config says so. Else it is some other artifact, kept in a registry."""
+        return self.config.media_type in CONFIGS
 
     def check_is_image(self, subject: str) -> None:
         """Raise unless the config is an image's: an artifact cannot be unpacked or run.
@@ -67,7 +93,7 @@ class Manifest:
         Raises:
             InvalidError: It is some other artifact.
         """
-        if self.config.media_type not in CONFIGS:
+        if not self.is_image:
             raise InvalidError(
                 f"unknown media type: {subject}: config.mediaType: {self.config.media_type} is no image's: "
                 "this is another kind of artifact",
