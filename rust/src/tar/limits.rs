@@ -163,3 +163,60 @@ fn check(limit: &'static str, found: u64, most: u64, what: &'static str, entry: 
 fn over(limit: &'static str, most: u64, what: &'static str, entry: &[u8], offset: u64) -> Error {
     Error::OverLimit { limit, most, what, entry: entry.to_vec(), offset }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(offset: u64) -> Entry {
+        Entry { name: b"a/b".to_vec(), offset, ..Entry::default() }
+    }
+
+    fn limit_of(result: Result<()>) -> Option<&'static str> {
+        match result {
+            Err(Error::OverLimit { limit, .. }) => Some(limit),
+            Ok(()) => None,
+            Err(other) => unreachable!("{other}"),
+        }
+    }
+
+    #[test]
+    fn the_ratio_counts_above_its_floor_and_does_not_overflow() {
+        let limits = Limits { ratio: 10, ..Limits::default() };
+        assert_eq!(limit_of(limits.check_ratio(0, RATIO_FLOOR_BYTES)), None);
+        assert_eq!(limit_of(limits.check_ratio(1, RATIO_FLOOR_BYTES + 1)), Some("ratio"));
+        assert_eq!(limit_of(limits.check_ratio(RATIO_FLOOR_BYTES, RATIO_FLOOR_BYTES * 10)), None);
+        assert_eq!(
+            limit_of(limits.check_ratio(RATIO_FLOOR_BYTES, RATIO_FLOOR_BYTES * 10 + 1)),
+            Some("ratio")
+        );
+        assert_eq!(limit_of(limits.check_ratio(u64::MAX / 2, u64::MAX)), None);
+    }
+
+    #[test]
+    fn bytes_are_added_up_without_overflow() {
+        let mut meter = Meter::new(Limits { bytes: u64::MAX - 1, ..Limits::default() });
+        let file = Entry { size: u64::MAX - 1, ..entry(0) };
+        assert_eq!(limit_of(meter.count(&file)), None);
+        assert_eq!(limit_of(meter.count(&file)), Some("bytes"));
+    }
+
+    #[test]
+    fn directories_that_no_entry_lists_count_as_entries() {
+        let mut meter = Meter::new(Limits { entries: 2, ..Limits::default() });
+        assert_eq!(limit_of(meter.count(&entry(0))), None);
+        assert_eq!(limit_of(meter.imply(&entry(0), 1, 1)), None);
+        assert_eq!(limit_of(meter.imply(&entry(0), 2, 3)), Some("entries"));
+        assert_eq!(meter.applied().entries, 1);
+    }
+
+    #[test]
+    fn their_paths_are_charged_against_the_bytes_read() {
+        let most = |offset: u64| {
+            let mut meter = Meter::new(Limits::default());
+            (0..100_000).take_while(|_| meter.imply(&entry(offset), 1000, 4096).is_ok()).count() as u64
+        };
+        assert_eq!(most(0), IMPLIED_PATHS_FLOOR_BYTES / 4096);
+        assert_eq!(most(1 << 20), (IMPLIED_PATHS_FLOOR_BYTES + (IMPLIED_PATHS_PER_BYTE << 20)) / 4096);
+    }
+}

@@ -273,6 +273,13 @@ mod tests {
     }
 
     #[test]
+    fn the_last_value_of_an_xattr_wins_at_the_place_of_the_first() {
+        let found = read(b"22 SCHILY.xattr.u.a=1\n22 SCHILY.xattr.u.b=2\n22 SCHILY.xattr.u.a=3\n");
+        let found = found.expect("good records").xattrs;
+        assert_eq!(found, [(b"u.a".to_vec(), b"3".to_vec()), (b"u.b".to_vec(), b"2".to_vec())]);
+    }
+
+    #[test]
     fn libarchive_xattrs_are_decoded() {
         let found = read(b"35 LIBARCHIVE.xattr.user.a%3db=aGk\n").expect("good record");
         assert_eq!(found.xattrs, [(b"user.a=b".to_vec(), b"hi".to_vec())]);
