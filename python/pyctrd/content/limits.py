@@ -10,7 +10,7 @@ from pyctrd.errors import InvalidError
 DEFAULT_ENTRIES = 10_000_000
 DEFAULT_BYTES = 1 << 44
 DEFAULT_RATIO = 2000
-DEFAULT_NAME_BYTES = 4096
+DEFAULT_NAME_BYTES = 4095
 DEFAULT_DEPTH = 1024
 DEFAULT_XATTR_BYTES = 256 << 10
 DEFAULT_HEADER_BYTES = 1 << 20
@@ -18,7 +18,7 @@ DEFAULT_HEADER_BYTES = 1 << 20
 # Numbers of files and bytes are 63 bits wide in archives and in the kernel.
 _VALUE_MAX = 2**63 - 1
 # What cannot be raised further: PATH_MAX, above which no program opens a path; and what is held in memory.
-_MOST = {"name_bytes": 4096, "header_bytes": 64 << 20}
+_MOST = {"name_bytes": 4095, "header_bytes": 64 << 20}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Limits:
         entries: Entries of one layer's archive, whiteouts and directories that no entry lists included.
         bytes: Bytes of all files of one layer, holes included, although they take no disk.
         ratio: Bytes of tar for each compressed byte, once 64 MiB came out. Deflate cannot exceed 1032.
-        name_bytes: Bytes of an entry's whole path; at most 4096.
+        name_bytes: Bytes of an entry's whole path; at most 4095.
         depth: Components of an entry's path.
         xattr_bytes: Bytes of the names and values of one entry's xattrs.
         header_bytes: Bytes in front of one entry: PAX headers, GNU long names, sparse maps. They are held in

@@ -56,6 +56,8 @@ struct PyIngested {
     implied: u64,
     /// Hard links to files of lower layers.
     foreign_links: u64,
+    /// Extended attributes that were not set.
+    skipped_xattrs: u64,
 }
 
 impl From<Outcome> for PyIngested {
@@ -69,6 +71,7 @@ impl From<Outcome> for PyIngested {
             layer_entries: outcome.applied.entries,
             implied: outcome.applied.implied,
             foreign_links: outcome.applied.foreign_links,
+            skipped_xattrs: outcome.applied.skipped_xattrs,
         }
     }
 }

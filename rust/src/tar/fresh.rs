@@ -182,7 +182,9 @@ impl Sink for Layer {
             file.set_len(entry.size).map_err(|e| Error::io("truncate", root::to_path(&entry.name), &e))?;
         }
         let done = self.maker.finish_file(file.as_fd(), &attributes(entry));
-        done.map_err(|(operation, errno)| failed(entry, operation, errno))
+        let skipped = done.map_err(|(operation, errno)| failed(entry, operation, errno))?;
+        self.meter.skip_xattrs(skipped);
+        Ok(())
     }
 }
 
@@ -257,21 +259,24 @@ impl Layer {
         Ok(())
     }
 
-    fn make_symlink(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    fn make_symlink(&mut self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         check_symlink(entry)?;
         rustix::fs::symlinkat(entry.link.as_slice(), parent, name)
             .map_err(|e| failed(entry, "make link", e))?;
         self.set_attributes(entry, parent, name)
     }
 
-    fn make_node(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    fn make_node(&mut self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        check_special(entry)?;
         make_special(entry, parent, name)?;
         self.set_attributes(entry, parent, name)
     }
 
-    fn set_attributes(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    fn set_attributes(&mut self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         let done = self.maker.finish_at(parent, name, entry.kind, &attributes(entry));
-        done.map_err(|(operation, errno)| failed(entry, operation, errno))
+        let skipped = done.map_err(|(operation, errno)| failed(entry, operation, errno))?;
+        self.meter.skip_xattrs(skipped);
+        Ok(())
     }
 
     fn make_link(&mut self, entry: &Entry, parent: NodeId, name: &[u8], there: Option<NodeId>) -> Result<()> {
@@ -407,7 +412,9 @@ impl Layer {
                 Err(e) => return Err(wrong(("mark opaque", e))),
             }
         }
-        self.maker.finish_at(parent, name, Kind::Directory, &attributes).map_err(wrong)
+        let skipped = self.maker.finish_at(parent, name, Kind::Directory, &attributes).map_err(wrong)?;
+        self.meter.skip_xattrs(skipped);
+        Ok(())
     }
 }
 
@@ -427,22 +434,30 @@ pub(super) fn create_file(entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) ->
 
 /// Refuses a symbolic link that cannot be made.
 pub(super) fn check_symlink(entry: &Entry) -> Result<()> {
+    if entry.kind != Kind::Symlink {
+        return Ok(());
+    }
     if entry.link.is_empty() {
         return Err(refuse(entry, "symbolic link without a target"));
+    }
+    name::check_length(entry.link.len()).map_err(|e| refuse(entry, format!("symbolic link target: {e}")))
+}
+
+/// Refuses a device that would act as overlayfs' mark.
+pub(super) fn check_special(entry: &Entry) -> Result<()> {
+    if entry.kind == Kind::Character && entry.device == (0, 0) {
+        return Err(refuse(entry, "character device 0:0 is overlayfs' whiteout"));
     }
     Ok(())
 }
 
-/// Makes a device or a pipe.
+/// Makes a device or a pipe that was checked.
 pub(super) fn make_special(entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     let (kind, device) = match entry.kind {
         Kind::Character => (FileType::CharacterDevice, entry.device),
         Kind::Block => (FileType::BlockDevice, entry.device),
         _ => (FileType::Fifo, (0, 0)),
     };
-    if kind == FileType::CharacterDevice && device == (0, 0) {
-        return Err(refuse(entry, "character device 0:0 is overlayfs' whiteout"));
-    }
     let mode = Mode::from_raw_mode(entry.mode & 0o777);
     rustix::fs::mknodat(parent, name, kind, mode, makedev(device.0, device.1))
         .map_err(|e| failed(entry, "mknod", e))

@@ -5,6 +5,7 @@
 
 use super::AppliedLayer;
 use super::entry::Entry;
+use super::metadata::applicable;
 use crate::error::{Error, Result};
 
 /// Entries of one archive, markers and directories that no entry lists included. Ten times what the largest images
@@ -17,7 +18,7 @@ pub const DEFAULT_BYTES: u64 = 1 << 44;
 /// that does says one block over and over.
 pub const DEFAULT_RATIO: u64 = 2000;
 /// Bytes of an entry's whole path: `PATH_MAX`. No program could open what lies deeper, so it cannot be raised.
-pub const DEFAULT_NAME_BYTES: u64 = 4096;
+pub const DEFAULT_NAME_BYTES: u64 = 4095;
 /// Components of an entry's path. Nobody nests a tenth of that; each level costs a directory on disk.
 pub const DEFAULT_DEPTH: u64 = 1024;
 /// Bytes of the names and values of one entry's xattrs: the kernel takes 64 KiB for a value and 64 KiB for all names.
@@ -103,11 +104,12 @@ pub(super) struct Meter {
     bytes: u64,
     implied: u64,
     implied_path_bytes: u64,
+    skipped_xattrs: u64,
 }
 
 impl Meter {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, entries: 0, bytes: 0, implied: 0, implied_path_bytes: 0 }
+        Self { limits, entries: 0, bytes: 0, implied: 0, implied_path_bytes: 0, skipped_xattrs: 0 }
     }
 
     /// Counts an entry in, by its header alone: nothing of it has been made.
@@ -118,6 +120,7 @@ impl Meter {
         check("bytes", self.bytes, self.limits.bytes, "its files have more bytes", entry)?;
         let components = entry.name.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".");
         self.place(entry, components.count(), entry.name.len())?;
+        self.skip_xattrs((entry.xattrs.len() - applicable(&entry.xattrs, entry.kind).count()) as u64);
         let xattrs: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
         check("xattr_bytes", xattrs as u64, self.limits.xattr_bytes, "its xattrs have more bytes", entry)
     }
@@ -145,9 +148,19 @@ impl Meter {
         Ok(())
     }
 
+    /// Counts xattrs in that are not set.
+    pub(super) fn skip_xattrs(&mut self, count: u64) {
+        self.skipped_xattrs += count;
+    }
+
     /// What a layer came to, but for what its writer knows.
     pub(super) fn applied(&self) -> AppliedLayer {
-        AppliedLayer { entries: self.entries, bytes: self.bytes, ..AppliedLayer::default() }
+        AppliedLayer {
+            entries: self.entries,
+            bytes: self.bytes,
+            skipped_xattrs: self.skipped_xattrs,
+            ..AppliedLayer::default()
+        }
     }
 
     fn check_entries(&self, entry: &Entry) -> Result<()> {

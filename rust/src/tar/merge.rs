@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Kind};
-use super::fresh::{attributes, check_symlink, create_file, make_special};
+use super::fresh::{attributes, check_special, check_symlink, create_file, make_special};
 use super::limits::{Limits, Meter};
 use super::metadata::{
     Attributes, Maker, clear_acl_at, clear_xattrs, finish_directory, has_default_acl, times_of,
@@ -164,7 +164,9 @@ impl Sink for Target {
         } else {
             self.maker.finish_file(file.as_fd(), &attributes)
         };
-        done.map_err(|(operation, errno)| failed(entry, operation, errno))
+        let skipped = done.map_err(|(operation, errno)| failed(entry, operation, errno))?;
+        self.meter.skip_xattrs(skipped);
+        Ok(())
     }
 }
 
@@ -266,9 +268,9 @@ impl Target {
     fn make_other(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<()> {
         let fd = parent.fd.as_fd();
         let mut maker = self.maker;
-        if entry.kind == Kind::Symlink {
-            check_symlink(entry)?;
-        }
+        // Before anything is taken away: what a refused entry was to replace stays.
+        check_symlink(entry)?;
+        check_special(entry)?;
         self.clear(entry, fd, name)?;
         if entry.kind == Kind::Symlink {
             rustix::fs::symlinkat(entry.link.as_slice(), fd, name)
@@ -283,7 +285,9 @@ impl Target {
             }
         }
         let done = maker.finish_at(fd, name, entry.kind, &attributes(entry));
-        done.map_err(|(operation, errno)| failed(entry, operation, errno))
+        let skipped = done.map_err(|(operation, errno)| failed(entry, operation, errno))?;
+        self.meter.skip_xattrs(skipped);
+        Ok(())
     }
 
     fn make_directory(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<()> {
@@ -364,24 +368,26 @@ impl Target {
         let mut directories: Vec<_> = self.directories.iter().collect();
         // Children before parents: a directory may forbid its owner to enter.
         directories.sort_unstable_by(|(_, a), (_, b)| b.path.cmp(&a.path));
+        let mut applied = self.meter.applied();
         for (identity, directory) in directories {
-            self.finish_directory(*identity, directory)?;
+            applied.skipped_xattrs += self.finish_directory(*identity, directory)?;
         }
-        Ok(self.meter.applied())
+        Ok(applied)
     }
 
-    fn finish_directory(&self, identity: Identity, directory: &Directory) -> Result<()> {
+    /// Gives a directory its attributes; how many xattrs its file system could not take.
+    fn finish_directory(&self, identity: Identity, directory: &Directory) -> Result<u64> {
         let wrong = |(operation, e)| Error::errno(operation, root::to_path(&directory.path), e);
         let Ok(fd) = self.root.resolve_plain(&directory.path, ENTER) else {
-            return Ok(()); // a later entry took its place
+            return Ok(0); // a later entry took its place
         };
         let fd = fd.as_fd();
         if root::identity(fd).map_err(|e| wrong(("stat", e)))? != identity {
-            return Ok(());
+            return Ok(0);
         }
         let attributes = match &directory.becomes {
             Becomes::AsBefore(times) => {
-                return rustix::fs::futimens(fd, times).map_err(|e| wrong(("set times", e)));
+                return rustix::fs::futimens(fd, times).map(|()| 0).map_err(|e| wrong(("set times", e)));
             }
             Becomes::Implied => self.maker.implied(),
             Becomes::Listed { mode, uid, gid, mtime, xattrs } => {

@@ -12,6 +12,7 @@ use super::pax::Time;
 /// Overlayfs' own marks: from an archive they must never act.
 const OVERLAY_MARKS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
+const CAPABILITY: &[u8] = b"security.capability";
 const ACL_ACCESS: &str = "system.posix_acl_access";
 const ACL_DEFAULT: &str = "system.posix_acl_default";
 
@@ -49,6 +50,8 @@ pub(super) struct Attributes<'a> {
 }
 
 type Done = Result<(), (&'static str, Errno)>;
+/// How many xattrs the file system could not take.
+type Finished = Result<u64, (&'static str, Errno)>;
 
 impl Maker {
     /// One that takes nothing for granted of what it makes: for directories that pass on something of theirs.
@@ -77,7 +80,7 @@ impl Maker {
     }
 
     /// Gives an open file, just made with `mode & 0777`, its attributes.
-    pub(super) fn finish_file(&self, fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Done {
+    pub(super) fn finish_file(&self, fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Finished {
         let owned = attributes.uid == self.uid && attributes.gid == self.gid;
         if !owned {
             let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
@@ -86,10 +89,11 @@ impl Maker {
         if attributes.mode & (self.umask | 0o7000) != 0 {
             rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode)).map_err(|e| ("chmod", e))?;
         }
-        for (name, value) in applicable(attributes.xattrs, Kind::File) {
-            rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(|e| ("set xattr", e))?;
-        }
-        rustix::fs::futimens(fd, &timestamps(attributes.mtime)).map_err(|e| ("set times", e))
+        let skipped = set_xattrs(attributes, Kind::File, |name, value| {
+            rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
+        })?;
+        rustix::fs::futimens(fd, &timestamps(attributes.mtime)).map_err(|e| ("set times", e))?;
+        Ok(skipped)
     }
 
     /// Gives what is at a name its attributes; the last component is never followed.
@@ -99,7 +103,7 @@ impl Maker {
         name: &[u8],
         kind: Kind,
         attributes: &Attributes<'_>,
-    ) -> Done {
+    ) -> Finished {
         let owned = attributes.uid == self.uid && attributes.gid == self.gid;
         // A directory may have inherited its group from a set-gid parent: always set.
         if !owned || kind == Kind::Directory {
@@ -110,23 +114,41 @@ impl Maker {
         if kind != Kind::Symlink {
             chmod_at(parent, name, attributes.mode).map_err(|e| ("chmod", e))?;
         }
-        for (xattr, value) in applicable(attributes.xattrs, kind) {
-            set_xattr_at(parent, name, xattr, value).map_err(|e| ("set xattr", e))?;
-        }
+        let skipped = set_xattrs(attributes, kind, |xattr, value| set_xattr_at(parent, name, xattr, value))?;
         rustix::fs::utimensat(parent, name, &timestamps(attributes.mtime), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| ("set times", e))
+            .map_err(|e| ("set times", e))?;
+        Ok(skipped)
     }
 }
 
 /// Gives an open directory its attributes.
-pub(super) fn finish_directory(fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Done {
+pub(super) fn finish_directory(fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Finished {
     let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
     rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| ("chown", e))?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode)).map_err(|e| ("chmod", e))?;
-    for (name, value) in applicable(attributes.xattrs, Kind::Directory) {
-        rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(|e| ("set xattr", e))?;
+    let skipped = set_xattrs(attributes, Kind::Directory, |name, value| {
+        rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
+    })?;
+    rustix::fs::futimens(fd, &timestamps(attributes.mtime)).map_err(|e| ("set times", e))?;
+    Ok(skipped)
+}
+
+/// Sets those xattrs that may act. A file system without xattrs loses those that are data alone; a capability or an ACL
+/// that is lost would change who may do what.
+fn set_xattrs(
+    attributes: &Attributes<'_>,
+    kind: Kind,
+    set: impl Fn(&[u8], &[u8]) -> Result<(), Errno>,
+) -> Finished {
+    let mut skipped = 0;
+    for (name, value) in applicable(attributes.xattrs, kind) {
+        match set(name, value) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP) if name != CAPABILITY && !name.starts_with(b"system.") => skipped += 1,
+            Err(e) => return Err(("set xattr", e)),
+        }
     }
-    rustix::fs::futimens(fd, &timestamps(attributes.mtime)).map_err(|e| ("set times", e))
+    Ok(skipped)
 }
 
 /// Sets the mode of what is at a name, not following it. No flag says so before Linux 6.6: an `O_PATH` descriptor
@@ -179,7 +201,7 @@ pub(super) fn clear_xattrs(fd: BorrowedFd<'_>) -> Done {
     list.resize(length, 0u8);
     let length = rustix::fs::flistxattr(fd, &mut list).map_err(|e| ("list xattrs", e))?;
     for name in list[..length].split(|&b| b == 0).filter(|name| !name.is_empty()) {
-        let label = name.starts_with(b"security.") && name != b"security.capability";
+        let label = name.starts_with(b"security.") && name != CAPABILITY;
         if label || OVERLAY_MARKS.iter().any(|mark| name.starts_with(mark)) {
             continue;
         }

@@ -36,6 +36,8 @@ pub struct AppliedLayer {
     pub implied: u64,
     /// Hard links to files that only a lower layer has.
     pub foreign_links: u64,
+    /// Extended attributes that were not set: overlayfs' own marks, and what the kernel does not keep there.
+    pub skipped_xattrs: u64,
 }
 
 /// The error that refuses an entry.

@@ -2,8 +2,8 @@
 
 /// The longest name of one component that a file system holds.
 const COMPONENT_MAX_BYTES: usize = 255;
-/// The longest path that any program can use.
-const PATH_MAX_BYTES: usize = 4096;
+/// The longest path that any program can use: `PATH_MAX`, less the NUL at its end.
+const PATH_MAX_BYTES: usize = 4095;
 
 const WHITEOUT: &[u8] = b".wh.";
 const RESERVED: &[u8] = b".wh..wh.";
@@ -31,14 +31,21 @@ pub(super) struct Split<'a> {
     pub(super) last: Last<'a>,
 }
 
+/// Refuses a path from the root that no program could use. Names alone are not enough: links that lead to the depth
+/// of other links would make a tree as deep as an archive likes, of which every path is held in memory.
+///
+/// # Errors
+/// As [`components`].
+pub(super) fn check_length(bytes: usize) -> Result<(), &'static str> {
+    if bytes > PATH_MAX_BYTES { Err("path is longer than 4095 bytes") } else { Ok(()) }
+}
+
 /// The components of a path, `..` among them.
 ///
 /// # Errors
 /// A path or component that no file system holds.
 pub(super) fn components(name: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
-    if name.len() > PATH_MAX_BYTES {
-        return Err("path is longer than 4096 bytes");
-    }
+    check_length(name.len())?;
     if name.contains(&0) {
         return Err("path has a NUL");
     }

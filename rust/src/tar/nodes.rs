@@ -168,7 +168,7 @@ impl Nodes {
     /// Adds a name for a new inode.
     ///
     /// # Errors
-    /// More than 2^32 names.
+    /// More than 2^32 names, or a path that is too long.
     pub(super) fn add(&mut self, parent: NodeId, name: &[u8], inode: Inode) -> Result<NodeId, &'static str> {
         let number = u32::try_from(self.inodes.len()).map_err(|_| "too many entries")?;
         self.inodes.push(inode);

@@ -292,7 +292,8 @@ impl<'w, 'a> Writer<'w, 'a> {
                 let made = rustix::fs::openat(fd, name, flags, mode).map_err(|e| ("create", e))?;
                 let from = self.layers[source.layer].open(record).map_err(Failure::Told)?;
                 copy(&from, &made, record.size, &mut self.reflink)?;
-                return Ok(self.maker.finish_file(made.as_fd(), &attributes)?);
+                self.maker.finish_file(made.as_fd(), &attributes)?;
+                return Ok(());
             }
             What::Symlink => {
                 rustix::fs::symlinkat(record.link.as_slice(), fd, name).map_err(|e| ("make link", e))?;
@@ -300,7 +301,8 @@ impl<'w, 'a> Writer<'w, 'a> {
             }
             what => make_special(what, record, fd, name, mode)?,
         };
-        Ok(self.maker.finish_at(fd, name, kind, &attributes)?)
+        self.maker.finish_at(fd, name, kind, &attributes)?;
+        Ok(())
     }
 
     fn finish_made(&self, path: &[u8], id: Id, opaque: bool) -> std::result::Result<(), Failure> {
@@ -312,7 +314,8 @@ impl<'w, 'a> Writer<'w, 'a> {
                 Err(e) => return Err(("mark opaque", e).into()),
             }
         }
-        Ok(finish_directory(fd.as_fd(), &attributes(self.view.record_of(id)))?)
+        finish_directory(fd.as_fd(), &attributes(self.view.record_of(id)))?;
+        Ok(())
     }
 }
 
@@ -425,5 +428,5 @@ pub fn copy_directory(source: &Root, target: &Root) -> Result<()> {
         xattrs: &xattrs,
     };
     let done = finish_directory(target.as_fd(), &attributes);
-    done.map_err(|(operation, errno)| wrong(operation, errno))
+    done.map(|_| ()).map_err(|(operation, errno)| wrong(operation, errno))
 }

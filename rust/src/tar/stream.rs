@@ -9,6 +9,10 @@ use crate::error::{Error, Result};
 /// The least bytes that a pair of a sparse map takes: "0\n0\n".
 const SPARSE_PAIR_BYTES: u64 = 4;
 
+/// The kernel's own bounds, which hold for every file system.
+const XATTR_NAME_MAX_BYTES: usize = 255;
+const XATTR_VALUE_MAX_BYTES: usize = 1 << 16;
+
 /// Who is told.
 pub trait Sink {
     /// An entry begins; for a regular file its data follows.
@@ -328,6 +332,9 @@ impl Stream {
         self.entry.mtime = extensions.mtime.unwrap_or(Time { seconds, nanoseconds: 0 });
         self.entry.device = device;
         self.entry.xattrs = std::mem::take(&mut extensions.xattrs);
+        if let Some(fault) = self.entry.xattrs.iter().find_map(|(name, value)| xattr_fault(name, value)) {
+            return Err(self.refuse(fault));
+        }
         self.entry.offset = self.header_offset;
         Ok(flag)
     }
@@ -445,6 +452,16 @@ impl Stream {
         self.body = body;
         result.map_err(|e| self.refuse(e))
     }
+}
+
+/// Why the kernel would not take an xattr, whatever the file system.
+fn xattr_fault(name: &[u8], value: &[u8]) -> Option<String> {
+    let shown = || name.get(..32).unwrap_or(name).escape_ascii();
+    if name.is_empty() || name.len() > XATTR_NAME_MAX_BYTES {
+        return Some(format!("xattr name has {} bytes: {}", name.len(), shown()));
+    }
+    let long = value.len() > XATTR_VALUE_MAX_BYTES;
+    long.then(|| format!("xattr value has {} bytes, over {XATTR_VALUE_MAX_BYTES}: {}", value.len(), shown()))
 }
 
 fn padding(size: u64) -> u64 {

@@ -30,6 +30,8 @@ pub(super) struct Name {
     pub(super) source: Source,
     /// None for what is no directory.
     pub(super) children: Option<BTreeMap<Vec<u8>, Id>>,
+    /// Bytes of its path from the root.
+    path_bytes: usize,
     /// Layers whose directories make up this one.
     parts: u32,
     /// Whether one of these has whiteouts in it.
@@ -37,8 +39,8 @@ pub(super) struct Name {
 }
 
 impl Name {
-    fn new(source: Source, children: Option<BTreeMap<Vec<u8>, Id>>) -> Self {
-        Self { source, children, parts: 1, whiteouts: false }
+    fn new(source: Source, children: Option<BTreeMap<Vec<u8>, Id>>, path_bytes: usize) -> Self {
+        Self { source, children, path_bytes, parts: 1, whiteouts: false }
     }
 
     /// Whether overlayfs lists the whiteouts in it: it shows a directory that only one layer has as it is.
@@ -78,7 +80,7 @@ impl<'a> View<'a> {
     }
 
     fn build(layers: &'a [Index], rule: Rule, without: &HashSet<usize>) -> Result<Self> {
-        let root = Name::new(Source { layer: 0, record: 0 }, Some(BTreeMap::new()));
+        let root = Name::new(Source { layer: 0, record: 0 }, Some(BTreeMap::new()), 0);
         let mut view = Self { layers, names: vec![root] };
         for (position, layer) in layers.iter().enumerate().filter(|(at, _)| !without.contains(at)) {
             Apply { view: &mut view, position, rule, directories: HashMap::new(), files: HashMap::new() }
@@ -219,7 +221,7 @@ impl<'a> Apply<'_, 'a> {
                 What::Whiteout => None,
                 _ => Some(own),
             };
-            self.file(record, source, ancestors[ancestors.len() - 1], name);
+            self.file(record, source, ancestors[ancestors.len() - 1], name)?;
         }
         Ok(())
     }
@@ -269,11 +271,11 @@ impl<'a> Apply<'_, 'a> {
                 there.source = own;
                 there.parts += 1;
                 if record.hides != Hides::Nothing {
-                    *there = Name::new(own, Some(BTreeMap::new()));
+                    *there = Name::new(own, Some(BTreeMap::new()), there.path_bytes);
                 }
                 id
             }
-            _ => self.put(parent, name, own, Some(BTreeMap::new())),
+            _ => self.put(record, parent, name, own, Some(BTreeMap::new()))?,
         };
         let mut entered = ancestors;
         entered.push(id);
@@ -318,7 +320,8 @@ impl<'a> Apply<'_, 'a> {
                 }
                 // Each round makes a directory, in which nothing is: the rest are plain names, so this ends.
                 Err(Stop::Missing(at, mut rest)) => {
-                    let made = self.put(at[at.len() - 1], &rest.remove(0), own, Some(BTreeMap::new()));
+                    let last = at[at.len() - 1];
+                    let made = self.put(record, last, &rest.remove(0), own, Some(BTreeMap::new()))?;
                     entered = at;
                     entered.push(made);
                     parts = rest;
@@ -327,10 +330,10 @@ impl<'a> Apply<'_, 'a> {
         }
     }
 
-    fn file(&mut self, record: &'a Record, source: Option<Source>, parent: Id, name: &[u8]) {
+    fn file(&mut self, record: &'a Record, source: Option<Source>, parent: Id, name: &[u8]) -> Result<()> {
         match source {
             Some(source) => {
-                self.put(parent, name, source, None);
+                self.put(record, parent, name, source, None)?;
                 if record.what != What::Hardlink {
                     self.files.insert(&record.path, source);
                 }
@@ -345,21 +348,29 @@ impl<'a> Apply<'_, 'a> {
             // Stacked: nothing stands for a foreign link in the layer's tree.
             None => {}
         }
+        Ok(())
     }
 
+    /// Adds a name; a link of a lower layer on the way there can make its path too long.
     fn put(
         &mut self,
+        record: &Record,
         parent: Id,
         name: &[u8],
         source: Source,
         children: Option<BTreeMap<Vec<u8>, Id>>,
-    ) -> Id {
+    ) -> Result<Id> {
+        let path_bytes = match self.view.names[parent].path_bytes {
+            0 => name.len(),
+            above => above + 1 + name.len(),
+        };
+        name::check_length(path_bytes).map_err(|e| refuse(record, e))?;
         let id = self.view.names.len();
-        self.view.names.push(Name::new(source, children));
+        self.view.names.push(Name::new(source, children, path_bytes));
         if let Some(siblings) = &mut self.view.names[parent].children {
             siblings.insert(name.to_vec(), id);
         }
-        id
+        Ok(id)
     }
 }
 
