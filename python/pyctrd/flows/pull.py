@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pyctrd.errors import UnsafeArchiveError
+from pyctrd.flows.collect import collect
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
 from pyctrd.flows.resolve import Resolved, resolve
@@ -53,19 +55,25 @@ def pull(
     if unpack:
         resolved.manifest.check_is_image(str(reference))
     wants = wants_of(rooms, resolved, unpack=unpack)
-    with rooms.collection_lock(shared=True):
-        fetch = Fetch(
-            rooms,
-            is_present=partial(is_present, rooms),
-            record=partial(record_content, rooms, resolved),
-            watch=_watcher(resolved, wants, progress),
-            watch_seconds=PROGRESS_INTERVAL_SECONDS,
-        )
-        fetch.run(wants)
-        if unpack and resolved.config is not None:
-            # What the layers leave to one another is made now: a link that leads nowhere fails the pull, not the run.
-            rooms.snapshotter.settle([LayerRef(str(d), rooms.layers.path(d)) for d in resolved.config.rootfs.diff_ids])
-        return record_image(rooms, resolved)
+    try:
+        with rooms.collection_lock(shared=True):
+            fetch = Fetch(
+                rooms,
+                is_present=partial(is_present, rooms),
+                record=partial(record_content, rooms, resolved),
+                watch=_watcher(resolved, wants, progress),
+                watch_seconds=PROGRESS_INTERVAL_SECONDS,
+            )
+            fetch.run(wants)
+            if unpack and resolved.config is not None:
+                # What the layers leave to one another is made now: a link to nowhere fails the pull, not the run.
+                layers = resolved.config.rootfs.diff_ids
+                rooms.snapshotter.settle([LayerRef(str(diff_id), rooms.layers.path(diff_id)) for diff_id in layers])
+            return record_image(rooms, resolved)
+    except UnsafeArchiveError:
+        # Each layer was good by itself and is recorded by now; that they do not fit one another makes them garbage.
+        collect(rooms)
+        raise
 
 
 def wants_of(rooms: Rooms, resolved: Resolved, *, unpack: bool) -> list[Want]:

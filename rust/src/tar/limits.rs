@@ -17,7 +17,7 @@ pub const DEFAULT_BYTES: u64 = 1 << 44;
 /// Bytes of tar for each compressed byte. Deflate cannot reach it (1032), so no gzip layer is refused; a zstd layer
 /// that does says one block over and over.
 pub const DEFAULT_RATIO: u64 = 2000;
-/// Bytes of an entry's whole path: `PATH_MAX`. No program could open what lies deeper, so it cannot be raised.
+/// Bytes of an entry's whole path: `PATH_MAX` less its NUL. No program could open what lies deeper, so it cannot be raised.
 pub const DEFAULT_NAME_BYTES: u64 = 4095;
 /// Components of an entry's path. Nobody nests a tenth of that; each level costs a directory on disk.
 pub const DEFAULT_DEPTH: u64 = 1024;
