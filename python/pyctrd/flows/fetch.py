@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ from pyctrd import _core
 from pyctrd.errors import CancelledError, UnavailableError, UnreachableError, UnsafeArchiveError
 from pyctrd.flows.progress import LayerProgress, LayerState
 from pyctrd.flows.recover import digest_names, take_locks, undo
+from pyctrd.oci.media_types import layer_compression
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
 
+logger = logging.getLogger("pyctrd.flows")
 # A body that breaks off is asked for again from where it broke, this often; each time after a pause.
 MAX_BODY_RETRIES = 5
 RETRY_PAUSE_SECONDS = 0.5
@@ -287,6 +290,7 @@ class _Carriers:
             want.result = ingest.finish()
         except UnsafeArchiveError as error:
             raise _of_layer(error, want) from error
+        _tell_oddities(want, want.result)
         want.state = "done"
 
     def _carry_body(self, want: Want, ingest: _core.Ingest) -> None:
@@ -301,6 +305,15 @@ class _Carriers:
         finally:
             want.body = None
             body.close()
+
+
+def _tell_oddities(want: Want, result: _core.Ingested) -> None:
+    """Log what is odd of a layer and no reason to refuse it: its bytes are the ones that the manifest names."""
+    named = layer_compression(want.descriptor.media_type)
+    if named is not None and named != result.compression:
+        logger.debug("layer %s: media type says %s, content is %s", result.digest, named, result.compression)
+    if result.skipped_xattrs:
+        logger.debug("layer %s: %d extended attributes were not set", result.digest, result.skipped_xattrs)
 
 
 def _of_layer(error: UnsafeArchiveError, want: Want) -> UnsafeArchiveError:
