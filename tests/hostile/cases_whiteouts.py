@@ -1,0 +1,2 @@
+from tests.hostile.table import Block
+BLOCK = Block()

@@ -1,0 +1,69 @@
+"""A stage for each hostile case, a deadline, and what the cases came to in the summary."""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from tests.hostile.stage import WAYS, Stage
+from tests.hostile.table import CLASS_OF
+from tests.registry_faults import FaultyRegistry
+
+# A small case ends well within ten seconds (rule R14), a large one within minutes on a busy machine.
+DEADLINE_SECONDS = 10.0
+SLOW_DEADLINE_SECONDS = 240.0
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[FaultyRegistry]:
+    """A registry in this process: it takes what a real one would refuse."""
+    with FaultyRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def stage(tmp_path: Path, served: FaultyRegistry) -> Iterator[Stage]:
+    """Somewhere to play a case."""
+    made = Stage(tmp_path, served)
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _deadline(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End a case that hangs: by an exception, or with the process where native code does not come back."""
+    seconds = SLOW_DEADLINE_SECONDS if request.node.get_closest_marker("slow") else DEADLINE_SECONDS
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"not done within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds * 2, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many rows of the table were played, by class."""
+    played: set[str] = set()
+    changes = 0
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            played.update(value for name, value in report.user_properties if name == "row")
+            changes += outcome == "failed" and "canary changed" in report.longreprtext
+    if played:
+        count = Counter(CLASS_OF[row] for row in played)
+        counted = ", ".join(f"{letter} {count[letter]}" for letter in "RSA")
+        terminalreporter.write_line(
+            f"hostile: {len(played)} layers: {counted}; ways {len(WAYS)}; canary changes {changes}"
+        )

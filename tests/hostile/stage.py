@@ -1,0 +1,143 @@
+"""Where a case is played: an unpack target and a store with canaries around them, and the ways into both."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyctrd
+from pyctrd.snapshots.overlayfs import Overlayfs
+from pyctrd.snapshots.protocol import LayerRef
+from tests.archives import Tar
+from tests.content.stores import files_below
+from tests.hostile.canary import Outside
+from tests.hostile.table import Made, Packed, Seen
+from tests.images import Blob, BuiltImage, build_image
+from tests.layers.ways import digest_of
+from tests.registry_faults import Answer, FaultyRegistry
+from tests.trees import differences, read_tree
+
+WAYS = ("unpack", "overlayfs", "native")
+REPOSITORY = "hostile/image"
+GOOD = {b"etc/good": b"good\n"}
+
+
+class Stage:
+    """The directories of one test.
+
+    Args:
+        top: The test's own.
+        registry: Serves the images.
+    """
+
+    def __init__(self, top: Path, registry: FaultyRegistry) -> None:
+        # A few levels, so that there are parents to get out into.
+        place = top / "one" / "two"
+        place.mkdir(parents=True)
+        self.target, self.store, self.view, self.other, self._files, self._state = (
+            place / name for name in ("target", "store", "view", "other", "files", "state")
+        )
+        # All of them from the start: whatever appears beside them later was not meant to.
+        for path in (self.target, self.store, self.view, self.other, self._files, self._state):
+            path.mkdir(mode=0o700)
+        self._top = top / "one"
+        self.outside = Outside(place, top=top)
+        self._registry = registry
+
+    def close(self) -> None:
+        """Remove everything: some trees are deeper than Python's own removal can recurse."""
+        self.outside.remove()
+        subprocess.run(["rm", "-rf", "--one-file-system", str(self._top)], check=True)
+
+    @contextmanager
+    def unpacked(self, way: str, layers: Made) -> Iterator[Seen]:
+        """A tree of layers made in one of the ways, for the length of a ``with`` block."""
+        packed = [_packed(layer) for layer in layers]
+        if way == "unpack":
+            self.unpack(packed, self.target)
+            yield self._seen(self.target)
+            return
+        reference = self.serve(packed)
+        with self.engine(way) as engine, engine.images.pull(reference).mounted(self.view):
+            yield self._seen(self.view)
+
+    def unpack(self, layers: Sequence[Packed], target: Path) -> None:
+        """Apply layers one by one, each from a file."""
+        for number, layer in enumerate(layers):
+            blob = self._files / f"layer-{number}"
+            blob.write_bytes(layer.blob if layer.sent is None else layer.sent)
+            pyctrd.unpack(blob, target, diff_id=layer.claimed, digest=digest_of(layer.blob))
+            blob.unlink()
+
+    def serve(self, layers: Sequence[Packed]) -> str:
+        """Put an image of layers into the registry, in place of the one before; returns its reference."""
+        image = _image(layers)
+        reference = self._registry.add(image, REPOSITORY)
+        for layer, blob in zip(layers, image.layers, strict=True):
+            if layer.sent is not None:
+                self._registry.lie(f"/blobs/{blob.digest}", Answer(body=layer.sent))
+        return reference
+
+    def engine(self, snapshotter: str) -> pyctrd.Engine:
+        """An engine over the store; what survives a power cut is not the subject here."""
+        return pyctrd.Engine(root=self.store, state=self._state, snapshotter=snapshotter, durability="none")
+
+    def differences_between_ways(self, layers: Made) -> list[str]:
+        """What overlayfs shows of the layers in the store, and ``unpack`` makes, differently than ``native`` did."""
+        packed = [_packed(layer) for layer in layers]
+        native = read_tree(self.view)
+        refs = [LayerRef(layer.claimed, self.store / "layers" / layer.claimed.replace(":", "/")) for layer in packed]
+        overlayfs = Overlayfs(self.store)
+        snapshot = overlayfs.view("other", refs)
+        overlayfs.mount(snapshot, self.other)
+        try:
+            found = differences(native, read_tree(self.other))
+        finally:
+            overlayfs.unmount(self.other)
+            overlayfs.delete(snapshot.key)
+        self.unpack(packed, self.target)
+        merged = read_tree(self.target)
+        if b"." in merged and merged[b"."].mode == 0o700:  # noqa: PLR2004 - nothing lists the root: it is the test's own
+            merged[b"."] = native[b"."]
+        return found + differences(native, merged)
+
+    def nothing_is_left(self, engine: pyctrd.Engine) -> None:
+        """Fail where a refused pull has left anything that can be seen (rule R13)."""
+        assert engine.images.list() == []
+        assert engine.content.list() == []
+        assert engine.check() == []
+        assert files_below(self.store / "content") == []
+        for where in ("content/ingests/*", "layers/*/*", "snapshots/*", "trash/*"):
+            assert list(self.store.glob(where)) == []
+
+    def layers_are_plain(self) -> None:
+        """Fail where a layer's directory holds anything beside its tree and its index."""
+        for layer in (self.store / "layers").glob("*/*"):
+            assert sorted(path.name for path in layer.iterdir()) == ["index", "tree"]
+
+    def pull_good(self, engine: pyctrd.Engine) -> None:
+        """Fail where a good image, under the reference of the bad one, does not come in (rule R13)."""
+        reference = self.serve([_packed(Tar().file("etc/good", b"good\n"))])
+        image = engine.images.pull(reference)
+        assert image.read_file("/etc/good") == b"good\n"
+        with image.mounted(self.view):
+            assert sorted(os.listdir(self.view)) == ["etc"]  # noqa: PTH208 - names, as everywhere here
+        assert engine.check(digests=True) == []
+
+    def _seen(self, root: Path) -> Seen:
+        return Seen(root, read_tree(root), self.outside)
+
+
+def _packed(layer: Tar | bytes | Packed) -> Packed:
+    if isinstance(layer, Packed):
+        return layer
+    return Packed(layer.build() if isinstance(layer, Tar) else layer)
+
+
+def _image(layers: Sequence[Packed]) -> BuiltImage:
+    described = [Blob(layer.media_type, layer.blob) for layer in layers]
+    plain = build_image([b""] * len(layers), compression="none")
+    return plain.with_diff_ids([layer.claimed for layer in layers], layers=described)
