@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pyctrd
@@ -140,4 +142,10 @@ def _packed(layer: Tar | bytes | Packed) -> Packed:
 def _image(layers: Sequence[Packed]) -> BuiltImage:
     described = [Blob(layer.media_type, layer.blob) for layer in layers]
     plain = build_image([b""] * len(layers), compression="none")
-    return plain.with_diff_ids([layer.claimed for layer in layers], layers=described)
+    image = plain.with_diff_ids([layer.claimed for layer in layers], layers=described)
+    if not any(layer.extra for layer in layers):
+        return image
+    manifest = json.loads(image.manifest.content)
+    for entry, layer in zip(manifest["layers"], layers, strict=True):
+        entry.update(layer.extra)
+    return replace(image, manifest=Blob(image.manifest.media_type, json.dumps(manifest).encode()))
