@@ -19,6 +19,7 @@ from pyctrd import errors as errors
 from pyctrd.errors import PyctrdError as PyctrdError
 
 if TYPE_CHECKING:
+    from pyctrd._core import Diffed as Diffed
     from pyctrd._core import Ingested as Ingested
     from pyctrd.containers import Container as Container
     from pyctrd.containers import ContainerOptions as ContainerOptions
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pyctrd.content.limits import Limits as Limits
     from pyctrd.contents import Content as Content
     from pyctrd.engine import Engine as Engine
+    from pyctrd.engine import diff as diff
     from pyctrd.engine import unpack as unpack
     from pyctrd.engine import verify as verify
     from pyctrd.flows.check import Finding as Finding
@@ -35,22 +37,27 @@ if TYPE_CHECKING:
     from pyctrd.images import Image as Image
     from pyctrd.images import Images as Images
     from pyctrd.metadata.content import ContentRecord as ContentRecord
+    from pyctrd.oci.changes import ConfigChanges as ConfigChanges
     from pyctrd.oci.config import ImageConfig as ImageConfig
     from pyctrd.oci.manifest import Manifest as Manifest
     from pyctrd.oci.reference import Reference as Reference
     from pyctrd.runtime.logs import LogLine as LogLine
     from pyctrd.runtime.state import ContainerStatus as ContainerStatus
     from pyctrd.runtime.state import ExitStatus as ExitStatus
+    from pyctrd.snapshots.protocol import Change as Change
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Change": "pyctrd.snapshots.protocol",
+    "ConfigChanges": "pyctrd.oci.changes",
     "Container": "pyctrd.containers",
     "ContainerOptions": "pyctrd.containers",
     "ContainerStatus": "pyctrd.runtime.state",
     "Containers": "pyctrd.containers",
     "Content": "pyctrd.contents",
     "ContentRecord": "pyctrd.metadata.content",
+    "Diffed": "pyctrd._core",
     "Engine": "pyctrd.engine",
     "ExitStatus": "pyctrd.runtime.state",
     "Finding": "pyctrd.flows.check",
@@ -65,6 +72,7 @@ _LAZY = {
     "ProgressCallback": "pyctrd.flows.progress",
     "PullProgress": "pyctrd.flows.progress",
     "Reference": "pyctrd.oci.reference",
+    "diff": "pyctrd.engine",
     "unpack": "pyctrd.engine",
     "verify": "pyctrd.engine",
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias, final
 
@@ -10,6 +11,7 @@ _Path: TypeAlias = str | PathLike[str]
 __all__ = [
     "BLOCK_BYTES",
     "DEFAULT_LIMITS",
+    "Diffed",
     "Entry",
     "FileLock",
     "ImageView",
@@ -17,11 +19,15 @@ __all__ = [
     "Ingested",
     "LayerIndex",
     "StageTimes",
+    "Workspace",
     "__version__",
     "copy_attributes",
+    "diff",
+    "diff_layers",
     "digest_bytes",
     "digest_file",
     "flatten_layers",
+    "list_changes",
     "mount_bind",
     "mount_overlay",
     "open_in_root",
@@ -150,6 +156,53 @@ def unpack(
     digest: str | None = None,
     limits: _Limits | None = None,
 ) -> Ingested: ...
+
+# --- diff (tar, pipeline) ------------------------------------------------------------------------
+
+@final
+class Diffed:
+    @property
+    def digest(self) -> str: ...
+    @property
+    def diff_id(self) -> str: ...
+    @property
+    def compression(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def tar_bytes(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
+
+@final
+class Workspace:
+    def __new__(cls, root: _Path, ingest_id: str) -> Self: ...
+    @property
+    def path(self) -> Path: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None: ...
+
+def diff(
+    upper: _Path,
+    dest: _Path,
+    *,
+    lower: _Path | None = None,
+    compression: str = "gzip",
+    clamp_mtime: int | None = None,
+) -> Diffed: ...
+def diff_layers(
+    upper: _Path,
+    dest: _Path,
+    layers: Sequence[_Path],
+    *,
+    overlay: bool,
+    compression: str = "gzip",
+    clamp_mtime: int | None = None,
+) -> Diffed: ...
+def list_changes(upper: _Path, layers: Sequence[_Path], *, overlay: bool) -> list[tuple[str, bytes]]: ...
 
 # --- layer (tar) ----------------------------------------------------------------------------------
 

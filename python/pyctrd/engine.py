@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.containers import Containers
@@ -155,6 +155,47 @@ def unpack(
     from pyctrd.flows.unpack import unpack_file
 
     return unpack_file(layer, dest, diff_id=diff_id, digest=digest, limits=limits)
+
+
+def diff(
+    upper: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    *,
+    lower: str | os.PathLike[str] | None = None,
+    compression: Literal["gzip", "zstd", "none"] = "gzip",
+    clamp_mtime: int | None = None,
+) -> pyctrd.Diffed:
+    """Make a layer file of a directory, with no engine: the hot path alone.
+
+    With ``lower`` the layer says how ``upper`` differs from it: ``unpack`` of the layer onto a copy of ``lower``
+    gives ``upper``. Without, ``upper`` is taken for overlayfs' upper directory, whose devices 0:0 and opaque marks
+    become whiteouts; a plain directory has neither, and the layer holds all of it.
+
+    The same tree gives the same bytes, whenever and wherever. Sockets are left out, as the spec has it. Overlayfs'
+    own xattrs and labels of the host's policy (``security.*`` but capabilities) never get into the layer.
+
+    Args:
+        upper: The layer's "/".
+        dest: The file; it appears, or takes the place of one, when it is whole.
+        lower: What to compare with.
+        compression: "gzip" (level 6), "zstd" (level 3) or "none".
+        clamp_mtime: Seconds since 1970 that no file's time is after: ``SOURCE_DATE_EPOCH``.
+
+    Returns:
+        Digests, sizes and entries of what was written.
+
+    Raises:
+        UnsupportedError: Something that no layer can say: a name that begins with ``.wh.``, a redirected directory
+            or a file without its data of an overlay mounted to make such.
+        ConflictError: Somebody changes ``upper`` meanwhile.
+        OSError: The kernel refused; nothing is left then.
+
+    Spec:
+        image-spec v1.1 layer.md, "Creating Changesets", "Representing Changes", "Whiteouts", "File Types".
+    """
+    from pyctrd import _core
+
+    return _core.diff(upper, dest, lower=lower, compression=compression, clamp_mtime=clamp_mtime)
 
 
 def verify(path: str | os.PathLike[str], digest: str) -> None:

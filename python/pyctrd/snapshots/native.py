@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.snapshots.protocol import LayerRef, Snapshot, SnapshotKind
-from pyctrd.snapshots.store import SnapshotStore, directory_bytes, make_root
+from pyctrd.snapshots.protocol import Change, Compression, LayerRef, Snapshot, SnapshotKind
+from pyctrd.snapshots.store import SnapshotStore, as_changes, directory_bytes, make_root
 
 
 class Native:
@@ -67,6 +67,25 @@ class Native:
         """As the protocol says."""
         self._store.get(key)
         return directory_bytes(self._store.path(key))
+
+    def changes(self, key: str) -> list[Change]:
+        """As the protocol says."""
+        layers = self._store.get_active(key)
+        return as_changes(_core.list_changes(self._rootfs(key), layers, overlay=False))
+
+    def diff(
+        self, key: str, dest: Path, *, compression: Compression = "gzip", clamp_mtime: int | None = None
+    ) -> _core.Diffed:
+        """As the protocol says."""
+        layers = self._store.get_active(key)
+        return _core.diff_layers(
+            self._rootfs(key),
+            dest,
+            layers,
+            overlay=False,
+            compression=compression,
+            clamp_mtime=clamp_mtime,
+        )
 
     def collect(self, diff_ids: Collection[str]) -> None:
         """Nothing is shared between snapshots."""

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pyctrd import _core
 from pyctrd.errors import PyctrdError
-from pyctrd.snapshots.protocol import LayerRef, Snapshot
+from pyctrd.snapshots.protocol import Change, Compression, LayerRef, Snapshot
 from pyctrd.snapshots.store import (
     PRIVATE_MODE,
     SnapshotStore,
+    as_changes,
     directory_bytes,
     flush_tree,
     make_root,
@@ -110,6 +111,25 @@ class Overlayfs:
         """As the protocol says."""
         self._store.get(key)
         return directory_bytes(self._store.path(key))
+
+    def changes(self, key: str) -> list[Change]:
+        """As the protocol says."""
+        layers = self._store.get_active(key)
+        return as_changes(_core.list_changes(self._store.path(key) / "upper", layers, overlay=True))
+
+    def diff(
+        self, key: str, dest: Path, *, compression: Compression = "gzip", clamp_mtime: int | None = None
+    ) -> _core.Diffed:
+        """As the protocol says."""
+        layers = self._store.get_active(key)
+        return _core.diff_layers(
+            self._store.path(key) / "upper",
+            dest,
+            layers,
+            overlay=True,
+            compression=compression,
+            clamp_mtime=clamp_mtime,
+        )
 
     def collect(self, diff_ids: Collection[str]) -> None:
         """As the protocol says."""

@@ -6,7 +6,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from pyctrd import _core
+
 SnapshotKind = Literal["active", "view"]
+Compression = Literal["gzip", "zstd", "none"]
 
 
 class LayerRef(NamedTuple):
@@ -35,6 +38,18 @@ class Snapshot(NamedTuple):
     kind: SnapshotKind
     layers: tuple[LayerRef, ...]
     path: Path | None
+
+
+class Change(NamedTuple):
+    """One name that is not as the layers have it.
+
+    Attributes:
+        kind: "A" for added, "C" for changed, "D" for deleted; a directory is also changed by what is in it.
+        path: Absolute; bytes that are no UTF-8 as ``os.fsdecode`` has them.
+    """
+
+    kind: Literal["A", "C", "D"]
+    path: str
 
 
 class Snapshotter(Protocol):
@@ -105,6 +120,35 @@ class Snapshotter(Protocol):
 
         Raises:
             NotFoundError: There is no such snapshot.
+        """
+        ...
+
+    def changes(self, key: str) -> list[Change]:
+        """How a snapshot differs from its layers, parents first, sorted; the root itself is not among them.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+            UnsupportedError, ConflictError: As ``diff``.
+        """
+        ...
+
+    def diff(
+        self, key: str, dest: Path, *, compression: Compression = "gzip", clamp_mtime: int | None = None
+    ) -> _core.Diffed:
+        """Write how a snapshot differs from its layers, as one more layer, to a file.
+
+        The entries are those of ``changes``, and those of the directories that these are in.
+
+        Args:
+            key: Of the snapshot, mounted or not.
+            dest: The file; not flushed.
+            compression: Of the file.
+            clamp_mtime: Seconds since 1970 that no file's time is after.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+            UnsupportedError: Something that no layer can say, as a name that begins with ``.wh.``.
+            ConflictError: It is a view, which has no changes; or somebody changes it meanwhile.
         """
         ...
 

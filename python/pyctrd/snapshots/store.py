@@ -5,16 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import orjson
 
 from pyctrd import _core
-from pyctrd.errors import AlreadyExistsError, InvalidError, NotFoundError
-from pyctrd.snapshots.protocol import LayerRef, SnapshotKind
+from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError
+from pyctrd.snapshots.protocol import Change, LayerRef, SnapshotKind
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
 _RECORD = "snapshot.json"
@@ -98,6 +98,24 @@ class SnapshotStore:
             raise NotFoundError(f"snapshot not found: {key}", kind="snapshot", name=key)
         return found
 
+    def get_active(self, key: str) -> list[Path]:
+        """The layers, lowest first, of a snapshot that can be written to.
+
+        Raises:
+            NotFoundError: There is none.
+            ConflictError: It is a view.
+        """
+        kind, layers = self.get(key)
+        if kind != "active":
+            raise ConflictError(
+                f"snapshot {key}: is a {kind}, which has no changes, must be active",
+                kind="snapshot",
+                name=key,
+                state=kind,
+                allowed="active",
+            )
+        return [ref.path for ref in layers]
+
     def walk_keys(self) -> Iterator[str]:
         """All keys, sorted; settled stacks are not among them."""
         for path in sorted(self.directory.iterdir()):
@@ -178,6 +196,11 @@ def flush_tree(directory: Path) -> None:
             if not path.is_symlink() and path.is_file():
                 with path.open("rb") as file:
                     os.fdatasync(file.fileno())
+
+
+def as_changes(found: Iterable[tuple[str, bytes]]) -> list[Change]:
+    """What the native core lists, with absolute paths."""
+    return [Change(cast("Literal['A', 'C', 'D']", kind), "/" + os.fsdecode(path)) for kind, path in found]
 
 
 def directory_bytes(path: Path) -> int:

@@ -3,6 +3,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over as owned values")]
 
 mod cas;
+mod diff;
 mod digest;
 mod errors;
 mod layer;
@@ -17,6 +18,7 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     cas::register(module)?;
+    diff::register(module)?;
     digest::register(module)?;
     layer::register(module)?;
     mount::register(module)?;

@@ -1,7 +1,10 @@
-//! Detection and decompression of layer blobs.
+//! Detection, decompression and compression of layer blobs.
 
+mod encode;
 mod gzip;
 mod zstd;
+
+pub use encode::Encoder;
 
 use crate::error::{Error, Result};
 

@@ -6,6 +6,7 @@
 mod blocks;
 mod ingest;
 mod options;
+mod pack;
 mod pool;
 mod run;
 mod stage;
@@ -14,5 +15,6 @@ mod work;
 pub use blocks::{Block, IN_BLOCK_BYTES};
 pub use ingest::{Ingest, IngestOptions, unpack_file};
 pub use options::{Apply, Options, Outcome};
+pub use pack::{Packed, pack};
 pub use run::Pipeline;
 pub use stage::{STAGES, StageTimes};

@@ -5,19 +5,19 @@ use std::ops::Range;
 /// Everything in an archive comes in blocks of this size.
 pub(super) const BLOCK: usize = 512;
 
-const NAME: Range<usize> = 0..100;
-const MODE: Range<usize> = 100..108;
-const UID: Range<usize> = 108..116;
-const GID: Range<usize> = 116..124;
-const SIZE: Range<usize> = 124..136;
-const MTIME: Range<usize> = 136..148;
-const CHECKSUM: Range<usize> = 148..156;
-const TYPE: usize = 156;
-const LINK: Range<usize> = 157..257;
-const MAGIC: Range<usize> = 257..263;
-const DEVICE_MAJOR: Range<usize> = 329..337;
-const DEVICE_MINOR: Range<usize> = 337..345;
-const PREFIX: Range<usize> = 345..500;
+pub(super) const NAME: Range<usize> = 0..100;
+pub(super) const MODE: Range<usize> = 100..108;
+pub(super) const UID: Range<usize> = 108..116;
+pub(super) const GID: Range<usize> = 116..124;
+pub(super) const SIZE: Range<usize> = 124..136;
+pub(super) const MTIME: Range<usize> = 136..148;
+pub(super) const CHECKSUM: Range<usize> = 148..156;
+pub(super) const TYPE: usize = 156;
+pub(super) const LINK: Range<usize> = 157..257;
+pub(super) const MAGIC: Range<usize> = 257..263;
+pub(super) const DEVICE_MAJOR: Range<usize> = 329..337;
+pub(super) const DEVICE_MINOR: Range<usize> = 337..345;
+pub(super) const PREFIX: Range<usize> = 345..500;
 /// Old GNU sparse: four (offset, length) pairs, "more follows", real size.
 const SPARSE_PAIRS: usize = 386;
 const SPARSE_EXTENDED: usize = 482;

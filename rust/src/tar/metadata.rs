@@ -177,9 +177,14 @@ pub(super) fn set_xattr_at(
 pub(super) fn applicable(xattrs: &[(Vec<u8>, Vec<u8>)], kind: Kind) -> impl Iterator<Item = (&[u8], &[u8])> {
     xattrs
         .iter()
-        .filter(move |(name, _)| !OVERLAY_MARKS.iter().any(|mark| name.starts_with(mark)))
+        .filter(|(name, _)| !is_overlay_mark(name))
         .filter(move |(name, _)| matches!(kind, Kind::File | Kind::Directory) || !name.starts_with(b"user."))
         .map(|(name, value)| (name.as_slice(), value.as_slice()))
+}
+
+/// Whether an xattr is one of overlayfs' own marks.
+pub(super) fn is_overlay_mark(name: &[u8]) -> bool {
+    OVERLAY_MARKS.iter().any(|mark| name.starts_with(mark))
 }
 
 /// Whether what is made in a directory gets an ACL from it.
@@ -202,7 +207,7 @@ pub(super) fn clear_xattrs(fd: BorrowedFd<'_>) -> Done {
     let length = rustix::fs::flistxattr(fd, &mut list).map_err(|e| ("list xattrs", e))?;
     for name in list[..length].split(|&b| b == 0).filter(|name| !name.is_empty()) {
         let label = name.starts_with(b"security.") && name != CAPABILITY;
-        if label || OVERLAY_MARKS.iter().any(|mark| name.starts_with(mark)) {
+        if label || is_overlay_mark(name) {
             continue;
         }
         match rustix::fs::fremovexattr(fd, name) {

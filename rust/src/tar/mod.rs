@@ -1,9 +1,13 @@
-//! Layers: tar archives read, applied, indexed and put together.
+//! Layers: tar archives read, applied, indexed, put together and made.
 //!
 //! [`LayerWriter`] makes a layer's own directory; [`merge`] applies a layer to a directory that holds those
-//! below it; [`view`] puts layers together as a container sees them.
+//! below it; [`view`] puts layers together as a container sees them; [`diff`] makes a layer of what changed in a
+//! tree, and [`frame`] the archive again that a layer came from.
 
+mod below;
+pub mod diff;
 mod entry;
+mod facts;
 pub mod frame;
 mod fresh;
 mod header;
@@ -17,11 +21,14 @@ mod pax;
 pub mod settle;
 mod stream;
 pub mod view;
+mod write;
 
+pub use below::{Below, Layers};
 pub use entry::{Entry, Kind, Time};
 pub use fresh::LayerWriter;
 pub use limits::Limits;
 pub use stream::{Sink, Stream};
+pub use write::{Pieces, TarWriter};
 
 use crate::error::Error;
 

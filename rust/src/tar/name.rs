@@ -3,11 +3,11 @@
 /// The longest name of one component that a file system holds.
 const COMPONENT_MAX_BYTES: usize = 255;
 /// The longest path that any program can use: `PATH_MAX`, less the NUL at its end.
-const PATH_MAX_BYTES: usize = 4095;
+pub(super) const PATH_MAX_BYTES: usize = 4095;
 
-const WHITEOUT: &[u8] = b".wh.";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
 const RESERVED: &[u8] = b".wh..wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// What the last component of a name asks for.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,190 @@
+//! Bindings of `tar::diff` and of the pass that makes a layer of it.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::cas::Staging;
+use crate::compression::Compression;
+use crate::error::Result;
+use crate::pipeline::{Packed, pack};
+use crate::root::Root;
+use crate::tar::diff::{Change, Form, Plan, plan};
+use crate::tar::settle::open_layers;
+use crate::tar::view::View;
+use crate::tar::{Below, Layers};
+
+/// A layer that was made.
+#[pyclass(frozen, get_all, module = "pyctrd", name = "Diffed")]
+#[derive(Debug)]
+struct PyDiffed {
+    /// Of the file's bytes.
+    digest: String,
+    /// Of the tar.
+    diff_id: String,
+    /// "none", "gzip" or "zstd".
+    compression: &'static str,
+    /// Bytes of the file.
+    size_bytes: u64,
+    /// Bytes of the tar.
+    tar_bytes: u64,
+    /// Entries of the tar.
+    entries: u64,
+}
+
+#[pymethods]
+impl PyDiffed {
+    fn __repr__(&self) -> String {
+        format!("Diffed(digest='{}', diff_id='{}', entries={})", self.digest, self.diff_id, self.entries)
+    }
+}
+
+impl PyDiffed {
+    fn new(packed: &Packed, compression: Compression) -> Self {
+        Self {
+            digest: packed.digest.to_string(),
+            diff_id: packed.diff_id.to_string(),
+            compression: compression.name(),
+            size_bytes: packed.size,
+            tar_bytes: packed.tar_bytes,
+            entries: packed.entries,
+        }
+    }
+}
+
+/// Makes a layer of a directory: of all that is in it, or of how it differs from another.
+#[pyfunction]
+#[pyo3(signature = (upper, dest, *, lower = None, compression = "gzip", clamp_mtime = None))]
+fn diff(
+    py: Python<'_>,
+    upper: PathBuf,
+    dest: PathBuf,
+    lower: Option<PathBuf>,
+    compression: &str,
+    clamp_mtime: Option<i64>,
+) -> PyResult<PyDiffed> {
+    let compression = Compression::parse(compression)?;
+    let run = || -> Result<Packed> {
+        let upper = Root::open(upper)?;
+        let lower = lower.map(Root::open).transpose()?;
+        let below = lower.as_ref().map_or(Below::Nothing, Below::Directory);
+        let form = if lower.is_some() { Form::Whole } else { Form::Upper };
+        pack(&plan(&upper, form, &below)?, &dest, compression, clamp_mtime, true)
+    };
+    Ok(PyDiffed::new(&py.detach(run)?, compression))
+}
+
+/// Makes a layer of how a directory differs from layers; with `overlay` it is overlayfs' upper one.
+#[pyfunction]
+#[pyo3(signature = (upper, dest, layers, *, overlay, compression = "gzip", clamp_mtime = None))]
+fn diff_layers(
+    py: Python<'_>,
+    upper: PathBuf,
+    dest: PathBuf,
+    layers: Vec<PathBuf>,
+    overlay: bool,
+    compression: &str,
+    clamp_mtime: Option<i64>,
+) -> PyResult<PyDiffed> {
+    let compression = Compression::parse(compression)?;
+    let run = || {
+        // Whoever brings it into a store flushes it there.
+        with_plan(upper, &layers, overlay, |plan| pack(plan, &dest, compression, clamp_mtime, false))
+    };
+    Ok(PyDiffed::new(&py.detach(run)?, compression))
+}
+
+/// What differs between a directory and layers: "A", "C" or "D", and a path.
+#[pyfunction]
+#[pyo3(signature = (upper, layers, *, overlay))]
+fn list_changes(
+    py: Python<'_>,
+    upper: PathBuf,
+    layers: Vec<PathBuf>,
+    overlay: bool,
+) -> PyResult<Vec<(&'static str, Bound<'_, PyBytes>)>> {
+    let run = || {
+        with_plan(upper, &layers, overlay, |plan| {
+            Ok(plan.changes().map(|(change, path)| (letter(change), path.to_vec())).collect::<Vec<_>>())
+        })
+    };
+    let found = py.detach(run)?;
+    Ok(found.into_iter().map(|(letter, path)| (letter, PyBytes::new(py, &path))).collect())
+}
+
+fn with_plan<T>(
+    upper: PathBuf,
+    layers: &[PathBuf],
+    overlay: bool,
+    run: impl FnOnce(&Plan<'_>) -> Result<T>,
+) -> Result<T> {
+    let upper = Root::open(upper)?;
+    let form = if overlay { Form::Upper } else { Form::Whole };
+    if layers.is_empty() {
+        return run(&plan(&upper, form, &Below::Nothing)?);
+    }
+    let (trees, indexes) = open_layers(layers)?;
+    let view = View::applied(&indexes)?;
+    run(&plan(&upper, form, &Below::Layers(Layers::new(&view, &trees)))?)
+}
+
+fn letter(change: Change) -> &'static str {
+    match change {
+        Change::Added => "A",
+        Change::Modified => "C",
+        Change::Removed => "D",
+    }
+}
+
+/// A directory of the store for something that is being made; what is in it at the end, or after a crash, is removed.
+#[pyclass(frozen, module = "pyctrd._core", name = "Workspace")]
+struct PyWorkspace {
+    path: PathBuf,
+    staging: Mutex<Option<Staging>>,
+}
+
+#[pymethods]
+impl PyWorkspace {
+    #[new]
+    fn new(py: Python<'_>, root: PathBuf, ingest_id: &str) -> PyResult<Self> {
+        let staging = py.detach(|| Staging::create(&Root::open(&root)?, ingest_id))?;
+        let path = root.join(crate::cas::INGEST).join(ingest_id);
+        Ok(Self { path, staging: Mutex::new(Some(staging)) })
+    }
+
+    /// Where it is.
+    #[getter]
+    fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    /// Removes it; again is a no-op.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| drop(self.staging.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()));
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) {
+        self.close(py);
+    }
+}
+
+/// Adds this room's names to the module.
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyDiffed>()?;
+    module.add_class::<PyWorkspace>()?;
+    module.add_function(wrap_pyfunction!(diff, module)?)?;
+    module.add_function(wrap_pyfunction!(diff_layers, module)?)?;
+    module.add_function(wrap_pyfunction!(list_changes, module)?)
+}
