@@ -260,6 +260,78 @@ class Container:
         """
         self._runtime.resume(self._record.id)
 
+    def diff(self) -> list[pyctrd.Change]:
+        """What it added ("A"), changed ("C") and deleted ("D") of its image, sorted by path, parents first.
+
+        A directory is listed also for what is in it. Sockets are not.
+
+        Raises:
+            UnsupportedError: Something that no layer can say, as a name that begins with ``.wh.``.
+            ConflictError: It works on its files meanwhile.
+        """
+        from pyctrd.flows.commit import list_changes
+
+        return list_changes(self._rooms, self._record)
+
+    def commit(
+        self,
+        reference: str,
+        *,
+        author: str = "",
+        message: str = "",
+        changes: pyctrd.ConfigChanges | Sequence[str] = (),
+        compression: Literal["gzip", "zstd", "none"] = "gzip",
+        pause: bool = True,
+        clamp_mtime: int | None = None,
+    ) -> pyctrd.Image:
+        """Make an image of it: its image's layers, and one with what it changed. Binds are not among that.
+
+        Args:
+            reference: The new image's name, with a tag.
+            author: Who made it.
+            message: What for; goes into the image's history.
+            changes: What its config says otherwise, also as lines of a Dockerfile: ``CMD ["a"]``, ``ENV A=b``.
+            compression: Of the new layer.
+            pause: Freeze its processes while its files are read, if it runs. A process that is killed right then
+                leaves it frozen, until ``resume``.
+            clamp_mtime: Seconds since 1970 that no time in the image is after, ``created`` among them: the same
+                changes give the same image then.
+
+        Returns:
+            The image, unpacked; it survives a power cut from here on (see ``durability``).
+
+        Raises:
+            InvalidError: The reference has a digest, or a change cannot be read.
+            NotFoundError: Blobs of its image were removed: a new image would lack them.
+            UnsupportedError: Something that no layer can say, as a name that begins with ``.wh.``.
+            ConflictError: It works on its files meanwhile: it was not paused.
+            OSError: The disk; nothing half-made is left.
+
+        Spec:
+            image-spec v1.1 layer.md, "Creating Changesets"; config.md; manifest.md.
+        """
+        from pyctrd.flows.commit import commit_container
+        from pyctrd.images import Image
+        from pyctrd.oci.changes import ConfigChanges
+        from pyctrd.oci.reference import Reference
+
+        if isinstance(changes, str):
+            raise InvalidError(
+                f"invalid changes: {changes!r}: expected a sequence of lines", field="changes", value=changes
+            )
+        record = commit_container(
+            self._rooms,
+            self._record,
+            Reference.parse(reference),
+            author=author,
+            message=message,
+            changes=changes if isinstance(changes, ConfigChanges) else ConfigChanges.parse(changes),
+            compression=compression,
+            pause=pause,
+            clamp_mtime=clamp_mtime,
+        )
+        return Image(self._rooms, record)
+
     def delete(self, *, force: bool = False) -> None:
         """Remove it: process, mounts, files and record. Again is a no-op.
 

@@ -93,7 +93,10 @@ def _state(path: Path) -> State:
         links=found.st_nlink,
         content=hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(found.st_mode) else "",
         xattrs=tuple(
-            sorted((name, os.getxattr(path, name, follow_symlinks=False)) for name in os.listxattr(path, follow_symlinks=False))
+            sorted(
+                (name, os.getxattr(path, name, follow_symlinks=False))
+                for name in os.listxattr(path, follow_symlinks=False)
+            )
         ),
     )
 

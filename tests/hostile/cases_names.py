@@ -35,9 +35,7 @@ accepted(
 IS_A_DIRECTORY = "comes down to a directory that is there"
 refused("L007", lambda _: [Tar().file("", b"x")], IS_A_DIRECTORY, entry=b"")
 refused("L008", lambda _: [Tar().symlink("", "/etc/")], IS_A_DIRECTORY, entry=b"")
-refused(
-    "L009", lambda out: [Tar().symlink(".", out.path), Tar().file("x", b"x")], "its name comes down", entry=b"."
-)
+refused("L009", lambda out: [Tar().symlink(".", out.path), Tar().file("x", b"x")], "its name comes down", entry=b".")
 refused(
     "L010",
     lambda out: [Tar().symlink("..", out.path).hardlink("p", "etc/passwd")],
@@ -45,13 +43,9 @@ refused(
     entry=b"..",
 )
 NAME_100 = b"n" * 100
-accepted(
-    "L011", lambda _: [header(NAME_100, size=1) + padded(b"x") + bytes(1024)], {NAME_100: b"x"}
-)
+accepted("L011", lambda _: [header(NAME_100, size=1) + padded(b"x") + bytes(1024)], {NAME_100: b"x"})
 accepted("L012", lambda _: [Tar().file("n" * 255, b"x")], {"n" * 255: b"x"})
-refused(
-    "L013", lambda _: [Tar().file("d/" + "n" * 256, b"x")], "component longer than 255", entry=b"d/" + b"n" * 256
-)
+refused("L013", lambda _: [Tar().file("d/" + "n" * 256, b"x")], "component longer than 255", entry=b"d/" + b"n" * 256)
 LONG = "/".join([chr(ord("a") + number) * 249 for number in range(16)])
 accepted("L014", lambda _: [Tar().file(LONG, b"x")], {LONG: b"x"})
 refused("L014b", lambda _: [Tar().file("a/" * 2048 + "x")], "longer than 4095 bytes")

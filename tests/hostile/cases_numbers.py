@@ -38,7 +38,7 @@ refused("L141", lambda _: [HUNDREDTH], rf"{SUM} \(at byte {99 * 512}\)")
 refused("L142", lambda _: with_size(b"00000000xyz\0"), "size is no octal number", entry=b"f")
 refused("L143", lambda _: with_size(b"0000000-005\0"), "size is no octal number", entry=b"f")
 refused("L144", lambda _: with_size(b"\x80\0\0\0\x80\0\0\0\0\0\0\0"), "size is too large", entry=b"f")
-refused("L144b", lambda _: with_size(base_256((1 << 63) - 1, 12)) , "unpacks to more|too large", entry=b"f")
+refused("L144b", lambda _: with_size(base_256((1 << 63) - 1, 12)), "unpacks to more|too large", entry=b"f")
 refused("L145", lambda _: with_size(base_256(-512, 12)), "size is negative", entry=b"f")
 
 
@@ -112,7 +112,10 @@ accepted(
 accepted(
     "L159b",
     lambda out: [
-        pax_header({"path": f"{out.path}/victim".encode(), "size": b"1024"}, kind=b"g") + header(b"f") + header(b"g") + END
+        pax_header({"path": f"{out.path}/victim".encode(), "size": b"1024"}, kind=b"g")
+        + header(b"f")
+        + header(b"g")
+        + END
     ],
     {"f": b"", "g": b""},
 )
@@ -124,12 +127,19 @@ accepted(
     {LONG: b"x"},
 )
 accepted(
-    "L163", lambda _: [gnu_long(b"K", LONG.encode()) + header(b"s", kind=b"2", link=b"y", magic=GNU) + END], {"s": link(LONG)}
+    "L163",
+    lambda _: [gnu_long(b"K", LONG.encode()) + header(b"s", kind=b"2", link=b"y", magic=GNU) + END],
+    {"s": link(LONG)},
 )
 
 
 def both(first: bytes, second: bytes) -> list[bytes]:
-    return [gnu_long(first, LONG.encode()) + gnu_long(second, LONG.encode()) + header(b"s", kind=b"2", link=b"y", magic=GNU) + END]
+    return [
+        gnu_long(first, LONG.encode())
+        + gnu_long(second, LONG.encode())
+        + header(b"s", kind=b"2", link=b"y", magic=GNU)
+        + END
+    ]
 
 
 accepted("L164", lambda _: both(b"L", b"K"), {LONG: link(LONG)})
@@ -141,7 +151,9 @@ accepted(
     {"second" * 30: b""},
 )
 refused(
-    "L166", lambda _: [header(b"././@LongLink", kind=b"L", size=GIB, magic=GNU) + b"n" * 512], f"extended header has {GIB}"
+    "L166",
+    lambda _: [header(b"././@LongLink", kind=b"L", size=GIB, magic=GNU) + b"n" * 512],
+    f"extended header has {GIB}",
 )
 refused("L167", lambda _: [header(b"f") + gnu_long(b"L", LONG.encode()) + END], "ends after an extended header")
 accepted(

@@ -34,7 +34,9 @@ def old_map(fields: Sequence[bytes], data: bytes) -> list[bytes]:
 
 accepted("L180", lambda _: [Tar().sparse("s", 2053, PIECES).file("after")], {"s": expand(2053, PIECES), "after": b""})
 accepted(
-    "L181", lambda _: [old_sparse(b"s", 2053, PIECES) + header(b"after") + END], {"s": expand(2053, PIECES), "after": b""}
+    "L181",
+    lambda _: [old_sparse(b"s", 2053, PIECES) + header(b"after") + END],
+    {"s": expand(2053, PIECES), "after": b""},
 )
 OVERLAP, PAST, UNFIT = "sparse map overlaps", "sparse map goes past", "does not fit the stored bytes"
 refused("L182", lambda _: pax_sparse(pairs(0, 512, 256, 512), bytes(1024), size=4096), OVERLAP, entry=b"f")
@@ -48,7 +50,10 @@ refused("L184c", lambda _: old_map([base_256(-512, 12), octal(512, 12)], bytes(5
 refused("L185", lambda _: pax_sparse(pairs(0, 512), bytes(512), size=4), PAST, entry=b"f")
 refused("L185b", lambda _: pax_sparse(pairs(0, 256), bytes(512), size=4096), UNFIT, entry=b"f")
 refused(
-    "L186", lambda _: pax_sparse(b"1\n" + b"1" * (10 << 20), bytes(512), size=4096), "sparse map is cut off or too large", entry=b"f"
+    "L186",
+    lambda _: pax_sparse(b"1\n" + b"1" * (10 << 20), bytes(512), size=4096),
+    "sparse map is cut off or too large",
+    entry=b"f",
 )
 refused("L186b", lambda _: pax_sparse(b"1" * (10 << 20), bytes(512), size=4096), "sparse map has no count", entry=b"f")
 refused("L186c", lambda _: pax_sparse(b"99999999\n", bytes(512), size=4096), "sparse map is too large", entry=b"f")
@@ -59,4 +64,6 @@ accepted(
     {"f": a_file(size=HUNDRED)},
     check=has_holes(HUNDRED),
 )
-accepted("L187b", lambda _: [old_sparse(b"f", HUNDRED, []) + END], {"f": a_file(size=HUNDRED)}, check=has_holes(HUNDRED))
+accepted(
+    "L187b", lambda _: [old_sparse(b"f", HUNDRED, []) + END], {"f": a_file(size=HUNDRED)}, check=has_holes(HUNDRED)
+)

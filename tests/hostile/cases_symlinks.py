@@ -95,7 +95,11 @@ refused("L045", lambda _: [up().symlink("s", "t" * 5000)], "longer than 4095", e
 # One that fits is never cut.
 accepted("L045b", lambda _: [up().symlink("s", "t/" * 2000)], {"s": link("t/" * 2000)})
 TARGET = b"\xff\xfe\n"
-accepted("L046", lambda _: [up().symlink("s", TARGET)], {"s": Is("symlink", {"link": TARGET.decode(errors="surrogateescape")})})
+accepted(
+    "L046",
+    lambda _: [up().symlink("s", TARGET)],
+    {"s": Is("symlink", {"link": TARGET.decode(errors="surrogateescape")})},
+)
 accepted(
     "L047",
     lambda _: [header(b"s", kind=b"2", link=b"t", size=512) + header(b"f") + bytes(1024)],
@@ -130,7 +134,9 @@ accepted("L052", lambda out: [parents(0o1777, 1000), unlisted(out)], kept(0o1777
 # Names that lead out through nothing but "..", in a link and through PAX.
 accepted(
     "L032b",
-    lambda out: [pax_header({"linkpath": b"../" * 60 + b"outside"}) + header(b"e", kind=b"2") + up().file("e/n", b"n").build()],
+    lambda out: [
+        pax_header({"linkpath": b"../" * 60 + b"outside"}) + header(b"e", kind=b"2") + up().file("e/n", b"n").build()
+    ],
     lambda _: {"e": link("../" * 60 + "outside"), "outside/n": b"n"},
 )
 accepted("L036b", lambda _: [up().symlink("x", "/dev").directory("x").directory("x/shm")], {"x/shm": DIR})

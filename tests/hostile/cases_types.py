@@ -61,12 +61,8 @@ refused(
     entry=b"f",
 )
 BEYOND = "does not fit the kernel's"
-refused(
-    "L117", lambda _: [header(b"c", kind=b"3", fields={329: base_256(1 << 32, 8)}) + END], BEYOND, entry=b"c"
-)
-refused(
-    "L117b", lambda _: [header(b"b", kind=b"4", fields={337: base_256(1 << 20, 8)}) + END], BEYOND, entry=b"b"
-)
+refused("L117", lambda _: [header(b"c", kind=b"3", fields={329: base_256(1 << 32, 8)}) + END], BEYOND, entry=b"c")
+refused("L117b", lambda _: [header(b"b", kind=b"4", fields={337: base_256(1 << 20, 8)}) + END], BEYOND, entry=b"b")
 refused("L118", lambda _: [up().add("z", kind=b"Z")], "unknown entry type 'Z'", entry=b"z")
 accepted(
     "L119",
@@ -96,7 +92,9 @@ def marked(marks: dict[str, bytes]) -> list[Tar]:
 ALL = {"d/low": b"low", "x/secret": b"secret", "f": b"f", "g": b"g"}
 accepted("L123", lambda _: marked({"trusted.overlay.opaque": b"y"}), ALL, check=no_marks)
 accepted("L123b", lambda _: marked({"user.overlay.opaque": b"y"}), ALL, check=no_marks)
-accepted("L123c", lambda _: marked({"trusted.overlay.opaque": b"x", "trusted.overlay.whiteout": b""}), ALL, check=no_marks)
+accepted(
+    "L123c", lambda _: marked({"trusted.overlay.opaque": b"x", "trusted.overlay.whiteout": b""}), ALL, check=no_marks
+)
 accepted("L124", lambda _: marked({"trusted.overlay.redirect": b"/x"}), ALL, check=no_marks)
 accepted(
     "L124b", lambda _: marked({"trusted.overlay.redirect": b"/f", "trusted.overlay.metacopy": b""}), ALL, check=no_marks
@@ -144,4 +142,6 @@ accepted(
     },
 )
 # Past what any disk keeps: the kernel takes the nearest time that it can.
-accepted("L129b", lambda _: [up().file("never", mtime=(1 << 62)).directory("d", mtime=-(1 << 62))], {"never": b"", "d": DIR})
+accepted(
+    "L129b", lambda _: [up().file("never", mtime=(1 << 62)).directory("d", mtime=-(1 << 62))], {"never": b"", "d": DIR}
+)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "attach": "pyctrd.cli.containers",
     "check": "pyctrd.cli.store",
+    "commit": "pyctrd.cli.commit",
+    "diff": "pyctrd.cli.commit",
     "images": "pyctrd.cli.images",
     "info": "pyctrd.cli.store",
     "inspect": "pyctrd.cli.inspect",

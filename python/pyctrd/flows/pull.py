@@ -60,7 +60,7 @@ def pull(
             fetch = Fetch(
                 rooms,
                 is_present=partial(is_present, rooms),
-                record=partial(record_content, rooms, resolved),
+                record=partial(record_content, rooms, str(resolved.reference.repository_name)),
                 watch=_watcher(resolved, wants, progress),
                 watch_seconds=PROGRESS_INTERVAL_SECONDS,
             )
@@ -115,15 +115,15 @@ def is_present(rooms: Rooms, want: Want) -> bool:
     return not want.unpack or layers.find(want.diff_id) is not None
 
 
-def record_content(rooms: Rooms, resolved: Resolved, tx: Tables, wants: Sequence[Want]) -> None:
-    """Record blobs that were published, and the layers that they are."""
+def record_content(rooms: Rooms, source: str, tx: Tables, wants: Sequence[Want]) -> None:
+    """Record blobs that were published, and the layers that they are; ``source``: "" for what was made here."""
     for want in wants:
         tx.content.add(
             rooms.namespace,
             str(want.descriptor.digest),
             size=want.descriptor.size,
             media_type=want.descriptor.media_type,
-            source=str(resolved.reference.repository_name),
+            source=source,
         )
         if want.diff_id is None or want.result is None:
             continue

@@ -59,12 +59,11 @@ class ConfigChanges:
             value = rest.strip()
             if read is None or not value:
                 raise _invalid(line, f"expected one of {', '.join(_INSTRUCTIONS)}, and a value")
-            said = read(value, line)
-            before = found.get(key)
-            if isinstance(before, dict):
-                before.update(said)
+            said: Any = read(value, line)
+            if key in ("env", "labels"):
+                found[key] |= said
             else:
-                found[key] = (*before, *said) if key in ("exposed_ports", "volumes") else said
+                found[key] = (*found[key], *said) if key in ("exposed_ports", "volumes") else said
         return cls(**found)
 
     def apply(self, run: Mapping[str, Any]) -> dict[str, Any]:

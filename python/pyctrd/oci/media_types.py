@@ -13,6 +13,8 @@ INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 
+_OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+
 # What a registry is asked for: the newer form first, as containerd does.
 ACCEPT = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 
@@ -51,3 +53,17 @@ def is_layer(media_type: str) -> bool:
 def layer_compression(media_type: str) -> str | None:
     """Say "none", "gzip" or "zstd"; None where the type is no layer's."""
     return _LAYERS.get(media_type)
+
+
+def layer_media_type(compression: str) -> str:
+    """OCI's type for a layer compressed by "none", "gzip" or "zstd"."""
+    return _OCI_LAYER if compression == "none" else f"{_OCI_LAYER}+{compression}"
+
+
+def oci_layer(media_type: str) -> str:
+    """OCI's type for what Docker calls by its own; others as they are."""
+    compression = layer_compression(media_type)
+    if compression is None or not media_type.startswith("application/vnd.docker."):
+        return media_type
+    plain = layer_media_type(compression)
+    return plain.replace(".layer.", ".layer.nondistributable.") if ".foreign." in media_type else plain

@@ -1,0 +1,86 @@
+"""The documents of an image that is another one with a layer more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from pyctrd.oci.changes import ConfigChanges
+from pyctrd.oci.config import ImageConfig
+from pyctrd.oci.descriptor import Descriptor
+from pyctrd.oci.digest import Digest
+from pyctrd.oci.manifest import Manifest
+from pyctrd.oci.media_types import OCI_MANIFEST, oci_layer
+
+# What Docker's builder adds of the container that a layer came from: of another image it would be wrong.
+_STALE = frozenset({"container", "container_config", "docker_version", "id", "parent", "parent_id", "throwaway"})
+
+
+def derive_config(
+    base: ImageConfig,
+    diff_id: str | Digest,
+    *,
+    created: str,
+    created_by: str = "",
+    author: str = "",
+    comment: str = "",
+    changes: ConfigChanges | None = None,
+) -> bytes:
+    """The config of an image with one layer more; fields that are not known here stay as they are.
+
+    Args:
+        base: The config of the image without it.
+        diff_id: Of the layer's tar.
+        created: RFC 3339.
+        created_by: What made the layer, for its history.
+        author: Who; "" keeps the image's author, and says nothing of the layer's.
+        comment: Free text, for its history.
+        changes: What else is to be otherwise.
+
+    Spec:
+        image-spec v1.1 config.md, "rootfs", "history".
+    """
+    values = {key: value for key, value in base.raw.items() if key not in _STALE}
+    layers = [*map(str, base.rootfs.diff_ids), str(diff_id)]
+    entry = {"created": created, "created_by": created_by, "author": author, "comment": comment}
+    values |= {
+        "created": created,
+        "rootfs": {"type": "layers", "diff_ids": layers},
+        "history": [*_history(base), {key: value for key, value in entry.items() if value}],
+    }
+    if author:
+        values["author"] = author
+    if changes is not None:
+        values["config"] = changes.apply(values.get("config") or {})
+    return orjson.dumps(values)
+
+
+def _history(base: ImageConfig) -> list[Any]:
+    """As the image has it. Readers count its layers: for those that it says nothing of, something is said."""
+    history = base.raw.get("history")
+    known: list[Any] = [item for item in history if isinstance(item, dict)] if isinstance(history, list) else []
+    said = sum(not item.get("empty_layer") for item in known)
+    return [*({"comment": "not recorded"} for _ in range(len(base.rootfs.diff_ids) - said)), *known]
+
+
+def derive_manifest(base: Manifest, config: Descriptor, layer: Descriptor) -> bytes:
+    """The OCI manifest of an image with one layer more; layers under Docker's media types get those of OCI.
+
+    Annotations are not passed on: they were said of the other image.
+
+    Spec:
+        image-spec v1.1 manifest.md; media-types.md, "Compatibility Matrix".
+    """
+    layers = [{**described.raw, "mediaType": oci_layer(described.media_type)} for described in base.layers]
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _describe(config),
+        "layers": [*layers, _describe(layer)],
+    }
+    return orjson.dumps(document)
+
+
+def _describe(descriptor: Descriptor) -> dict[str, Any]:
+    return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
