@@ -19,7 +19,10 @@ from pyctrd import _core, errors
 PROMISED = {
     "Engine": "images containers content namespace info check stages close",
     "Images": "pull get find list remove unmount",
-    "Image": "name digest manifest_digest platform created_ns manifest config size_bytes read_file mount mounted",
+    "Image": (
+        "name digest manifest_digest platform created_ns manifest config size_bytes read_file open stat lstat walk "
+        "diff mount mounted"
+    ),
     "Containers": "create run get find list",
     "Container": (
         "id name image_name command labels created_ns status start start_attached attach wait logs log_lines kill "

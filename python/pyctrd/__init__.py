@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pyctrd.engine import unpack as unpack
     from pyctrd.engine import verify as verify
     from pyctrd.flows.check import Finding as Finding
+    from pyctrd.flows.files import FileChange as FileChange
+    from pyctrd.flows.files import FileEntry as FileEntry
     from pyctrd.flows.progress import LayerProgress as LayerProgress
     from pyctrd.flows.progress import ProgressCallback as ProgressCallback
     from pyctrd.flows.progress import PullProgress as PullProgress
@@ -60,6 +62,8 @@ _LAZY = {
     "Diffed": "pyctrd._core",
     "Engine": "pyctrd.engine",
     "ExitStatus": "pyctrd.runtime.state",
+    "FileChange": "pyctrd.flows.files",
+    "FileEntry": "pyctrd.flows.files",
     "Finding": "pyctrd.flows.check",
     "Image": "pyctrd.images",
     "ImageConfig": "pyctrd.oci.config",

@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
+from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
+    from pyctrd.flows.files import ImageFiles
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
 
@@ -82,11 +84,78 @@ class Image:
             path: Absolute within the image.
 
         Raises:
-            NotFoundError: There is no such file, or it is no regular file.
+            NotFoundError: There is no such file, or it is no regular file; the image was not unpacked.
         """
-        from pyctrd.flows.files import read_file
+        with self.open(path) as file:
+            return file.read()
 
-        return read_file(self._rooms, self._record, os.fsencode(path))
+    def open(self, path: str | bytes | os.PathLike[str]) -> IO[bytes]:
+        """Open a regular file of the merged view for reading, with no mount; symbolic links are followed inside it.
+
+        Args:
+            path: Absolute within the image.
+
+        Returns:
+            A binary file over a descriptor, readable and seekable; it stays whole if the image is removed.
+
+        Raises:
+            NotFoundError: As ``read_file``.
+            OSError: This user may not read it.
+        """
+        return self._files().open(os.fsencode(path))
+
+    def stat(self, path: str | bytes | os.PathLike[str]) -> pyctrd.FileEntry:
+        """What a path of the merged view leads to, symbolic links followed.
+
+        Raises:
+            NotFoundError: There is nothing, or links lead nowhere; the image was not unpacked.
+        """
+        return self._files().stat(os.fsencode(path))
+
+    def lstat(self, path: str | bytes | os.PathLike[str]) -> pyctrd.FileEntry:
+        """As ``stat``, but a symbolic link at the end of the path is not followed."""
+        return self._files().lstat(os.fsencode(path))
+
+    def walk(
+        self, path: str | bytes | os.PathLike[str] = "/", *, depth: int | None = None
+    ) -> Iterator[pyctrd.FileEntry]:
+        """Go through the merged view: what a path leads to, and all below it, with no mount and no look at the files.
+
+        Every layer has its say, whiteouts among them, as in a container. Parents come before what is in them, names in
+        the order of their bytes. Paths are those in the image: below a path that leads through a symbolic link, the
+        target's.
+
+        Args:
+            path: Absolute within the image; symbolic links are followed.
+            depth: Levels below it to go down; 0 gives what the path leads to alone. All by default.
+
+        Raises:
+            NotFoundError: There is no such path; the image was not unpacked. At once, not at the first entry.
+        """
+        if depth is not None and depth < 0:
+            raise InvalidError(f"invalid depth: {depth}: must be 0 or more", field="depth", value=depth)
+        return self._files().walk(os.fsencode(path), depth=depth)
+
+    def diff(self, other: Image) -> Iterator[pyctrd.FileChange]:
+        """What another image has otherwise than this one: added, changed and removed, in the order of ``walk``.
+
+        Two names are the same if kind, mode, owner, size, time, link target, device and xattrs are, and for a file the
+        content. Content is read only where all else is equal and the two are not the same layer's file; so images with
+        layers in common are compared without reading these. Which names are hard links of each other is left out.
+
+        Args:
+            other: The one that is there afterwards; of this engine or another.
+
+        Raises:
+            NotFoundError: One of them was not unpacked.
+            OSError: A file cannot be read; while the iterator runs.
+        """
+        return self._files().changes(other._files())
+
+    def _files(self) -> ImageFiles:
+        from pyctrd.flows.files import ImageFiles
+
+        return ImageFiles(self._rooms, self._record)
 
     def mount(self, target: str | os.PathLike[str]) -> None:
         """Mount the image's merged view read-only on an existing directory.

@@ -113,8 +113,11 @@ CASES = {
     "unpack": "prepare, call = empty, lambda path: _core.unpack(tar, path)",
     "LayerIndex": "call = lambda _: _core.LayerIndex(layer)",
     "ImageView": "call = lambda _: _core.ImageView([layer])",
-    "ImageView.walk": "prepare, call = view, lambda view: often(view.walk)",
+    "ImageView.walk": "prepare, call = view, lambda view: often(lambda: view.walk(b''))",
     "ImageView.find": "prepare, call = view, lambda view: often(lambda: view.find(b'd'))",
+    "ImageView.find_link": "prepare, call = view, lambda view: often(lambda: view.find_link(b'd'))",
+    "ImageView.changes": "prepare, call = view, lambda view: often(lambda: view.changes(view))",
+    "ViewChanges.read": "prepare, call = lambda: view().changes(view()), lambda found: often(lambda: found.read(1))",
     "ImageView.open": "prepare, call = view, lambda view: often(lambda: os.close(view.open(b'd/f')))",
     "rebuild_layer": "call = lambda _: _core.rebuild_layer(layer, digest)",
     "settle_layers": "prepare, call = empty, lambda path: _core.settle_layers([layer], path)",
@@ -129,7 +132,7 @@ CASES = {
 # They look at memory alone.
 AT_ONCE = {
     *("Entry", "FileLock", "FileLock.release", "Ingest.stages", "Ingested", "LayerIndex.find", "LayerIndex.walk"),
-    "StageTimes",
+    *("StageTimes", "ViewChanges", "ViewWalk", "ViewWalk.read"),
 }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Command → the module that holds it; the function is named for the command.
 COMMANDS = {
     "attach": "pyctrd.cli.containers",
+    "cat": "pyctrd.cli.files",
     "check": "pyctrd.cli.store",
     "commit": "pyctrd.cli.commit",
     "diff": "pyctrd.cli.commit",
@@ -22,6 +23,7 @@ COMMANDS = {
     "inspect": "pyctrd.cli.inspect",
     "kill": "pyctrd.cli.containers",
     "logs": "pyctrd.cli.containers",
+    "ls": "pyctrd.cli.files",
     "mount": "pyctrd.cli.images",
     "pause": "pyctrd.cli.containers",
     "ps": "pyctrd.cli.containers",

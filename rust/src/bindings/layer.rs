@@ -1,21 +1,24 @@
 //! Bindings of `tar`: layers' indexes, and layers put together.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::fd::{IntoRawFd, RawFd};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::lock;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::root::Root;
+use crate::tar::changes::{Change, changes, same_content};
 use crate::tar::frame::rebuild;
 use crate::tar::index::{Hides, Index, Record, What};
 use crate::tar::settle::{LayerDirectory, copy_directory, flatten, open_layers, read_index, settle};
-use crate::tar::view::View;
+use crate::tar::view::{Source, View};
 
 /// One name of a layer or of an image.
 #[pyclass(frozen, module = "pyctrd._core", name = "Entry")]
@@ -81,6 +84,24 @@ impl PyEntry {
     #[getter]
     fn device(&self) -> (u32, u32) {
         self.record().device
+    }
+
+    /// Where its content begins in the layer's uncompressed archive; None where nothing is stored, or it is not known.
+    #[getter]
+    fn offset(&self) -> Option<u64> {
+        self.record().offset
+    }
+
+    /// BLAKE3 of its content, where the layer was made with it.
+    #[getter]
+    fn blake3<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.record().blake3.map(|digest| PyBytes::new(py, &digest))
+    }
+
+    /// Position in its layer's index; with `layer`, the same for all names of one file of a view.
+    #[getter]
+    fn position(&self) -> usize {
+        self.record
     }
 
     /// Target of a link.
@@ -157,14 +178,40 @@ impl PyLayerIndex {
 
 /// The merged view of several layers, from their indexes alone.
 #[pyclass(frozen, module = "pyctrd._core", name = "ImageView")]
-struct PyImageView {
-    layers: Vec<LayerDirectory>,
+struct PyImageView(Arc<Layers>);
+
+/// What a view is made of.
+struct Layers {
+    directories: Vec<LayerDirectory>,
     indexes: Arc<Vec<Index>>,
 }
 
-impl PyImageView {
-    fn entry(&self, path: Vec<u8>, source: crate::tar::view::Source) -> PyEntry {
+impl Layers {
+    fn entry(&self, path: Vec<u8>, source: Source) -> PyEntry {
         PyEntry { path, indexes: Arc::clone(&self.indexes), layer: source.layer, record: source.record }
+    }
+
+    fn file(&self, source: Source) -> (&LayerDirectory, &Record) {
+        (&self.directories[source.layer], &self.indexes[source.layer].records[source.record])
+    }
+
+    /// A number for each layer that is the same for the same directory.
+    fn identities<'a>(&'a self, known: &mut HashMap<&'a Path, usize>) -> Vec<usize> {
+        if self.directories.is_empty() {
+            return vec![usize::MAX]; // the root that is there of no layers
+        }
+        let numbers = self.directories.iter().map(|layer| {
+            let next = known.len();
+            *known.entry(layer.path()).or_insert(next)
+        });
+        numbers.collect()
+    }
+}
+
+impl PyImageView {
+    fn look(&self, py: Python<'_>, path: &[u8], follow: bool) -> PyResult<Option<PyEntry>> {
+        let find = || View::applied(&self.0.indexes).map(|view| view.find(path, follow));
+        Ok(py.detach(find)?.map(|(path, source)| self.0.entry(path, source)))
     }
 }
 
@@ -173,36 +220,120 @@ impl PyImageView {
     /// Opens layers, the lowest first.
     #[new]
     fn new(py: Python<'_>, layers: Vec<PathBuf>) -> PyResult<Self> {
-        let (layers, indexes) = py.detach(|| open_layers(&layers))?;
-        Ok(Self { layers, indexes: Arc::new(indexes) })
+        let (directories, mut indexes) = py.detach(|| open_layers(&layers))?;
+        if indexes.is_empty() {
+            indexes.push(Index::empty()); // of no layers there is a root all the same
+        }
+        Ok(Self(Arc::new(Layers { directories, indexes: Arc::new(indexes) })))
     }
 
-    /// Every entry of the view, parents before what is in them, names sorted.
-    fn walk(&self, py: Python<'_>) -> PyResult<Vec<PyEntry>> {
-        let found = py.detach(|| View::applied(&self.indexes).map(|view| view.walk()))?;
-        Ok(found.into_iter().map(|(path, source)| self.entry(path, source)).collect())
+    /// What a path leads to, links followed, and what is below it, `depth` levels down (all by default): parents before
+    /// what is in them, names sorted. None where there is nothing.
+    #[pyo3(signature = (path, *, depth = None))]
+    fn walk(&self, py: Python<'_>, path: &[u8], depth: Option<usize>) -> PyResult<Option<PyViewWalk>> {
+        let depth = depth.unwrap_or(usize::MAX);
+        let found = py.detach(|| View::applied(&self.0.indexes).map(|view| view.walk(path, depth)))?;
+        Ok(found.map(|found| PyViewWalk { layers: Arc::clone(&self.0), left: Mutex::new(found.into_iter()) }))
     }
 
     /// What a path leads to, links followed inside the view; None where there is nothing.
     fn find(&self, py: Python<'_>, path: &[u8]) -> PyResult<Option<PyEntry>> {
-        let found = py.detach(|| View::applied(&self.indexes).map(|view| view.find(path, true)))?;
-        Ok(found.map(|source| self.entry(path.to_vec(), source)))
+        self.look(py, path, true)
+    }
+
+    /// As `find`, but a link at the end of the path is not followed.
+    fn find_link(&self, py: Python<'_>, path: &[u8]) -> PyResult<Option<PyEntry>> {
+        self.look(py, path, false)
     }
 
     /// Opens the regular file that a path leads to, for reading; the caller closes the descriptor.
     fn open(&self, py: Python<'_>, path: &[u8]) -> PyResult<RawFd> {
         let open = || -> Result<RawFd> {
-            let view = View::applied(&self.indexes)?;
-            let missing =
-                || Error::NotFound { kind: "file", name: String::from_utf8_lossy(path).into_owned() };
-            let source = view.find(path, true).ok_or_else(missing)?;
+            let missing = |kind| Error::NotFound { kind, name: String::from_utf8_lossy(path).into_owned() };
+            let view = View::applied(&self.0.indexes)?;
+            let (_, source) = view.find(path, true).ok_or_else(|| missing("file"))?;
             let record = view.record(source);
             if record.what != What::File {
-                return Err(missing());
+                return Err(missing("regular file"));
             }
-            Ok(self.layers[source.layer].open(record)?.into_raw_fd())
+            Ok(self.0.directories[source.layer].open(record)?.into_raw_fd())
         };
         Ok(py.detach(open)?)
+    }
+
+    /// What another view has otherwise than this one: parents before what is in them, names sorted.
+    fn changes(&self, py: Python<'_>, other: PyRef<'_, Self>) -> PyResult<PyViewChanges> {
+        let (before, after) = (Arc::clone(&self.0), Arc::clone(&other.0));
+        let compare = || -> Result<Vec<Change>> {
+            let mut known = HashMap::new();
+            let identities = (before.identities(&mut known), after.identities(&mut known));
+            let views = (View::applied(&before.indexes)?, View::applied(&after.indexes)?);
+            Ok(changes(&views.0, &views.1, (&identities.0, &identities.1)))
+        };
+        let found = py.detach(compare)?;
+        Ok(PyViewChanges { before, after, left: Mutex::new(found.into_iter()) })
+    }
+}
+
+/// A walk over a view, read a part at a time.
+#[pyclass(frozen, module = "pyctrd._core", name = "ViewWalk")]
+struct PyViewWalk {
+    layers: Arc<Layers>,
+    left: Mutex<std::vec::IntoIter<(Vec<u8>, Source)>>,
+}
+
+#[pymethods]
+impl PyViewWalk {
+    /// The next entries, at most `count`; none at the end.
+    fn read(&self, count: usize) -> Vec<PyEntry> {
+        let mut left = lock(&self.left);
+        left.by_ref().take(count).map(|(path, source)| self.layers.entry(path, source)).collect()
+    }
+}
+
+/// The differences of two views, read a part at a time.
+#[pyclass(frozen, module = "pyctrd._core", name = "ViewChanges")]
+struct PyViewChanges {
+    before: Arc<Layers>,
+    after: Arc<Layers>,
+    left: Mutex<std::vec::IntoIter<Change>>,
+}
+
+impl PyViewChanges {
+    /// Whether it is a difference: where the indexes leave it open, the files are read.
+    fn differs(&self, change: &Change) -> Result<bool> {
+        let (Some(one), Some(other)) = (change.before, change.after) else { return Ok(true) };
+        if !change.doubtful {
+            return Ok(true);
+        }
+        Ok(!same_content(self.before.file(one), self.after.file(other))?)
+    }
+}
+
+#[pymethods]
+impl PyViewChanges {
+    /// The next differences, at most `count`, each with what was there and what is; none at the end.
+    fn read(&self, py: Python<'_>, count: usize) -> PyResult<Vec<(Option<PyEntry>, Option<PyEntry>)>> {
+        let next = || -> Result<Vec<Change>> {
+            let mut left = lock(&self.left);
+            let mut found = Vec::new();
+            while found.len() < count
+                && let Some(change) = left.next()
+            {
+                if self.differs(&change)? {
+                    found.push(change);
+                }
+            }
+            Ok(found)
+        };
+        let entry = |layers: &Layers, path: &[u8], source: Option<Source>| {
+            source.map(|source| layers.entry(path.to_vec(), source))
+        };
+        let pairs = py.detach(next)?.into_iter().map(|change| {
+            let before = entry(&self.before, &change.path, change.before);
+            (before, entry(&self.after, &change.path, change.after))
+        });
+        Ok(pairs.collect())
     }
 }
 
@@ -272,6 +403,8 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyEntry>()?;
     module.add_class::<PyLayerIndex>()?;
     module.add_class::<PyImageView>()?;
+    module.add_class::<PyViewWalk>()?;
+    module.add_class::<PyViewChanges>()?;
     module.add_function(wrap_pyfunction!(settle_layers, module)?)?;
     module.add_function(wrap_pyfunction!(flatten_layers, module)?)?;
     module.add_function(wrap_pyfunction!(rebuild_layer, module)?)?;

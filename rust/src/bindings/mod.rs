@@ -11,6 +11,8 @@ mod mount;
 mod pipeline;
 mod spawn;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use pyo3::prelude::*;
 
 /// The private native module; its public names are re-exported by `pyctrd`.
@@ -24,4 +26,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     mount::register(module)?;
     pipeline::register(module)?;
     spawn::register(module)
+}
+
+/// What a class keeps, also after a thread has panicked with it: each change of it is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,8 +2,8 @@
 
 use std::ffi::c_int;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::PyBufferError;
@@ -11,6 +11,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMemoryView};
 
+use super::lock;
 use crate::cas::Durability;
 use crate::error::{Error, Result};
 use crate::pipeline::{Block, IN_BLOCK_BYTES, Ingest, IngestOptions, Outcome, StageTimes, unpack_file};
@@ -95,10 +96,6 @@ struct PyBlock {
     views: AtomicUsize,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[pymethods]
 impl PyBlock {
     #[allow(unsafe_code, reason = "the buffer protocol is a C interface")]
@@ -151,8 +148,10 @@ struct PyIngest {
 #[pymethods]
 impl PyIngest {
     #[new]
-    #[pyo3(signature = (root, ingest_id, *, digest, size = None, diff_id = None, unpack = false, keep_blob = true,
-        limits = None))]
+    #[pyo3(signature = (
+        root, ingest_id, *, digest, size = None, diff_id = None, unpack = false, content_digests = false,
+        keep_blob = true, limits = None
+    ))]
     #[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         py: Python<'_>,
@@ -162,6 +161,7 @@ impl PyIngest {
         size: Option<u64>,
         diff_id: Option<&str>,
         unpack: bool,
+        content_digests: bool,
         keep_blob: bool,
         limits: Option<PyLimits>,
     ) -> PyResult<Self> {
@@ -170,6 +170,7 @@ impl PyIngest {
             size,
             diff_id: diff_id.map(str::parse).transpose()?,
             unpack,
+            content_digests,
             keep_blob,
             limits: limits.map_or_else(Limits::default, Limits::from),
         };

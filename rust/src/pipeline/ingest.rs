@@ -25,6 +25,8 @@ pub struct IngestOptions {
     pub diff_id: Option<Digest>,
     /// Make the layer's tree.
     pub unpack: bool,
+    /// Have the BLAKE3 of every file's content in the layer's index.
+    pub content_digests: bool,
     /// Keep the blob.
     pub keep_blob: bool,
     /// What of a layer is too much.
@@ -49,7 +51,10 @@ impl Ingest {
         let staging = Staging::create(root, id)?;
         let store = if options.keep_blob { Some(staging.create_blob()?) } else { None };
         let apply = if options.unpack {
-            let writer = LayerWriter::new(staging.create_layer()?, options.limits)?;
+            let mut writer = LayerWriter::new(staging.create_layer()?, options.limits)?;
+            if options.content_digests {
+                writer = writer.with_content_digests();
+            }
             Some(Apply::Layer(Box::new(writer)))
         } else {
             None

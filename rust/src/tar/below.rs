@@ -37,7 +37,8 @@ impl<'a> Layers<'a> {
     #[must_use]
     pub fn new(view: &'a View<'a>, trees: &'a [LayerDirectory]) -> Self {
         let mut names = HashMap::new();
-        for (_, source) in view.walk() {
+        for (_, id) in view.walk_ids() {
+            let source = view.source(id);
             *names.entry(source).or_insert(0) += 1;
         }
         Self { view, trees, names }

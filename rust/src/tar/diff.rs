@@ -534,7 +534,6 @@ fn entry(name: Vec<u8>, facts: &Facts, clamp: Option<i64>) -> Entry {
         size: facts.size,
         device: facts.device,
         xattrs: facts.xattrs.clone(),
-        sparse: false,
-        offset: 0,
+        ..Entry::default()
     }
 }

@@ -48,6 +48,8 @@ pub struct Entry {
     pub sparse: bool,
     /// Where its header starts in the uncompressed stream, in bytes.
     pub offset: u64,
+    /// Where its content starts there; of a sparse file, its first stored piece. None where nothing is stored.
+    pub content_offset: Option<u64>,
 }
 
 impl Default for Entry {
@@ -65,6 +67,7 @@ impl Default for Entry {
             xattrs: Vec::new(),
             sparse: false,
             offset: 0,
+            content_offset: None,
         }
     }
 }

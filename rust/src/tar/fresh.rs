@@ -56,9 +56,18 @@ impl LayerWriter {
             maker,
             frame,
             current: None,
+            digests: false,
             meter: Meter::new(limits),
         };
         Ok(Self { stream: Stream::new(limits), layer })
+    }
+
+    /// The same writer, whose index will have the BLAKE3 of every regular file's content, but for sparse files: their
+    /// holes would be hashed byte by byte.
+    #[must_use]
+    pub fn with_content_digests(mut self) -> Self {
+        self.layer.digests = true;
+        self
     }
 
     /// Takes in the next bytes of the uncompressed archive.
@@ -86,8 +95,17 @@ struct Layer {
     open: Directories,
     maker: Maker,
     frame: FrameWriter,
-    current: Option<(File, NodeId)>,
+    current: Option<Current>,
+    digests: bool,
     meter: Meter,
+}
+
+/// The regular file that is being written.
+#[derive(Debug)]
+struct Current {
+    file: File,
+    node: NodeId,
+    hasher: Option<Box<blake3::Hasher>>,
 }
 
 /// The directories that are open, least recently used ones closed.
@@ -162,14 +180,17 @@ impl Sink for Layer {
 
     fn data(&mut self, entry: &Entry, offset: u64, bytes: &[u8]) -> Result<()> {
         // What is not written anywhere, as the bytes of a whiteout, belongs to the frame.
-        let Some((file, node)) = &mut self.current else { return self.frame.raw(bytes) };
+        let Some(current) = &mut self.current else { return self.frame.raw(bytes) };
+        if let Some(hasher) = &mut current.hasher {
+            hasher.update(bytes);
+        }
         let written = if entry.sparse {
-            std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+            std::os::unix::fs::FileExt::write_all_at(&current.file, bytes, offset)
         } else {
-            std::io::Write::write_all(file, bytes)
+            std::io::Write::write_all(&mut current.file, bytes)
         };
         written.map_err(|e| Error::io("write", root::to_path(&entry.name), &e))?;
-        self.frame.content(*node, offset, bytes.len() as u64)
+        self.frame.content(current.node, offset, bytes.len() as u64)
     }
 
     fn frame(&mut self, bytes: &[u8]) -> Result<()> {
@@ -177,7 +198,8 @@ impl Sink for Layer {
     }
 
     fn end(&mut self, entry: &Entry) -> Result<()> {
-        let Some((file, _)) = self.current.take() else { return Ok(()) };
+        let Some(Current { file, node, hasher }) = self.current.take() else { return Ok(()) };
+        self.nodes.inode_mut(node).blake3 = hasher.map(|hasher| hasher.finalize().into());
         if entry.sparse {
             file.set_len(entry.size).map_err(|e| Error::io("truncate", root::to_path(&entry.name), &e))?;
         }
@@ -248,14 +270,14 @@ impl Layer {
             self.remove(entry, old)?;
         }
         let fd = self.open.get(&self.nodes, parent)?;
-        let mut file = None;
-        match entry.kind {
-            Kind::File => file = Some(create_file(entry, fd.as_fd(), name)?),
-            Kind::Symlink => self.make_symlink(entry, fd.as_fd(), name)?,
-            _ => self.make_node(entry, fd.as_fd(), name)?,
-        }
+        let file = match entry.kind {
+            Kind::File => Some(create_file(entry, fd.as_fd(), name)?),
+            Kind::Symlink => self.make_symlink(entry, fd.as_fd(), name).map(|()| None)?,
+            _ => self.make_node(entry, fd.as_fd(), name).map(|()| None)?,
+        };
         let node = self.nodes.add(parent, name, Inode::of(entry)).map_err(|e| refuse(entry, e))?;
-        self.current = file.map(|file| (file, node));
+        let hasher = (self.digests && !entry.sparse).then(|| Box::new(blake3::Hasher::new()));
+        self.current = file.map(|file| Current { file, node, hasher });
         Ok(())
     }
 

@@ -9,16 +9,20 @@ use super::pax::Time;
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"PYCTRDL1";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The first, which had no offsets. It is still read: containers keep their layers, and nothing else is missing in it.
+const VERSION_WITHOUT_OFFSETS: u32 = 1;
 const HEADER_BYTES: usize = 56;
 const CHECKSUM_BYTES: usize = 32;
-/// What a record has in front of its path, link and xattrs.
+/// The least that a record has in front of its path, link and xattrs.
 const RECORD_BYTES: usize = 56;
+const DIGEST_BYTES: usize = 32;
 
 const IMPLIED: u8 = 1;
 const OPAQUE: u8 = 2;
 const SPARSE: u8 = 4;
 const ALONE: u8 = 8;
+const HASHED: u8 = 16;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,6 +118,11 @@ pub struct Record {
     pub device: (u32, u32),
     /// Bytes, holes included.
     pub size: u64,
+    /// Where a regular file's content begins in the uncompressed archive, in bytes: of a sparse file, its first stored
+    /// piece. None where nothing is stored, and in an index of the first version.
+    pub offset: Option<u64>,
+    /// BLAKE3 of a regular file's content, where the layer was made with it.
+    pub blake3: Option<[u8; DIGEST_BYTES]>,
     /// Target of a link.
     pub link: Vec<u8>,
     /// Names and values.
@@ -129,6 +138,36 @@ pub struct Index {
     pub implied: u64,
     /// Names of lower layers' files.
     pub foreign_links: u64,
+}
+
+impl Index {
+    /// That of a layer with nothing in it, its root not listed.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { records: vec![Record::implied_root()], implied: 0, foreign_links: 0 }
+    }
+}
+
+impl Record {
+    fn implied_root() -> Self {
+        Self {
+            path: Vec::new(),
+            what: What::Directory,
+            implied: true,
+            hides: Hides::Nothing,
+            sparse: false,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            device: (0, 0),
+            size: 0,
+            offset: None,
+            blake3: None,
+            link: Vec::new(),
+            xattrs: Vec::new(),
+        }
+    }
 }
 
 /// The bytes of an index.
@@ -165,7 +204,8 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
     let flags = (u8::from(record.implied) * IMPLIED)
         | (u8::from(record.hides >= Hides::Content) * OPAQUE)
         | (u8::from(record.hides == Hides::Name) * ALONE)
-        | (u8::from(record.sparse) * SPARSE);
+        | (u8::from(record.sparse) * SPARSE)
+        | (u8::from(record.blake3.is_some()) * HASHED);
     out.extend_from_slice(&[record.what as u8, flags, 0, 0]);
     for number in
         [record.mode, record.uid, record.gid, record.device.0, record.device.1, record.mtime.nanoseconds]
@@ -174,11 +214,14 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&record.mtime.seconds.to_le_bytes());
     out.extend_from_slice(&record.size.to_le_bytes());
+    // A header comes before any content: no content is at 0.
+    out.extend_from_slice(&record.offset.unwrap_or(0).to_le_bytes());
     out.extend_from_slice(&length(&record.path));
     out.extend_from_slice(&length(&record.link));
     out.extend_from_slice(&u32::try_from(record.xattrs.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(&record.path);
     out.extend_from_slice(&record.link);
+    out.extend_from_slice(record.blake3.as_ref().map_or(&[], <[u8; DIGEST_BYTES]>::as_slice));
     for (name, value) in &record.xattrs {
         out.extend_from_slice(&length(name));
         out.extend_from_slice(&length(value));
@@ -204,30 +247,39 @@ pub fn decode(bytes: &[u8], subject: &str) -> Result<Index> {
     if blake3::hash(content).as_bytes() != sum {
         return Err(refuse("is damaged"));
     }
-    let mut reader = Reader(&content[MAGIC.len()..]);
+    let mut reader = Reader { left: &content[MAGIC.len()..], version: 0 };
+    reader.version = reader.u32().unwrap_or(0);
+    if !(VERSION_WITHOUT_OFFSETS..=VERSION).contains(&reader.version) {
+        return Err(Error::Invalid {
+            field: "layer index",
+            value: subject.to_owned(),
+            reason: format!("has version {}, this pyctrd reads up to {VERSION}", reader.version),
+        });
+    }
     let read = (|| {
-        if reader.u32()? != VERSION {
-            return None;
-        }
         reader.u32()?;
         let (count, implied, foreign_links) = (reader.u64()?, reader.u64()?, reader.u64()?);
         reader.u64()?;
         reader.u64()?;
-        let mut records = Vec::with_capacity(usize::try_from(count).ok()?.min(reader.0.len() / RECORD_BYTES));
+        let mut records =
+            Vec::with_capacity(usize::try_from(count).ok()?.min(reader.left.len() / RECORD_BYTES));
         for _ in 0..count {
             records.push(reader.record()?);
         }
-        (reader.0.is_empty() && !records.is_empty()).then_some(Index { records, implied, foreign_links })
+        (reader.left.is_empty() && !records.is_empty()).then_some(Index { records, implied, foreign_links })
     })();
-    read.ok_or_else(|| refuse("has another version or is cut off"))
+    read.ok_or_else(|| refuse("is cut off"))
 }
 
-struct Reader<'a>(&'a [u8]);
+struct Reader<'a> {
+    left: &'a [u8],
+    version: u32,
+}
 
 impl<'a> Reader<'a> {
     fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
+        let (head, rest) = self.left.split_at_checked(count)?;
+        self.left = rest;
         Some(head)
     }
 
@@ -247,8 +299,13 @@ impl<'a> Reader<'a> {
         let nanoseconds = self.u32()?;
         let seconds = self.u64()?.cast_signed();
         let size = self.u64()?;
+        let offset = if self.version == VERSION_WITHOUT_OFFSETS { 0 } else { self.u64()? };
         let (path, link, xattrs) = (self.u32()? as usize, self.u32()? as usize, self.u32()?);
         let (path, link) = (self.bytes(path)?.to_vec(), self.bytes(link)?.to_vec());
+        let blake3 = match flags & HASHED {
+            0 => None,
+            _ => Some(self.bytes(DIGEST_BYTES)?.try_into().ok()?),
+        };
         let mut pairs = Vec::new();
         for _ in 0..xattrs {
             let (name, value) = (self.u32()? as usize, self.u32()? as usize);
@@ -270,6 +327,8 @@ impl<'a> Reader<'a> {
             mtime: Time { seconds, nanoseconds },
             device,
             size,
+            offset: (offset != 0).then_some(offset),
+            blake3,
             link,
             xattrs: pairs,
         })
@@ -301,6 +360,8 @@ mod tests {
             mtime: Time { seconds: -5, nanoseconds: 9 },
             device: (1, 3),
             size: 11,
+            offset: (what == What::Foreign).then_some(1536),
+            blake3: (what == What::Foreign).then_some([7; 32]),
             link: b"to".to_vec(),
             xattrs: vec![(b"user.x".to_vec(), b"\0\xff".to_vec())],
         }
@@ -313,6 +374,39 @@ mod tests {
         let read = decode(&encode(&records), "test").expect("whole");
         assert_eq!(read.records, records);
         assert_eq!((read.implied, read.foreign_links), (1, 1));
+    }
+
+    #[test]
+    fn an_index_of_the_first_version_is_read_without_offsets() {
+        let mut records = vec![record(b"", What::Directory), record(b"b", What::Directory)];
+        let bytes = encode(&records);
+        let mut old = bytes[..bytes.len() - CHECKSUM_BYTES].to_vec();
+        old[MAGIC.len()] = 1;
+        // The second record is cut first: what is before it stays where it is.
+        for at in [HEADER_BYTES + record_bytes(&records[0]), HEADER_BYTES] {
+            old.drain(at + 44..at + 52);
+        }
+        old.extend_from_slice(blake3::hash(&old.clone()).as_bytes());
+        for record in &mut records {
+            record.offset = None;
+        }
+        assert_eq!(decode(&old, "test").expect("whole").records, records);
+    }
+
+    fn record_bytes(record: &Record) -> usize {
+        let mut out = Vec::new();
+        encode_record(record, &mut out);
+        out.len()
+    }
+
+    #[test]
+    fn an_index_of_a_version_to_come_is_refused_by_its_number() {
+        let bytes = encode(&[record(b"", What::Directory)]);
+        let mut newer = bytes[..bytes.len() - CHECKSUM_BYTES].to_vec();
+        newer[MAGIC.len()] = 3;
+        newer.extend_from_slice(blake3::hash(&newer.clone()).as_bytes());
+        let refused = decode(&newer, "test").expect_err("refused").to_string();
+        assert!(refused.contains("has version 3, this pyctrd reads up to 2"), "{refused}");
     }
 
     #[test]

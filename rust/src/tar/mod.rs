@@ -5,6 +5,7 @@
 //! tree, and [`frame`] the archive again that a layer came from.
 
 mod below;
+pub mod changes;
 pub mod diff;
 mod entry;
 mod facts;

@@ -35,6 +35,8 @@ pub(super) struct Inode {
     pub(super) gid: u32,
     pub(super) mtime: Time,
     pub(super) size: u64,
+    pub(super) offset: Option<u64>,
+    pub(super) blake3: Option<[u8; 32]>,
     pub(super) device: (u32, u32),
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Target of a symbolic link; path of the lower file for a foreign link.
@@ -58,6 +60,8 @@ impl Inode {
             gid: 0,
             mtime: Time::default(),
             size: 0,
+            offset: None,
+            blake3: None,
             device: (0, 0),
             xattrs: Vec::new(),
             link: Vec::new(),
@@ -82,6 +86,7 @@ impl Inode {
             gid: entry.gid,
             mtime: entry.mtime,
             size: entry.size,
+            offset: entry.content_offset,
             device: entry.device,
             xattrs: super::metadata::applicable(&entry.xattrs, entry.kind)
                 .map(|(name, value)| (name.to_vec(), value.to_vec()))
@@ -310,6 +315,8 @@ impl Nodes {
             mtime: inode.mtime,
             device: inode.device,
             size: inode.size,
+            offset: inode.offset,
+            blake3: inode.blake3,
             link: inode.link.clone(),
             xattrs: inode.xattrs.clone(),
             path,
@@ -322,6 +329,7 @@ impl Nodes {
                 record.what = What::Hardlink;
                 record.link.clone_from(first);
                 record.xattrs.clear();
+                (record.offset, record.blake3) = (None, None);
             }
             None => {
                 first_names.insert(number, record.path.clone());

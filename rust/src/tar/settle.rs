@@ -54,6 +54,12 @@ pub fn read_index(layer: &Path) -> Result<Index> {
 }
 
 impl LayerDirectory {
+    /// Where its tree is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.tree.path()
+    }
+
     /// Opens a file of the layer for reading.
     ///
     /// # Errors

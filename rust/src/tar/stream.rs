@@ -188,7 +188,6 @@ impl Stream {
     }
 
     fn header(&mut self, block: &[u8; BLOCK], sink: &mut impl Sink) -> Result<()> {
-        // `offset` still counts the bytes before those of this call that completed the block.
         let header = Header(block);
         if header.is_zero() {
             self.zero_blocks += 1;
@@ -201,7 +200,7 @@ impl Stream {
             return Err(self.refuse("a zero block stands in the middle of the archive"));
         }
         self.entry.name.clear();
-        self.header_offset = self.offset / BLOCK as u64 * BLOCK as u64;
+        self.header_offset = self.block_offset();
         header.check_sum().map_err(|e| self.refuse(e))?;
         match header.kind() {
             b'x' | b'X' => self.enter_extension(&header, Extension::Pax),
@@ -210,6 +209,12 @@ impl Stream {
             b'K' => self.enter_extension(&header, Extension::LongLink),
             _ => self.entry(&header, sink),
         }
+    }
+
+    /// Where the block that was just completed starts.
+    fn block_offset(&self) -> u64 {
+        // `offset` still counts the bytes before those of this call that completed the block.
+        self.offset / BLOCK as u64 * BLOCK as u64
     }
 
     fn enter_extension(&mut self, header: &Header<'_>, kind: Extension) -> Result<()> {
@@ -347,6 +352,7 @@ impl Stream {
         self.pair = 0;
         self.pair_done = 0;
         self.written = 0;
+        self.entry.content_offset = (self.left > 0).then(|| self.block_offset() + BLOCK as u64);
         sink.begin(&self.entry)?;
         self.state = State::Data;
         if self.left == 0 { self.end(sink) } else { Ok(()) }

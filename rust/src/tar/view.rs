@@ -95,6 +95,10 @@ impl<'a> View<'a> {
         &self.layers[source.layer].records[source.record]
     }
 
+    pub(super) fn source(&self, id: Id) -> Source {
+        self.names[id].source
+    }
+
     pub(super) fn children(&self, id: Id) -> Option<&BTreeMap<Vec<u8>, Id>> {
         self.names[id].children.as_ref()
     }
@@ -103,29 +107,50 @@ impl<'a> View<'a> {
         self.children(parent)?.get(name).copied()
     }
 
-    /// What a path leads to inside the view, links followed (the last one too where `follow` is set).
+    /// What a path leads to inside the view, and its own path there: links on the way are followed, and the last one
+    /// too where `follow` is set.
     #[must_use]
-    pub fn find(&self, path: &[u8], follow: bool) -> Option<Source> {
-        let way = self.resolve(vec![0], name::components(path).ok()?, follow).ok()?;
-        Some(self.names[*way.last()?].source)
+    pub fn find(&self, path: &[u8], follow: bool) -> Option<(Vec<u8>, Source)> {
+        let (path, id) = self.find_id(path, follow)?;
+        Some((path, self.source(id)))
     }
 
-    /// Every name with its path, parents first, sorted.
+    /// What a path leads to, links followed, and what is below it down to a depth: every name with its own path,
+    /// parents first, sorted.
     #[must_use]
-    pub fn walk(&self) -> Vec<(Vec<u8>, Source)> {
-        self.walk_ids().into_iter().map(|(path, id)| (path, self.names[id].source)).collect()
+    pub fn walk(&self, path: &[u8], depth: usize) -> Option<Vec<(Vec<u8>, Source)>> {
+        let (path, id) = self.find_id(path, true)?;
+        let found = self.walk_from(path, id, depth);
+        Some(found.into_iter().map(|(path, id)| (path, self.source(id))).collect())
     }
 
     pub(super) fn walk_ids(&self) -> Vec<(Vec<u8>, Id)> {
-        let mut found = Vec::with_capacity(self.names.len());
-        let mut pending = vec![(Vec::new(), 0)];
-        while let Some((path, id)) = pending.pop() {
-            for (name, &child) in self.children(id).into_iter().flatten().rev() {
-                pending.push((below(&path, name), child));
+        self.walk_from(Vec::new(), 0, usize::MAX)
+    }
+
+    fn walk_from(&self, path: Vec<u8>, id: Id, depth: usize) -> Vec<(Vec<u8>, Id)> {
+        let mut found = Vec::new();
+        let mut pending = vec![(path, id, depth)];
+        while let Some((path, id, depth)) = pending.pop() {
+            if let Some(depth) = depth.checked_sub(1) {
+                for (name, &child) in self.children(id).into_iter().flatten().rev() {
+                    pending.push((below(&path, name), child, depth));
+                }
             }
             found.push((path, id));
         }
         found
+    }
+
+    fn find_id(&self, path: &[u8], follow: bool) -> Option<(Vec<u8>, Id)> {
+        let way = self.resolve(vec![0], name::components(path).ok()?, follow).ok()?;
+        let mut path = Vec::new();
+        for pair in way.windows(2) {
+            // Names know no parents: once for a call, a look at the siblings is cheaper than keeping that for each.
+            let (name, _) = self.children(pair[0])?.iter().find(|(_, id)| **id == pair[1])?;
+            path = below(&path, name);
+        }
+        Some((path, *way.last()?))
     }
 
     pub(super) fn record_of(&self, id: Id) -> &'a Record {
@@ -138,13 +163,13 @@ impl<'a> View<'a> {
         let mut pending: Vec<Vec<u8>> = parts.into_iter().rev().map(<[u8]>::to_vec).collect();
         let mut links = 0;
         while let Some(part) = pending.pop() {
+            let Some(children) = self.children(at[at.len() - 1]) else { return Err(Stop::Wrong) };
             if part == b".." {
                 if at.len() > 1 {
                     at.pop();
                 }
                 continue;
             }
-            let Some(children) = self.children(at[at.len() - 1]) else { return Err(Stop::Wrong) };
             let Some(&child) = children.get(&part) else {
                 pending.push(part);
                 pending.reverse();
