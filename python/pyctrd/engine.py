@@ -134,6 +134,14 @@ def unpack(
     The directory may hold the layers below it: whiteouts remove what they name. Not atomic: after an error
     the content of ``dest`` is undefined.
 
+    Everything of an entry is made: type, bytes and holes, mode, owner by number, modification time (which the access
+    time becomes as well), device numbers, extended attributes, ACLs and file capabilities among them. What cannot be
+    made is an ``OSError`` with the entry's name, never left out: an owner, device or ``trusted.`` or ``security.``
+    attribute without the right to it, an attribute on a file system that has none. Left out by rule are only ``user.``
+    attributes of what is neither file nor directory, which no kernel keeps, overlayfs' own marks, names of owners,
+    global PAX headers, PAX keys that no one here knows, and whatever of a time the file system is too coarse for.
+    Without root this is for archives whose entries are all the caller's own.
+
     Args:
         layer: A tar, plain or compressed by gzip or zstd.
         dest: Becomes the layer's "/"; made if missing.
@@ -145,7 +153,8 @@ def unpack(
         Digests, bytes and entries of what was unpacked.
 
     Raises:
-        UnsafeArchiveError: An entry was refused, or a limit exceeded; ``.limit`` names it.
+        UnsafeArchiveError: An entry was refused, or a limit exceeded; ``.limit`` names it. Parts of backups (GNU types
+            M, V, D) and unknown types are refused.
         DigestMismatchError, DiffIDMismatchError: The bytes are others.
         OSError: The kernel refused.
 
