@@ -137,8 +137,9 @@ def unpack(
     Everything of an entry is made: type, bytes and holes, mode, owner by number, modification time (which the access
     time becomes as well), device numbers, extended attributes, ACLs and file capabilities among them. What cannot be
     made is an ``OSError`` with the entry's name, never left out: an owner, device or ``trusted.`` or ``security.``
-    attribute without the right to it, an attribute on a file system that has none. Left out by rule are only ``user.``
-    attributes of what is neither file nor directory, which no kernel keeps, overlayfs' own marks, names of owners,
+    attribute without the right to it, a capability or ACL on a file system that has none. Left out by rule, and counted
+    in the result's ``skipped_xattrs``, are ``user.`` attributes of what is neither file nor directory, which no kernel
+    keeps, overlayfs' own marks, and other attributes on a file system without any; left out as well names of owners,
     global PAX headers, PAX keys that no one here knows, and whatever of a time the file system is too coarse for.
     Without root this is for archives whose entries are all the caller's own.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ def stage(tmp_path: Path, served: FaultyRegistry) -> Iterator[Stage]:
     made = Stage(tmp_path, served)
     yield made
     made.close()
+    # Some trees are deeper than Python removes, and pytest would fail at its end over them.
+    subprocess.run(["rm", "-rf", *(str(path) for path in tmp_path.iterdir())], check=True)
 
 
 @pytest.fixture(autouse=True)
