@@ -26,7 +26,7 @@ PROMISED = {
     "Containers": "create run get find list",
     "Container": (
         "id name image_name command labels created_ns status start start_attached attach wait logs log_lines kill "
-        "stop pause resume delete"
+        "stop pause resume diff commit delete"
     ),
     "Content": "info open list check rebuild",
 }

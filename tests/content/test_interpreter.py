@@ -123,6 +123,13 @@ CASES = {
     "settle_layers": "prepare, call = empty, lambda path: _core.settle_layers([layer], path)",
     "flatten_layers": "prepare, call = empty, lambda path: _core.flatten_layers([layer], path)",
     "copy_attributes": "prepare, call = empty, lambda path: _core.copy_attributes(layer, path)",
+    "diff": "call = lambda _: _core.diff(layer, f'{root}/made')",
+    "diff_layers": "call = lambda _: _core.diff_layers(f'{layer}/tree', f'{root}/made', [layer], overlay=False)",
+    "list_changes": "call = lambda _: often(lambda: _core.list_changes(f'{layer}/tree', [layer], overlay=False))",
+    "Workspace": "call = lambda _: _core.Workspace(root, f'w{next(made)}')",
+    "Workspace.close": (
+        "prepare, call = lambda: _core.Workspace(root, f'w{next(made)}'), lambda workspace: workspace.close()"
+    ),
     "mount_overlay": "call = lambda _: often(lambda: attempt(lambda: _core.mount_overlay([root], absent)))",
     "mount_bind": "call = lambda _: often(lambda: attempt(lambda: _core.mount_bind(absent, absent)))",
     "unmount": "call = lambda _: often(lambda: attempt(lambda: _core.unmount(absent)))",
@@ -132,7 +139,7 @@ CASES = {
 # They look at memory alone.
 AT_ONCE = {
     *("Entry", "FileLock", "FileLock.release", "Ingest.stages", "Ingested", "LayerIndex.find", "LayerIndex.walk"),
-    *("StageTimes", "ViewChanges", "ViewWalk", "ViewWalk.read"),
+    *("Diffed", "StageTimes", "ViewChanges", "ViewWalk", "ViewWalk.read"),
 }
 
 

@@ -136,12 +136,21 @@ impl Reader {
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let Some(mut facts) = Facts::of_stat(&stat) else { return Ok(None) };
         if facts.kind == Kind::Symlink {
-            facts.link = rustix::fs::readlinkat(parent, name, Vec::new())?.into_bytes();
+            // EINVAL: it is no link any more.
+            let read = rustix::fs::readlinkat(parent, name, Vec::new());
+            facts.link = read.map_err(|e| if e == Errno::INVAL { Errno::STALE } else { e })?.into_bytes();
         }
         let (marks, others) =
             self.xattrs(parent, name)?.into_iter().partition(|(name, _)| is_overlay_mark(name));
         facts.xattrs = others;
         facts.xattrs.retain(|(name, _)| goes_into_layers(name));
+        // Each call looked the name up again: all of it must be one file's.
+        let again = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (again.st_dev, again.st_ino, again.st_ctime, again.st_ctime_nsec)
+            != (stat.st_dev, stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)
+        {
+            return Err(Errno::STALE);
+        }
         Ok(Some((facts, marks)))
     }
 
