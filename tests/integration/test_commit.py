@@ -287,6 +287,7 @@ def test_skopeo_umoci_and_podman_take_the_image(
         unlisted = frozenset({"mtime_ns"})  # each tool gives its own time to parents that the base does not list
         assert differences(expected, read_tree(tmp_path / "umoci"), ignore=unlisted) == []
     if shutil.which("podman"):
+        Path(os.environ["REGISTRY_AUTH_FILE"]).write_text("{}")  # it wants the file that is named
         # Its run directory must have a short path.
         store = ["--root", str(tmp_path / "podman"), "--runroot", str(state / "podman"), "--storage-driver", "vfs"]
         podman = ["podman", *store, "--tmpdir", str(tmp_path / "tmp"), "--events-backend", "none"]
