@@ -59,6 +59,11 @@ class Child:
             line += part
         return line.decode().rstrip("\n")
 
+    def has_spoken(self) -> bool:
+        """Whether something of its output can be heard without waiting."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
     def kill(self) -> None:
         """SIGKILL, and wait for its end."""
         self._process.send_signal(signal.SIGKILL)

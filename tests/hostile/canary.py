@@ -33,10 +33,11 @@ class Outside:
 
     def __init__(self, place: Path, *, top: Path) -> None:
         self._parents = [place, *(parent for parent in place.parents if parent.is_relative_to(top))]
-        self._absolute = Path(tempfile.mkdtemp(prefix="pyctrd-outside-"))
+        # On the roots' own disk, where a hard link could be made.
+        self._absolute = Path(tempfile.mkdtemp(prefix="pyctrd-outside-", dir=top.parent))
         self.path = str(self._absolute)
         self.inside = self.path.removeprefix("/")
-        self.absent = f"{tempfile.gettempdir()}/pyctrd-absent-{secrets.token_hex(8)}"
+        self.absent = f"{top.parent}/pyctrd-absent-{secrets.token_hex(8)}"
         self._folders = [self._absolute, *(parent / "outside" for parent in self._parents)]
         for folder in self._folders:
             _fill(folder)
@@ -56,7 +57,9 @@ class Outside:
         shutil.rmtree(self._absolute)
 
     def _look(self) -> dict[str, object]:
-        found: dict[str, object] = {str(parent): sorted(os.listdir(parent)) for parent in self._parents}
+        found: dict[str, object] = {
+            str(parent): sorted(path.name for path in parent.iterdir()) for parent in self._parents
+        }
         found[self.absent] = os.path.lexists(self.absent)
         for folder in self._folders:
             for path in (folder, *folder.rglob("*")):

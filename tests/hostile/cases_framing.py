@@ -8,6 +8,7 @@ import io
 import lzma
 import random
 import zipfile
+from collections.abc import Callable
 
 from pyctrd.errors import DiffIDMismatchError, IntegrityError, InvalidError, UnsafeArchiveError
 from tests.archives import Tar, compress_gzip, compress_zstd, header, padded
@@ -95,7 +96,7 @@ OTHER = f"sha256:{'0' * 64}"
 refused("L227", lambda _: [Packed(TAR, diff_id=OTHER)], f"expected {OTHER}", error=DiffIDMismatchError)
 refused("L228", lambda _: [Packed(TAR, sent=TAR + b"\0")], "(size|digest) mismatch", error=IntegrityError)
 KEPT_ELSEWHERE = {"urls": ["https://127.0.0.1:9/elsewhere"]}
-PLAIN_TYPES = {
+PLAIN_TYPES: dict[str, Callable[[bytes], bytes]] = {
     "application/vnd.oci.image.layer.nondistributable.v1.tar": bytes,
     "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": compress_gzip,
     "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": compress_zstd,

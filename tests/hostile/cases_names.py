@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.archives import Tar, header, padded, pax_header
-from tests.hostile.table import DIR, Block, Holds, Seen, a_file, directory
 from tests.hostile.canary import Outside
+from tests.hostile.table import DIR, Block, directory
 
 BLOCK = Block()
 accepted, refused = BLOCK.accepted, BLOCK.refused

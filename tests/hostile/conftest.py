@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import faulthandler
+import os
+import shutil
 import signal
-import subprocess
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +20,7 @@ from tests.hostile.stage import WAYS, Stage
 from tests.hostile.table import CLASS_OF
 from tests.registry_faults import FaultyRegistry
 
+MEMORY = Path("/dev/shm")
 # A small case ends well within ten seconds (rule R14), a large one within minutes on a busy machine.
 DEADLINE_SECONDS = 10.0
 SLOW_DEADLINE_SECONDS = 240.0
@@ -32,28 +36,49 @@ def served() -> Iterator[FaultyRegistry]:
 @pytest.fixture
 def stage(tmp_path: Path, served: FaultyRegistry) -> Iterator[Stage]:
     """Somewhere to play a case."""
-    made = Stage(tmp_path, served)
-    yield made
-    made.close()
-    # Some trees are deeper than Python removes, and pytest would fail at its end over them.
-    subprocess.run(["rm", "-rf", *(str(path) for path in tmp_path.iterdir())], check=True)
+    with _top(tmp_path) as top:
+        made = Stage(top, served)
+        yield made
+        made.close()
 
 
-@pytest.fixture(autouse=True)
-def _deadline(request: pytest.FixtureRequest) -> Iterator[None]:
+def _has_xattrs(directory: Path) -> bool:
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory) as file:
+            os.setxattr(file.name, "user.probe", b"")
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _top(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory, where that has all that a disk has: thousands of flushes are not the subject here."""
+    found = tmp_path / "top"
+    if _has_xattrs(MEMORY):
+        found = Path(tempfile.mkdtemp(prefix="pyctrd-hostile-", dir=MEMORY))
+    found.mkdir(exist_ok=True)
+    yield found
+    shutil.rmtree(found)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """End a case that hangs: by an exception, or with the process where native code does not come back."""
-    seconds = SLOW_DEADLINE_SECONDS if request.node.get_closest_marker("slow") else DEADLINE_SECONDS
+    seconds = SLOW_DEADLINE_SECONDS if item.get_closest_marker("slow") else DEADLINE_SECONDS
 
     def expire(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"not done within {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(seconds * 2, exit=True, file=sys.__stderr__)
-    yield
-    faulthandler.cancel_dump_traceback_later()
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    faulthandler.dump_traceback_later(seconds * 2, exit=True, file=sys.__stderr__ or 2)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -101,7 +101,7 @@ def test_every_row_of_the_table_is_played(request: pytest.FixtureRequest) -> Non
     assert sorted(rows - CLASS_OF.keys()) == []
     names = [case.id for case in CASES]
     assert len(names) == len(set(names))
-    assert len(CLASS_OF) == 177  # noqa: PLR2004 - the table's own count
+    assert len(CLASS_OF) == 177
 
 
 def test_a_case_ends_as_its_class_says() -> None:
