@@ -18,7 +18,7 @@ from tests.trees import Facts
 PROGRAMS = {"gzip": ("gzip", "-dc"), "zstd": ("zstd", "-dcq"), "none": ("cat",)}
 _PLAIN = "application/vnd.oci.image.layer.v1.tar"
 # What GNU tar must be told to do as root does by default in an image: everything.
-_EXTRACT = (
+EXTRACT = (
     "tar",
     "-x",
     "-p",
@@ -81,7 +81,7 @@ def extract_with_tar(tar: Path, target: Path, *options: str) -> None:
     """A layer by itself, by GNU tar; whiteouts are files to it, and links to lower layers' files are left out."""
     target.mkdir()
     done = subprocess.run(
-        [*_EXTRACT, *options, "-C", str(target), "-f", str(tar)],
+        [*EXTRACT, *options, "-C", str(target), "-f", str(tar)],
         capture_output=True,
         text=True,
         check=False,
