@@ -248,10 +248,10 @@ def test_each_thing_is_read_as_others_read_it_or_a_rule_says_why_not(name: str) 
     for seed in range(6):
         for oracle, found in verdicts(BEFORE + FEATURES[name](b"name", Random(seed)) + AFTER + END).items():
             seen[oracle].add(found)
-    for oracle, found in seen.items():
-        assert found - {SAME} <= explained(name, oracle), oracle
+    for oracle, verdicts_seen in seen.items():
+        assert verdicts_seen - {SAME} <= explained(name, oracle), oracle
         # A rule that explains nothing is wrong, too.
-        assert found >= explained(name, oracle, surely=True), oracle
+        assert verdicts_seen >= explained(name, oracle, surely=True), oracle
 
 
 def test_every_difference_names_a_rule_and_things_that_there_are() -> None:
