@@ -91,6 +91,18 @@ def test_what_is_no_file_is_refused_and_named(kind: str, way: str, tmp_path: Pat
     assert (caught.value.entry, caught.value.offset) == (b"part", 512)
 
 
+@pytest.mark.parametrize("kind", [b"0", b"\0"], ids=["0", "nul"])
+@pytest.mark.parametrize("records", [{}, {"size": b"512"}, {"path": b"p/"}], ids=["header", "pax-size", "pax-path"])
+def test_a_directory_by_its_name_has_no_data(kind: bytes, records: dict[str, bytes], tmp_path: Path) -> None:
+    forged = header(b"forged")
+    size = 0 if "size" in records else len(forged)
+    extended = pax_header(records) if records else b""
+    tar = extended + header(b"f" if "path" in records else b"d/", kind=kind, size=size) + forged
+    with pytest.raises(UnsafeArchiveError, match="a directory by its name"), unpacked("merge", [tar], tmp_path):
+        pass
+    assert list((tmp_path).rglob("forged")) == []
+
+
 def test_a_long_name_before_what_is_refused_is_its_name(tmp_path: Path) -> None:
     tar = gnu_long(b"L", b"n" * 200) + header(b"short", kind=b"V", magic=GNU)
     with pytest.raises(UnsafeArchiveError) as caught, unpacked("merge", [tar], tmp_path):

@@ -18,6 +18,8 @@ pub mod merge;
 mod metadata;
 mod name;
 mod nodes;
+#[cfg(test)]
+mod oracle;
 mod pax;
 pub mod settle;
 mod stream;

@@ -263,10 +263,15 @@ impl Stream {
     fn entry(&mut self, header: &Header<'_>, sink: &mut impl Sink) -> Result<()> {
         let mut extensions = std::mem::take(&mut self.extensions);
         let kind = self.describe(header, &mut extensions)?;
-        let data = matches!(kind, b'0' | 0 | b'7' | b'S') && self.entry.kind == Kind::File;
+        let data = self.entry.kind == Kind::File;
         let header_size = header.size().map_err(|e| self.refuse(e))?;
         // The effective size decides how much is skipped (CVE-2025-62518); what is no file has no data (R5).
-        self.left = if data { extensions.size.unwrap_or(header_size) } else { 0 };
+        let size = extensions.size.unwrap_or(header_size);
+        // Of a directory by its name alone some readers pass the data over, and others read entries in it.
+        if size > 0 && !data && matches!(kind, b'0' | 0) {
+            return Err(self.refuse("a directory by its name, but a file with data by its type"));
+        }
+        self.left = if data { size } else { 0 };
         if self.left > i64::MAX.cast_unsigned() {
             return Err(self.refuse("size is too large"));
         }
