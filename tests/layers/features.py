@@ -53,6 +53,12 @@ def other_kinds_of_file(name: bytes, random: Random) -> bytes:
 
 
 @feature
+def data_of_what_its_name_makes_a_directory(name: bytes, random: Random) -> bytes:
+    forged = header(name + b"forged")
+    return header(name + b"/", kind=random.choice((b"0", b"\0")), size=len(forged)) + forged + file(name + b"after")
+
+
+@feature
 def symlink(name: bytes, random: Random) -> bytes:
     return header(name, kind=b"2", link=random.choice((b"a", b"l" * 100, b"\xfe/\xff")), mtime=9)
 

@@ -55,7 +55,7 @@ impl Sink for Listing {
 }
 
 fn ours(archive: &[u8]) -> Result<Vec<Told>> {
-    let (mut stream, mut listing) = (Stream::default(), Listing::default());
+    let (mut stream, mut listing) = (Stream::new(crate::tar::Limits::default()), Listing::default());
     // Pieces of a length that nothing in a tar has: it must not matter.
     for piece in archive.chunks(700) {
         stream.write(piece, &mut listing)?;
