@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(index::decode(&again, "again").expect("what was written can be read").records, read.records);
     let layers = [read];
     if let Ok(view) = View::applied(&layers) {
-        for (path, _) in view.walk() {
+        for (path, _) in view.walk(b"", usize::MAX).unwrap_or_default() {
             let _ = view.find(&path, true);
         }
     }

@@ -227,9 +227,9 @@ mod tests {
     fn their_paths_are_charged_against_the_bytes_read() {
         let most = |offset: u64| {
             let mut meter = Meter::new(Limits::default());
-            (0..100_000).take_while(|_| meter.imply(&entry(offset), 1000, 4096).is_ok()).count() as u64
+            (0..100_000).take_while(|_| meter.imply(&entry(offset), 1000, 2048).is_ok()).count() as u64
         };
-        assert_eq!(most(0), IMPLIED_PATHS_FLOOR_BYTES / 4096);
-        assert_eq!(most(1 << 20), (IMPLIED_PATHS_FLOOR_BYTES + (IMPLIED_PATHS_PER_BYTE << 20)) / 4096);
+        assert_eq!(most(0), IMPLIED_PATHS_FLOOR_BYTES / 2048);
+        assert_eq!(most(1 << 20), (IMPLIED_PATHS_FLOOR_BYTES + (IMPLIED_PATHS_PER_BYTE << 20)) / 2048);
     }
 }
