@@ -52,11 +52,11 @@ refused("L185b", lambda _: pax_sparse(pairs(0, 256), bytes(512), size=4096), UNF
 refused(
     "L186",
     lambda _: pax_sparse(b"1\n" + b"1" * (10 << 20), bytes(512), size=4096),
-    "sparse map is cut off or too large",
+    "over the limit header_bytes",
     entry=b"f",
 )
 refused("L186b", lambda _: pax_sparse(b"1" * (10 << 20), bytes(512), size=4096), "sparse map has no count", entry=b"f")
-refused("L186c", lambda _: pax_sparse(b"99999999\n", bytes(512), size=4096), "sparse map is too large", entry=b"f")
+refused("L186c", lambda _: pax_sparse(b"99999999\n", bytes(512), size=4096), "over the limit header_bytes", entry=b"f")
 HUNDRED = 100 * GIB
 accepted(
     "L187",
