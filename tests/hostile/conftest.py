@@ -33,6 +33,13 @@ def served() -> Iterator[FaultyRegistry]:
         yield registry
 
 
+@pytest.fixture(autouse=True)
+def _nothing_deep(tmp_path: Path) -> Iterator[None]:
+    """Leave no tree that is deeper than Python removes: pytest would fail over it, at the end of a later run."""
+    yield
+    subprocess.run(["rm", "-rf", str(tmp_path)], check=True)
+
+
 @pytest.fixture
 def stage(tmp_path: Path, served: FaultyRegistry) -> Iterator[Stage]:
     """Somewhere to play a case."""
