@@ -20,7 +20,7 @@ from typing import Any, Self
 
 DEADLINE_SECONDS = 120.0
 NOBODY = 65534
-# The interpreter may be beneath a directory that only root enters (/root/.pyenv): what is above it is covered by one
+# The interpreter may be beneath a directory that only root enters (in a home of its own): what is above it is covered by one
 # that everybody may enter, in a mount namespace of the command's own.
 _AS_NOBODY = """
 set -e
