@@ -20,8 +20,8 @@ from typing import Any, Self
 
 DEADLINE_SECONDS = 120.0
 NOBODY = 65534
-# The interpreter may be beneath a directory that only root enters (in a home of its own): what is above it is covered by one
-# that everybody may enter, in a mount namespace of the command's own.
+# The interpreter may be beneath a directory that only root enters: what is above it is covered by one that everybody
+# may enter, in a mount namespace of the command's own.
 _AS_NOBODY = """
 set -e
 hold=$1 base=$2 shut=$3; shift 3
