@@ -2,11 +2,13 @@
 
 ``PYCTRD_CORPUS`` names a folder of OCI layouts, each with a tag ``latest``: then every layer of theirs is measured, not
 a layer of this machine's own files. The limit is what no unpacker can go below: each file of the layer created, its
-bytes written, nothing read, parsed, digested or given an attribute.
+bytes written, nothing read, parsed, digested or given an attribute. As root each layer is unpacked on an ext4 of its
+own, where nothing was deleted before: on a disk in use the same work differs threefold.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -19,7 +21,8 @@ import pytest
 
 import pyctrd
 from benches.conftest import Measure
-from tests.images import BuiltImage
+from benches.peers.disk import fresh_disk
+from tests.images import Blob, BuiltImage, build_image
 
 Fresh = Callable[[], Path]
 pytestmark = [pytest.mark.root, pytest.mark.benchmark(group="unpack")]
@@ -27,6 +30,12 @@ CORPUS = os.environ.get("PYCTRD_CORPUS", "")
 OWN = ("gzip", "zstd", "none")
 MEMORY = Path("/dev/shm")
 SHORT_DIGITS = 8
+# Trees of a layer that stay until its disk goes: five tools' rounds and warm-ups, and umoci's copies of the blob.
+TREES = 32
+SPARE_GIB = 2
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5"
+PROGRAMS = {GZIP: ("gzip", "-dc"), ZSTD: ("zstd", "-dc")}
+MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,25 @@ def subject(request: pytest.FixtureRequest, built: dict[str, BuiltImage]) -> Ite
         tar.unlink(missing_ok=True)
 
 
+@pytest.fixture(scope="module")
+def disk(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """For one layer; a directory where nothing can be mounted."""
+    directory = tmp_path_factory.mktemp("disk")
+    if os.geteuid() != 0:
+        yield directory
+        return
+    with fresh_disk(directory, size_gib=(TREES * subject.size >> 30) + SPARE_GIB) as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def fresh(disk: Path, request: pytest.FixtureRequest) -> Fresh:
+    """Names that are not there yet. What the tool before has written is on the disk: its write-back is not ours."""
+    os.sync()
+    numbers = itertools.count()
+    return lambda: disk / f"{request.function.__name__}-{next(numbers)}"
+
+
 def test_pyctrd(measure: Measure, fresh: Fresh, subject: Subject) -> None:
     measure(lambda dest: pyctrd.unpack(subject.layer, dest), size=subject.size, fresh=fresh)
 
@@ -123,23 +151,30 @@ def test_limit(measure: Measure, fresh: Fresh, subject: Subject) -> None:
     measure(work, size=subject.size, fresh=fresh)
 
 
-@pytest.mark.skipif(bool(CORPUS), reason="it unpacks images, not layers")
-def test_umoci(measure: Measure, fresh: Fresh, built: dict[str, BuiltImage], tmp_path: Path) -> None:
-    layout = tmp_path / "layout"
-    built["gzip"].write_layout(layout)
+def test_umoci(measure: Measure, fresh: Fresh, subject: Subject, tmp_path: Path) -> None:
+    """Of an image with this layer alone."""
+    magic = _magic(subject.layer)
+    if magic == ZSTD:
+        pytest.skip("umoci 0.4 reads no zstd")
+    image = build_image([subject.tar.read_bytes()], compression="none")
+    layer = Blob(f"{MEDIA_TYPE}+gzip" if magic == GZIP else MEDIA_TYPE, subject.layer.read_bytes())
+    image.with_diff_ids([image.layers[0].digest], layers=[layer]).write_layout(tmp_path / "layout")
 
     def work(dest: Path) -> None:
-        subprocess.run(["umoci", "unpack", "--image", f"{layout}:latest", str(dest)], check=True, capture_output=True)
+        command = ["umoci", "unpack", "--image", f"{tmp_path}/layout:latest", str(dest)]
+        subprocess.run(command, check=True, capture_output=True)
 
-    measure(work, size=len(built["none"].layers[0].content), fresh=fresh)
+    measure(work, size=subject.size, fresh=fresh)
 
 
 def _expanded(layer: Path) -> bytes:
-    with layer.open("rb") as file:
-        magic = file.read(4)
-    programs = {b"\x1f\x8b": ["gzip", "-dc"], b"\x28\xb5": ["zstd", "-dc"]}
-    program = programs.get(magic[:2])
-    if program is None:
+    magic = _magic(layer)
+    if magic not in PROGRAMS:
         return layer.read_bytes()
     with layer.open("rb") as file:
-        return subprocess.run(program, stdin=file, stdout=subprocess.PIPE, check=True).stdout
+        return subprocess.run(PROGRAMS[magic], stdin=file, stdout=subprocess.PIPE, check=True).stdout
+
+
+def _magic(layer: Path) -> bytes:
+    with layer.open("rb") as file:
+        return file.read(2)
