@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pyctrd import _core
 from tests.trees import Facts
 
 PROGRAMS = {"gzip": ("gzip", "-dc"), "zstd": ("zstd", "-dcq"), "none": ("cat",)}
@@ -29,6 +30,10 @@ EXTRACT = (
     "--warning=none",
     "--delay-directory-restore",
 )
+
+EXTRACT_BSD = ("bsdtar", "-x", "-p", "--numeric-owner", "--xattrs", "--same-owner")
+# What both say of a hard link to a lower layer's file.
+_EXPECTED = ("Cannot hard link", "Exiting", "Hard-link target", "Error exit delayed")
 
 
 @dataclass(frozen=True)
@@ -77,16 +82,16 @@ def unpack_with_umoci(image: PlainImage, target: Path) -> None:
     subprocess.run(words, check=True, capture_output=True)
 
 
-def extract_with_tar(tar: Path, target: Path, *options: str) -> None:
-    """A layer by itself, by GNU tar; whiteouts are files to it, and links to lower layers' files are left out."""
+def extract_with_tar(tar: Path, target: Path, *options: str, program: Sequence[str] = EXTRACT) -> None:
+    """A layer by itself; whiteouts are files to both programs, and links to lower layers' files are left out."""
     target.mkdir()
     done = subprocess.run(
-        [*EXTRACT, *options, "-C", str(target), "-f", str(tar)],
+        [*program, *options, "-C", str(target), "-f", str(tar)],
         capture_output=True,
         text=True,
         check=False,
     )
-    wrong = [line for line in done.stderr.splitlines() if "Cannot hard link" not in line and "Exiting" not in line]
+    wrong = [line for line in done.stderr.splitlines() if not any(words in line for words in _EXPECTED)]
     assert not wrong, wrong
 
 
@@ -94,6 +99,52 @@ def names_of(tar: Path) -> set[bytes]:
     """The names of a tar's entries, as ``read_tree`` spells them."""
     with tarfile.open(tar, encoding="utf-8", errors="surrogateescape") as opened:
         return {os.path.normpath(os.fsencode(member.name)) for member in opened}
+
+
+def listed(tar: Path) -> dict[bytes, bytes]:
+    """Names and types. Which of a file's names is the file is the writer's choice."""
+    with tarfile.open(tar, encoding="utf-8", errors="surrogateescape") as opened:
+        return {
+            b"" if member.name == "." else os.fsencode(member.name): b"0" if member.islnk() else member.type
+            for member in opened
+        }
+
+
+def listed_again(made: Path, index: _core.LayerIndex) -> dict[bytes, bytes]:
+    """What a layer lists that was made of an unpacked one, but for directories that the first did not list."""
+    implied = {entry.path for entry in index.walk() if entry.implied}
+    return {name: kind for name, kind in listed(made).items() if name not in implied}
+
+
+def as_marks(tar: Path, index: _core.LayerIndex) -> dict[bytes, bytes]:
+    """What an unpacked layer's tree can say of what the layer lists.
+
+    Not a link to a lower layer's file: nothing stands in the tree for it. And a directory with a whiteout of its name
+    is an opaque one: they say the same.
+    """
+    foreign = {entry.path for entry in index.walk() if entry.kind == "foreign"}
+    names = {name: kind for name, kind in listed(tar).items() if name not in foreign}
+    found = {}
+    for name, kind in names.items():
+        parent, _, base = name.rpartition(b"/")
+        hidden = b"/".join(filter(None, (parent, base.removeprefix(b".wh."))))
+        hides = base.startswith(b".wh.") and names.get(hidden) == tarfile.DIRTYPE
+        found[hidden + b"/.wh..wh..opq" if hides else name] = kind
+    return found
+
+
+def listed_late(tar: Path) -> set[bytes]:
+    """Directories that are listed after something in them: bsdtar gives them the time at which it made them."""
+    late, made = set(), {b"."}
+    with tarfile.open(tar, encoding="utf-8", errors="surrogateescape") as opened:
+        for member in opened:
+            name = os.path.normpath(os.fsencode(member.name))
+            if name in made:
+                late.add(name)
+            while name not in made:
+                made.add(name)
+                name = name.rpartition(b"/")[0] or b"."
+    return late
 
 
 def with_times_of(

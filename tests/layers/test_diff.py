@@ -22,6 +22,7 @@ from pyctrd.errors import ConflictError, InvalidError, UnsupportedError
 from tests import syscalls
 from tests.images import BuiltImage, Images
 from tests.layers.model import Layer
+from tests.layers.oracles import as_marks, listed, listed_again
 from tests.layers.random_trees import Step, changings, copy_tree, do, makings
 from tests.layers.ways import ingest
 from tests.syscalls import Watched
@@ -393,34 +394,9 @@ def test_a_layer_of_an_unpacked_layer_lists_what_that_one_lists(name: str, image
     for tar in OWN[name](images).tars:
         (tmp_path / "tar").write_bytes(tar)
         layer = ingest(root, tar)
-        entries = _core.LayerIndex(layer.path).walk()
-        implied = {entry.path for entry in entries if entry.implied}
-        # For a lower layer's file nothing stands in this layer's tree.
-        foreign = {entry.path for entry in entries if entry.kind == "foreign"}
         pyctrd.diff(layer.path / "tree", tmp_path / "again", compression="none")
-        found = {name: kind for name, kind in listed(tmp_path / "again").items() if name not in implied}
-        expected = {name: kind for name, kind in listed(tmp_path / "tar").items() if name not in foreign}
-        assert found == with_opaque_directories(expected)
-
-
-def with_opaque_directories(names: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """Instead of a directory and a whiteout of its name: they say the same."""
-    found = {}
-    for name, kind in names.items():
-        parent, _, base = name.rpartition(b"/")
-        hidden = b"/".join(filter(None, (parent, base.removeprefix(b".wh."))))
-        hides = base.startswith(b".wh.") and names.get(hidden) == tarfile.DIRTYPE
-        found[hidden + b"/.wh..wh..opq" if hides else name] = kind
-    return found
-
-
-def listed(tar: Path) -> dict[bytes, bytes]:
-    """Names and types. Which of a file's names is the file is the writer's choice."""
-    with tarfile.open(tar) as opened:
-        return {
-            b"" if member.name == "." else os.fsencode(member.name): b"0" if member.islnk() else member.type
-            for member in opened
-        }
+        index = _core.LayerIndex(layer.path)
+        assert listed_again(tmp_path / "again", index) == as_marks(tmp_path / "tar", index)
 
 
 def test_a_layer_with_all_its_marks_comes_back_as_it_was(tmp_path: Path) -> None:

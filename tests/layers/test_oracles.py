@@ -25,7 +25,7 @@ from tests.archives import header
 from tests.layers.features import FEATURES
 from tests.layers.forms import ENDS
 from tests.layers.model import SECOND_NS, Entry, RefusedError, Tree
-from tests.layers.oracles import EXTRACT
+from tests.layers.oracles import EXTRACT, EXTRACT_BSD
 from tests.trees import Facts, read_tree
 
 pytestmark = pytest.mark.root
@@ -113,7 +113,7 @@ def by_program(*words: str) -> Callable[[bytes, Path], Reading]:
 ORACLES: dict[str, Callable[[bytes, Path], Reading]] = {
     "tarfile": by_tarfile,
     "tar": by_program(*EXTRACT),
-    "bsdtar": by_program("bsdtar", "-x", "-p", "--numeric-owner", "--xattrs", "--same-owner"),
+    "bsdtar": by_program(*EXTRACT_BSD),
 }
 ABSENT = {name for name in ("tar", "bsdtar") if shutil.which(name) is None}
 SAME, REFUSED, ACCEPTED, OTHERWISE = "the same", "only theirs refuses", "only ours refuses", "both read it, otherwise"

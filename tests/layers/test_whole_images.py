@@ -1,10 +1,11 @@
-"""Whole images: each layer by itself and the merged root file system are what GNU tar and umoci make of them.
+"""Whole images: each layer by itself is what GNU tar and bsdtar make of it, all of them merged what umoci does.
 
 ``PYCTRD_CORPUS`` names a folder of OCI layouts, each with a tag ``latest``, to take in place of the tests' own images.
 """
 
 from __future__ import annotations
 
+import filecmp
 import os
 import stat
 import subprocess
@@ -16,13 +17,19 @@ import pytest
 
 import pyctrd
 from demo.debian import make_image
+from pyctrd import _core
 from pyctrd.snapshots.native import Native
 from pyctrd.snapshots.protocol import LayerRef
 from tests.images import BuiltImage, Images
 from tests.layers.oracles import (
+    EXTRACT,
+    EXTRACT_BSD,
     PlainImage,
+    as_marks,
     extract_with_tar,
     find_layouts,
+    listed_again,
+    listed_late,
     missing_programs,
     names_of,
     read_layout,
@@ -34,7 +41,7 @@ from tests.trees import Facts, differences, read_tree
 
 # Read here: no test sees PYCTRD_ variables.
 CORPUS = os.environ.get("PYCTRD_CORPUS", "")
-MISSING = missing_programs("umoci", "skopeo", "tar", "gzip", "zstd")
+MISSING = missing_programs("umoci", "skopeo", "tar", "bsdtar", "gzip", "zstd")
 OWN: dict[str, Callable[[Images], BuiltImage]] = {
     "tree": lambda images: images.tree.built,
     "tree-zstd": lambda images: images.tree_zstd.built,
@@ -118,16 +125,38 @@ def test_merging_layers_one_by_one_gives_what_umoci_unpacks(
     assert differences(with_times_of(merged, actual, unlisted(subject, actual)), actual) == []
 
 
-def test_each_layer_is_what_tar_extracts(subject: Subject, tmp_path: Path, state: Path) -> None:
+@pytest.mark.parametrize("program", [EXTRACT, EXTRACT_BSD], ids=["gnu-tar", "bsdtar"])
+def test_each_layer_is_what_tar_extracts(
+    subject: Subject, program: tuple[str, ...], tmp_path: Path, state: Path
+) -> None:
+    for tar, layer in pulled_layers(subject):
+        expected_root = tmp_path / tar.name
+        extract_with_tar(tar, expected_root, program=program)
+        expected, actual = without_markers(read_tree(expected_root)), without_whiteouts(read_tree(layer / "tree"))
+        untold = actual.keys() - names_of(tar)
+        if program == EXTRACT_BSD:
+            untold |= listed_late(tar)
+        assert differences(with_times_of(expected, actual, untold), actual) == []
+        subprocess.run(["rm", "-rf", str(expected_root)], check=True)
+
+
+def test_each_layer_can_be_made_again(subject: Subject, tmp_path: Path, state: Path) -> None:
+    for tar, layer in pulled_layers(subject):
+        diff_id = f"sha256:{tar.name}"
+        _core.rebuild_layer(layer, diff_id, tmp_path / "same")
+        assert filecmp.cmp(tmp_path / "same", tar, shallow=False)
+        pyctrd.diff(layer / "tree", tmp_path / "alike", compression="none")
+        index = _core.LayerIndex(layer)
+        assert listed_again(tmp_path / "alike", index) == as_marks(tar, index)
+        (tmp_path / "same").unlink()
+
+
+def pulled_layers(subject: Subject) -> Iterator[tuple[Path, Path]]:
+    """Each layer's tar, and its directory in the store."""
     with pyctrd.Engine() as engine:
         engine.images.pull(subject.reference)
     for tar, diff_id in zip(subject.plain.tars, subject.plain.diff_ids, strict=True):
-        expected_root = tmp_path / tar.name
-        extract_with_tar(tar, expected_root)
-        layer = Path(os.environ["PYCTRD_ROOT"], "layers", diff_id.replace(":", "/"), "tree")
-        expected, actual = without_markers(read_tree(expected_root)), without_whiteouts(read_tree(layer))
-        assert differences(with_times_of(expected, actual, actual.keys() - names_of(tar)), actual) == []
-        subprocess.run(["rm", "-rf", str(expected_root)], check=True)
+        yield tar, Path(os.environ["PYCTRD_ROOT"], "layers", diff_id.replace(":", "/"))
 
 
 def without_markers(tree: dict[bytes, Facts]) -> dict[bytes, Facts]:
