@@ -28,6 +28,7 @@ __all__ = [
     "diff_layers",
     "digest_bytes",
     "digest_file",
+    "enter_user_namespace",
     "flatten_layers",
     "list_changes",
     "mount_bind",
@@ -92,6 +93,20 @@ class _Limits(Protocol):
 
 @final
 class Ingested:
+    def __new__(
+        cls,
+        *,
+        digest: str,
+        size: int,
+        compression: str,
+        diff_id: str | None,
+        layer_bytes: int,
+        layer_entries: int,
+        implied: int,
+        foreign_links: int,
+        skipped_xattrs: int,
+        unrecorded_owners: int,
+    ) -> Self: ...
     @property
     def digest(self) -> str: ...
     @property
@@ -110,6 +125,8 @@ class Ingested:
     def foreign_links(self) -> int: ...
     @property
     def skipped_xattrs(self) -> int: ...
+    @property
+    def unrecorded_owners(self) -> int: ...
 
 @final
 class StageTimes:
@@ -158,6 +175,7 @@ def unpack(
     diff_id: str | None = None,
     digest: str | None = None,
     limits: _Limits | None = None,
+    ownership: str = "keep",
 ) -> Ingested: ...
 
 # --- diff (tar, pipeline) ------------------------------------------------------------------------
@@ -195,6 +213,7 @@ def diff(
     lower: _Path | None = None,
     compression: str = "gzip",
     clamp_mtime: int | None = None,
+    ownership: str = "keep",
 ) -> Diffed: ...
 def diff_layers(
     upper: _Path,
@@ -289,4 +308,5 @@ def unmount(target: _Path, *, lazy: bool = False) -> bool: ...
 # --- spawn ----------------------------------------------------------------------------------------
 
 def spawn_shim(argv: list[bytes], *, report: int) -> None: ...
+def enter_user_namespace(*, parent: int) -> None: ...
 def open_in_root(root: int, path: str | PathLike[str]) -> int: ...

@@ -128,6 +128,7 @@ def unpack(
     diff_id: str | None = None,
     digest: str | None = None,
     limits: pyctrd.Limits | None = None,
+    ownership: Literal["keep", "mapped", "recorded"] = "keep",
 ) -> pyctrd.Ingested:
     """Apply one layer file to a directory, with no engine: the hot path alone.
 
@@ -136,12 +137,27 @@ def unpack(
 
     Everything of an entry is made: type, bytes and holes, mode, owner by number, modification time (which the access
     time becomes as well), device numbers, extended attributes, ACLs and file capabilities among them. What cannot be
-    made is an ``OSError`` with the entry's name, never left out: an owner, device or ``trusted.`` or ``security.``
+    made is an error with the entry's name, never left out: an owner, device or ``trusted.`` or ``security.``
     attribute without the right to it, a capability or ACL on a file system that has none. Left out by rule, and counted
     in the result's ``skipped_xattrs``, are ``user.`` attributes of what is neither file nor directory, which no kernel
-    keeps, overlayfs' own marks, and other attributes on a file system without any; left out as well names of owners,
-    global PAX headers, PAX keys that no one here knows, and whatever of a time the file system is too coarse for.
-    Without root this is for archives whose entries are all the caller's own.
+    keeps, marks that would act on whoever stacks or reads the tree (overlayfs', fuse-overlayfs', records of ownership),
+    and other attributes on a file system without any; left out as well names of owners, global PAX headers, PAX keys
+    that no one here knows, and whatever of a time the file system is too coarse for.
+
+    Whose the files become is ``ownership``:
+
+    - "keep": the archive's owners. Without root that is for archives whose entries are all the caller's own.
+    - "mapped": the archive's owners in a user namespace, where 0 is the caller and 1 and those after it are the
+      caller's ranges of /etc/subuid and /etc/subgid, also for root; so files get subordinate ids on disk, and what runs
+      in such a namespace sees the archive's. It takes newuidmap and newgidmap (Debian: uidmap). An owner that the
+      ranges do not reach, a device, and a ``trusted.`` or ``security.`` attribute but a capability are errors.
+    - "recorded": everything is the caller's, mode 0700 or 0600, and owner, mode and type of the archive stand in
+      the attribute ``user.containers.override_stat``, as Podman and fuse-overlayfs read them. Devices and pipes become
+      empty files that say so. ``trusted.``, ``security.`` and ``system.`` attributes, capabilities and ACLs among them,
+      have no effect, and stand as ``user.containers.override_NAME``. A symbolic link can hold neither: its attributes
+      are counted in ``skipped_xattrs``, and in ``unrecorded_owners`` its owner, if that is another than 0:0, which it
+      is read as. A file system without ``user.`` attributes is an error before anything is made. ``diff`` reads the
+      records.
 
     Args:
         layer: A tar, plain or compressed by gzip or zstd.
@@ -149,11 +165,15 @@ def unpack(
         diff_id: Digest that the uncompressed tar must have.
         digest: Digest that the file itself must have.
         limits: What the layer may have; ``Limits()`` by default.
+        ownership: "keep", "mapped" or "recorded".
 
     Returns:
         Digests, bytes and entries of what was unpacked.
 
     Raises:
+        InvalidError: ``ownership`` is none of these, or a range of ids cannot be read.
+        UnsupportedError: The caller has no right to an owner, device or attribute, or no ids or namespace for "mapped",
+            or the file system cannot hold what "recorded" records.
         UnsafeArchiveError: An entry was refused, or a limit exceeded; ``.limit`` names it. Parts of backups (GNU types
             M, V, D) and unknown types are refused.
         DigestMismatchError, DiffIDMismatchError: The bytes are others.
@@ -164,7 +184,7 @@ def unpack(
     """
     from pyctrd.flows.unpack import unpack_file
 
-    return unpack_file(layer, dest, diff_id=diff_id, digest=digest, limits=limits)
+    return unpack_file(layer, dest, diff_id=diff_id, digest=digest, limits=limits, ownership=ownership)
 
 
 def diff(
@@ -174,6 +194,7 @@ def diff(
     lower: str | os.PathLike[str] | None = None,
     compression: Literal["gzip", "zstd", "none"] = "gzip",
     clamp_mtime: int | None = None,
+    ownership: Literal["keep", "recorded"] = "keep",
 ) -> pyctrd.Diffed:
     """Make a layer file of a directory, with no engine: the hot path alone.
 
@@ -182,7 +203,12 @@ def diff(
     become whiteouts; a plain directory has neither, and the layer holds all of it.
 
     The same tree gives the same bytes, whenever and wherever. Sockets are left out, as the spec has it. Overlayfs'
-    own xattrs and labels of the host's policy (``security.*`` but capabilities) never get into the layer.
+    own xattrs, records of ownership and labels of the host's policy (``security.*`` but capabilities) never get into
+    the layer.
+
+    With ``ownership="recorded"`` ``upper`` and ``lower`` are what their records say, as ``unpack`` wrote them: owner,
+    mode, type and attributes. What has no record, as symbolic links and what was made there later, is 0:0 with its own
+    mode.
 
     Args:
         upper: The layer's "/".
@@ -190,6 +216,7 @@ def diff(
         lower: What to compare with.
         compression: "gzip" (level 6), "zstd" (level 3) or "none".
         clamp_mtime: Seconds since 1970 that no file's time is after: ``SOURCE_DATE_EPOCH``.
+        ownership: "keep": owners as they are on disk; "recorded": as they are recorded.
 
     Returns:
         Digests, sizes and entries of what was written.
@@ -198,6 +225,7 @@ def diff(
         UnsupportedError: Something that no layer can say: a name that begins with ``.wh.``, a redirected directory
             or a file without its data of an overlay mounted to make such.
         ConflictError: Somebody changes ``upper`` meanwhile.
+        InvalidError: An option has a value that is not allowed, or a record says what its file cannot stand for.
         OSError: The kernel refused; nothing is left then.
 
     Spec:
@@ -205,7 +233,7 @@ def diff(
     """
     from pyctrd import _core
 
-    return _core.diff(upper, dest, lower=lower, compression=compression, clamp_mtime=clamp_mtime)
+    return _core.diff(upper, dest, lower=lower, compression=compression, clamp_mtime=clamp_mtime, ownership=ownership)
 
 
 def verify(path: str | os.PathLike[str], digest: str) -> None:

@@ -82,6 +82,21 @@ pub enum Error {
         /// Why it is refused.
         reason: String,
     },
+    /// An entry's owner is none of those that this process' user namespace has.
+    #[error(
+        "unsupported: {}owner {kind} {id}: needs a user namespace that maps it, this one has {mapped}",
+        named(entry)
+    )]
+    UnmappedId {
+        /// The entry's name, raw bytes.
+        entry: Vec<u8>,
+        /// "uid" or "gid".
+        kind: &'static str,
+        /// As the archive has it.
+        id: u32,
+        /// How many ids there are.
+        mapped: u64,
+    },
     /// This host or this build cannot do it.
     #[error("unsupported: {feature}: needs {needs}")]
     Unsupported {

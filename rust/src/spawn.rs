@@ -1,4 +1,5 @@
-//! Starting the shim without forking the caller's process, and opening a file of a root file system.
+//! Starting the shim without forking the caller's process, becoming a child with a user namespace of its own, and opening
+//! a file of a root file system.
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -7,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+use rustix::thread::UnshareFlags;
 
 use crate::error::{Error, Result};
 
@@ -45,6 +48,25 @@ pub fn spawn_shim(argv: &[OsString], report: BorrowedFd<'_>) -> Result<()> {
         feature: "container shim".to_owned(),
         needs: format!("{} that starts ({status})", program.display()),
     })
+}
+
+/// Puts this process into a new user namespace, in which no ids are mapped yet, and lets it die with `parent`.
+///
+/// It must be a process that was made for this, and have one thread: the kernel refuses others.
+///
+/// # Errors
+///
+/// The kernel's: namespaces are forbidden or used up, or there are threads. [`Error::Cancelled`] where the parent is
+/// gone already.
+#[allow(unsafe_code, reason = "the call can take descriptors away from other threads")]
+pub fn enter_user_namespace(parent: i32) -> Result<()> {
+    // SAFETY: a user namespace takes no descriptor table, no memory and no mount from anybody.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) }
+        .map_err(|e| Error::errno("unshare", "user namespace", e))?;
+    // Only now: what a process may do has changed, and that would have cleared it.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|e| Error::errno("prctl", "death signal", e))?;
+    if rustix::process::getppid() == Pid::from_raw(parent) { Ok(()) } else { Err(Error::Cancelled) }
 }
 
 /// Opens a regular file beneath `root` for reading, as a process whose root it is would find it.

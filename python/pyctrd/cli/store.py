@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -67,6 +67,12 @@ def check_command(context: click.Context, options: Globals, *, digests: bool, as
 @click.argument("directory", type=click.Path(file_okay=False))
 @click.option("--diff-id", metavar="DIGEST", help="What the uncompressed tar must hash to.")
 @click.option("--digest", metavar="DIGEST", help="What the file itself must hash to.")
+@click.option(
+    "--ownership",
+    type=click.Choice(["keep", "mapped", "recorded"]),
+    default="keep",
+    help="Owners as in the archive (root), in a user namespace (subuid), or recorded in xattrs.",
+)
 @limit_option
 @json_option
 @pass_globals
@@ -77,13 +83,14 @@ def unpack_command(
     *,
     diff_id: str | None,
     digest: str | None,
+    ownership: Literal["keep", "mapped", "recorded"],
     limits: Limits | None,
     as_json: bool,
 ) -> None:
     """Apply one layer file to a directory, with no store at all."""
     from pyctrd.engine import unpack
 
-    done = unpack(file, directory, diff_id=diff_id, digest=digest, limits=limits)
+    done = unpack(file, directory, diff_id=diff_id, digest=digest, limits=limits, ownership=ownership)
     if as_json or options.json:
         print_json(
             {
@@ -91,10 +98,16 @@ def unpack_command(
                 "diff_id": done.diff_id,
                 "entries": done.layer_entries,
                 "bytes": done.layer_bytes,
+                "skipped_xattrs": done.skipped_xattrs,
+                "unrecorded_owners": done.unrecorded_owners,
             }
         )
     else:
         click.echo(done.diff_id)
+        if done.skipped_xattrs:
+            click.echo(f"extended attributes that were not set: {done.skipped_xattrs}", err=True)
+        if done.unrecorded_owners:
+            click.echo(f"symbolic links whose owner is recorded nowhere: {done.unrecorded_owners}", err=True)
 
 
 def _describe(finding: Finding) -> dict[str, Any]:

@@ -12,7 +12,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use pyctrd_core::root::Root;
 use pyctrd_core::tar::merge::Merger;
-use pyctrd_core::tar::{LayerWriter, Limits, settle};
+use pyctrd_core::tar::{LayerWriter, Limits, Ownership, settle};
 
 /// What the watcher compares: name, type and mode, owner, size, links, times of change, content.
 type Facts = Vec<(OsString, u32, u32, u64, u64, i64, i64, Vec<u8>)>;
@@ -71,7 +71,7 @@ fuzz_target!(|data: &[u8]| {
     symlink(&outside, merged.join("l")).expect("symlink");
     symlink("../outside", merged.join("a/l")).expect("symlink");
     let merging = Root::open(&merged).and_then(|root| {
-        let mut merger = Merger::new(root, limits)?;
+        let mut merger = Merger::new(root, limits, Ownership::Keep)?;
         merger.write(&archive)?;
         merger.finish()
     });

@@ -14,7 +14,7 @@ use crate::root::Root;
 use crate::tar::diff::{Change, Form, Plan, plan};
 use crate::tar::settle::open_layers;
 use crate::tar::view::View;
-use crate::tar::{Below, Layers};
+use crate::tar::{Below, Layers, Ownership};
 
 /// A layer that was made.
 #[pyclass(frozen, get_all, module = "pyctrd", name = "Diffed")]
@@ -56,7 +56,8 @@ impl PyDiffed {
 
 /// Makes a layer of a directory: of all that is in it, or of how it differs from another.
 #[pyfunction]
-#[pyo3(signature = (upper, dest, *, lower = None, compression = "gzip", clamp_mtime = None))]
+#[pyo3(signature = (upper, dest, *, lower = None, compression = "gzip", clamp_mtime = None, ownership = "keep"))]
+#[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
 fn diff(
     py: Python<'_>,
     upper: PathBuf,
@@ -64,14 +65,16 @@ fn diff(
     lower: Option<PathBuf>,
     compression: &str,
     clamp_mtime: Option<i64>,
+    ownership: &str,
 ) -> PyResult<PyDiffed> {
     let compression = Compression::parse(compression)?;
+    let ownership = Ownership::of_tree(ownership)?;
     let run = || -> Result<Packed> {
         let upper = Root::open(upper)?;
         let lower = lower.map(Root::open).transpose()?;
         let below = lower.as_ref().map_or(Below::Nothing, Below::Directory);
         let form = if lower.is_some() { Form::Whole } else { Form::Upper };
-        pack(&plan(&upper, form, &below)?, &dest, compression, clamp_mtime, true)
+        pack(&plan(&upper, form, &below, &ownership)?, &dest, compression, clamp_mtime, true)
     };
     Ok(PyDiffed::new(&py.detach(run)?, compression))
 }
@@ -123,11 +126,11 @@ fn with_plan<T>(
     let upper = Root::open(upper)?;
     let form = if overlay { Form::Upper } else { Form::Whole };
     if layers.is_empty() {
-        return run(&plan(&upper, form, &Below::Nothing)?);
+        return run(&plan(&upper, form, &Below::Nothing, &Ownership::Keep)?);
     }
     let (trees, indexes) = open_layers(layers)?;
     let view = View::applied(&indexes)?;
-    run(&plan(&upper, form, &Below::Layers(Layers::new(&view, &trees)))?)
+    run(&plan(&upper, form, &Below::Layers(Layers::new(&view, &trees)), &Ownership::Keep)?)
 }
 
 fn letter(change: Change) -> &'static str {

@@ -71,6 +71,17 @@ fn fill(py: Python<'_>, error: &Error, to: &Bound<'_, PyDict>) -> PyResult<&'sta
             to.set_item("value", value)?;
             Ok("InvalidError")
         }
+        Error::UnmappedId { entry, kind, id, mapped } => {
+            to.set_item("feature", format!("owner {kind} {id} of {}", entry.escape_ascii()))?;
+            to.set_item("needs", format!("a user namespace that maps {kind} {id}"))?;
+            // Ranges follow one another from 1 on: what is missing is what lies between.
+            let more = (u64::from(*id) + 1).saturating_sub(*mapped);
+            to.set_item(
+                "hint",
+                format!("give the user {more} more ids in /etc/sub{kind}, or record ownership"),
+            )?;
+            Ok("UnsupportedError")
+        }
         Error::Unsupported { feature, needs } => {
             to.set_item("feature", feature)?;
             to.set_item("needs", needs)?;

@@ -13,10 +13,11 @@ use pyo3::types::{PyDict, PyMemoryView};
 
 use super::lock;
 use crate::cas::Durability;
+use crate::compression::Compression;
 use crate::error::{Error, Result};
 use crate::pipeline::{Block, IN_BLOCK_BYTES, Ingest, IngestOptions, Outcome, StageTimes, unpack_file};
 use crate::root::Root;
-use crate::tar::Limits;
+use crate::tar::{Limits, Ownership};
 
 /// `pyctrd.Limits`, read attribute by attribute: Python checked that the values make sense.
 #[derive(FromPyObject)]
@@ -59,6 +60,8 @@ struct PyIngested {
     foreign_links: u64,
     /// Extended attributes that were not set.
     skipped_xattrs: u64,
+    /// Symbolic links that are not root's, where owners are recorded.
+    unrecorded_owners: u64,
 }
 
 impl From<Outcome> for PyIngested {
@@ -73,12 +76,47 @@ impl From<Outcome> for PyIngested {
             implied: outcome.applied.implied,
             foreign_links: outcome.applied.foreign_links,
             skipped_xattrs: outcome.applied.skipped_xattrs,
+            unrecorded_owners: outcome.applied.unrecorded_owners,
         }
     }
 }
 
 #[pymethods]
 impl PyIngested {
+    /// For what was unpacked in another process.
+    #[new]
+    #[pyo3(signature = (
+        *, digest, size, compression, diff_id, layer_bytes, layer_entries, implied, foreign_links, skipped_xattrs,
+        unrecorded_owners
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
+    fn new(
+        digest: String,
+        size: u64,
+        compression: &str,
+        diff_id: Option<String>,
+        layer_bytes: u64,
+        layer_entries: u64,
+        implied: u64,
+        foreign_links: u64,
+        skipped_xattrs: u64,
+        unrecorded_owners: u64,
+    ) -> PyResult<Self> {
+        let compression = Compression::parse(compression)?.name();
+        Ok(Self {
+            digest,
+            size,
+            compression,
+            diff_id,
+            layer_bytes,
+            layer_entries,
+            implied,
+            foreign_links,
+            skipped_xattrs,
+            unrecorded_owners,
+        })
+    }
+
     fn __repr__(&self) -> String {
         format!(
             "Ingested(digest='{}', size={}, layer_entries={})",
@@ -343,7 +381,8 @@ fn publish(py: Python<'_>, root: PathBuf, ingests: Vec<Py<PyIngest>>, durability
 
 /// Applies a layer file to a directory.
 #[pyfunction]
-#[pyo3(signature = (source, dest, *, diff_id = None, digest = None, limits = None))]
+#[pyo3(signature = (source, dest, *, diff_id = None, digest = None, limits = None, ownership = "keep"))]
+#[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
 fn unpack(
     py: Python<'_>,
     source: PathBuf,
@@ -351,11 +390,13 @@ fn unpack(
     diff_id: Option<&str>,
     digest: Option<&str>,
     limits: Option<PyLimits>,
+    ownership: &str,
 ) -> PyResult<PyIngested> {
+    let ownership = Ownership::parse(ownership)?;
     let digest = digest.map(str::parse).transpose()?;
     let diff_id = diff_id.map(str::parse).transpose()?;
     let limits = limits.map_or_else(Limits::default, Limits::from);
-    let outcome = py.detach(|| unpack_file(&source, &dest, digest, diff_id, limits))?;
+    let outcome = py.detach(|| unpack_file(&source, &dest, digest, diff_id, limits, ownership))?;
     Ok(outcome.into())
 }
 

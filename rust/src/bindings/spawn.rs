@@ -19,6 +19,13 @@ fn spawn_shim(py: Python<'_>, argv: Vec<Vec<u8>>, report: RawFd) -> PyResult<()>
     Ok(py.detach(|| spawn::spawn_shim(&argv, report))?)
 }
 
+/// Puts this process into a new user namespace without ids, and lets it die with its parent.
+#[pyfunction]
+#[pyo3(signature = (*, parent))]
+fn enter_user_namespace(parent: i32) -> PyResult<()> {
+    Ok(spawn::enter_user_namespace(parent)?)
+}
+
 /// Opens a regular file beneath the directory `root`, links followed within it; a descriptor.
 #[pyfunction]
 fn open_in_root(py: Python<'_>, root: RawFd, path: PathBuf) -> PyResult<RawFd> {
@@ -39,5 +46,6 @@ fn borrow<'a>(fd: RawFd) -> PyResult<BorrowedFd<'a>> {
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(spawn_shim, module)?)?;
+    module.add_function(wrap_pyfunction!(enter_user_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(open_in_root, module)?)
 }

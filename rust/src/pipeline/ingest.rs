@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::root::Root;
 use crate::tar::merge::Merger;
-use crate::tar::{LayerWriter, Limits};
+use crate::tar::{LayerWriter, Limits, Ownership};
 
 /// What is to be brought in.
 #[derive(Debug, Clone)]
@@ -143,9 +143,10 @@ pub fn unpack_file(
     digest: Option<Digest>,
     diff_id: Option<Digest>,
     limits: Limits,
+    ownership: Ownership,
 ) -> Result<Outcome> {
     let mut file = File::open(source).map_err(|e| Error::io("open", source, &e))?;
-    let merger = Merger::new(Root::open(target)?, limits)?;
+    let merger = Merger::new(Root::open(target)?, limits, ownership)?;
     let pipeline = Pipeline::start(Options {
         subject: source.display().to_string(),
         digest,

@@ -192,8 +192,8 @@ impl Drop for Draft<'_> {
 mod tests {
     use super::*;
     use crate::root::Root;
-    use crate::tar::Below;
     use crate::tar::diff::{Form, plan};
+    use crate::tar::{Below, Ownership};
 
     #[test]
     fn what_cannot_be_written_leaves_nothing_and_what_can_is_whole() {
@@ -202,7 +202,7 @@ mod tests {
         std::fs::create_dir(&tree).expect("made");
         std::fs::write(tree.join("file"), b"content").expect("written");
         let root = Root::open(&tree).expect("opens");
-        let planned = plan(&root, Form::Whole, &Below::Nothing).expect("planned");
+        let planned = plan(&root, Form::Whole, &Below::Nothing, &Ownership::Keep).expect("planned");
         let out = dir.path().join("out");
         std::fs::create_dir(&out).expect("made");
         let target = out.join("layer");

@@ -16,6 +16,7 @@ use super::below::{Below, Known, Place};
 use super::entry::{Entry, Kind, Time};
 use super::facts::{Facts, Reader, Xattrs, changing, open_file, wrong};
 use super::name::{OPAQUE, PATH_MAX_BYTES, WHITEOUT};
+use super::ownership::Ownership;
 use super::view::below;
 use super::write::TarWriter;
 use crate::error::{Error, Result};
@@ -80,13 +81,14 @@ enum What {
 
 /// Looks at a tree, and says what a layer must say so that it becomes of what is below it.
 ///
-/// Sockets are left out: no archive can hold them, and the image spec says so.
+/// Sockets are left out: no archive can hold them, and the image spec says so. Where ownership is recorded, both
+/// trees are read as their records say.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for what no layer can say: a name of the image spec's own markers, overlayfs' redirected
-/// directories and files without their data. [`Error::Conflict`] where the tree is changed meanwhile. [`Error::Io`].
-pub fn plan<'r>(tree: &'r Root, form: Form, lower: &Below<'_>) -> Result<Plan<'r>> {
-    let mut reader = Reader::new();
+/// directories and files without their data. [`Error::Invalid`] for a record that cannot be. [`Error::Conflict`] where the tree is changed meanwhile. [`Error::Io`].
+pub fn plan<'r>(tree: &'r Root, form: Form, lower: &Below<'_>, ownership: &Ownership) -> Result<Plan<'r>> {
+    let mut reader = Reader::new(ownership);
     let read = reader.read(tree.as_fd(), b".").map_err(|e| wrong(b"", "read", e))?;
     let (facts, marks) = read.ok_or_else(|| changing(b""))?;
     let known = lower.root(&mut reader)?;

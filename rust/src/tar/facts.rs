@@ -7,7 +7,9 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::entry::{Kind, Time};
-use super::metadata::is_overlay_mark;
+use super::metadata::{is_mark, is_overlay_mark};
+use super::ownership::Ownership;
+use super::record;
 use crate::error::{Error, Result};
 use crate::root::{Root, to_path};
 
@@ -119,11 +121,14 @@ impl Facts {
 pub(super) struct Reader {
     list: Vec<u8>,
     value: Vec<u8>,
+    recorded: bool,
 }
 
 impl Reader {
-    pub(super) fn new() -> Self {
-        Self { list: vec![0; XATTRS_MAX_BYTES], value: vec![0; XATTRS_MAX_BYTES] }
+    /// With records read where owners are recorded.
+    pub(super) fn new(ownership: &Ownership) -> Self {
+        let recorded = ownership.is_recorded();
+        Self { list: vec![0; XATTRS_MAX_BYTES], value: vec![0; XATTRS_MAX_BYTES], recorded }
     }
 
     /// Of a name in an open directory, "." being that itself; and overlayfs' own marks, which are never a layer's.
@@ -140,8 +145,9 @@ impl Reader {
             let read = rustix::fs::readlinkat(parent, name, Vec::new());
             facts.link = read.map_err(|e| if e == Errno::INVAL { Errno::STALE } else { e })?.into_bytes();
         }
-        let (marks, others) =
+        let (marks, mut others) =
             self.xattrs(parent, name)?.into_iter().partition(|(name, _)| is_overlay_mark(name));
+        let is_layered = !self.recorded || record::read(&mut facts, &mut others)?;
         facts.xattrs = others;
         facts.xattrs.retain(|(name, _)| goes_into_layers(name));
         // Each call looked the name up again: all of it must be one file's.
@@ -151,7 +157,7 @@ impl Reader {
         {
             return Err(Errno::STALE);
         }
-        Ok(Some((facts, marks)))
+        Ok(is_layered.then_some((facts, marks)))
     }
 
     fn xattrs(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<Xattrs, Errno> {
@@ -177,7 +183,7 @@ impl Reader {
 
 /// Labels that this host's policy gives say nothing of the image; capabilities are its own.
 pub(super) fn goes_into_layers(xattr: &[u8]) -> bool {
-    !is_overlay_mark(xattr) && (!xattr.starts_with(b"security.") || xattr == b"security.capability")
+    !is_mark(xattr) && (!xattr.starts_with(b"security.") || xattr == b"security.capability")
 }
 
 /// Opens a regular file for reading, by a path without links, if it is still what was seen.
@@ -199,6 +205,11 @@ pub(super) fn open_file(root: &Root, path: &[u8], facts: &Facts) -> Result<File>
 pub(super) fn wrong(path: &[u8], operation: &'static str, errno: Errno) -> Error {
     match errno {
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE => changing(path),
+        record::BAD_RECORD => Error::Invalid {
+            field: "user.containers.override_stat",
+            value: path.escape_ascii().to_string(),
+            reason: "its record says nothing that this file can stand for".to_owned(),
+        },
         errno => Error::errno(operation, to_path(path), errno),
     }
 }

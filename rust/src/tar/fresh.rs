@@ -271,7 +271,7 @@ impl Layer {
         }
         let fd = self.open.get(&self.nodes, parent)?;
         let file = match entry.kind {
-            Kind::File => Some(create_file(entry, fd.as_fd(), name)?),
+            Kind::File => Some(create_file(entry, entry.mode, fd.as_fd(), name)?),
             Kind::Symlink => self.make_symlink(entry, fd.as_fd(), name).map(|()| None)?,
             _ => self.make_node(entry, fd.as_fd(), name).map(|()| None)?,
         };
@@ -445,11 +445,11 @@ pub(super) fn attributes(entry: &Entry) -> Attributes<'_> {
     Attributes { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, xattrs: &entry.xattrs }
 }
 
-/// Makes an empty file that was not there.
-pub(super) fn create_file(entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<File> {
+/// Makes an empty file that was not there, with the permission bits of a mode.
+pub(super) fn create_file(entry: &Entry, mode: u32, parent: BorrowedFd<'_>, name: &[u8]) -> Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // Set-id bits wait for the owner: a chown clears them.
-    rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(entry.mode & 0o777))
+    rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode & 0o777))
         .map(File::from)
         .map_err(|e| failed(entry, "create", e))
 }

@@ -105,11 +105,20 @@ pub(super) struct Meter {
     implied: u64,
     implied_path_bytes: u64,
     skipped_xattrs: u64,
+    unrecorded_owners: u64,
 }
 
 impl Meter {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, entries: 0, bytes: 0, implied: 0, implied_path_bytes: 0, skipped_xattrs: 0 }
+        Self {
+            limits,
+            entries: 0,
+            bytes: 0,
+            implied: 0,
+            implied_path_bytes: 0,
+            skipped_xattrs: 0,
+            unrecorded_owners: 0,
+        }
     }
 
     /// Counts an entry in, by its header alone: nothing of it has been made.
@@ -153,12 +162,18 @@ impl Meter {
         self.skipped_xattrs += count;
     }
 
+    /// Counts an owner in that is recorded nowhere.
+    pub(super) fn lose_owner(&mut self) {
+        self.unrecorded_owners += 1;
+    }
+
     /// What a layer came to, but for what its writer knows.
     pub(super) fn applied(&self) -> AppliedLayer {
         AppliedLayer {
             entries: self.entries,
             bytes: self.bytes,
             skipped_xattrs: self.skipped_xattrs,
+            unrecorded_owners: self.unrecorded_owners,
             ..AppliedLayer::default()
         }
     }

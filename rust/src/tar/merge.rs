@@ -16,10 +16,13 @@ use super::entry::{Entry, Kind};
 use super::fresh::{attributes, check_special, check_symlink, create_file, make_special};
 use super::limits::{Limits, Meter};
 use super::metadata::{
-    Attributes, Maker, clear_acl_at, clear_xattrs, finish_directory, has_default_acl, times_of,
+    Attributes, Done, Maker, applicable, clear_acl_at, clear_xattrs, finish_directory, has_default_acl,
+    times_of,
 };
 use super::name::{self, Last};
+use super::ownership::Ownership;
 use super::pax::Time;
+use super::record;
 use super::stream::{Sink, Stream};
 use super::view::below;
 use super::{AppliedLayer, failed, refuse};
@@ -40,11 +43,17 @@ impl Merger {
     /// Starts over a directory.
     ///
     /// # Errors
-    /// [`Error::Io`] where its attributes cannot be read.
-    pub fn new(directory: Root, limits: Limits) -> Result<Self> {
+    /// [`Error::Unsupported`] where owners are to be recorded and its file system cannot; [`Error::Io`].
+    pub fn new(directory: Root, limits: Limits, ownership: Ownership) -> Result<Self> {
+        if ownership.is_recorded() {
+            let failed = |e| Error::errno("open", directory.path(), e);
+            let root = directory.resolve_plain(b"", ENTER).map_err(failed)?;
+            record::begin(root.as_fd(), directory.path())?;
+        }
         let target = Target {
             root: directory,
             maker: Maker::of_this_process(),
+            ownership,
             written: HashSet::new(),
             parent: None,
             current: None,
@@ -108,6 +117,7 @@ enum Becomes {
 struct Target {
     root: Root,
     maker: Maker,
+    ownership: Ownership,
     /// What this layer made: a name in a directory.
     written: HashSet<(Identity, Vec<u8>)>,
     /// The parent of the last entry: most often the next one's too.
@@ -122,6 +132,7 @@ struct Target {
 impl Sink for Target {
     fn begin(&mut self, entry: &Entry) -> Result<()> {
         self.meter.count(entry)?;
+        self.ownership.check(entry)?;
         let split = name::split(&entry.name).map_err(|e| refuse(entry, e))?;
         let parent = self.enter(entry, &split.parents)?;
         if let Last::Name(name) | Last::Whiteout(name) = split.last {
@@ -158,12 +169,14 @@ impl Sink for Target {
         if entry.sparse {
             file.set_len(entry.size).map_err(|e| Error::io("truncate", root::to_path(&entry.name), &e))?;
         }
-        let attributes = attributes(entry);
+        let fd = file.as_fd();
+        let attributes = self.on_disk(entry.kind, attributes(entry));
         let done = if inherits {
-            clear_xattrs(file.as_fd()).and_then(|()| Maker::careful().finish_file(file.as_fd(), &attributes))
+            clear_xattrs(fd).and_then(|()| Maker::careful().finish_file(fd, &attributes))
         } else {
-            self.maker.finish_file(file.as_fd(), &attributes)
+            self.maker.finish_file(fd, &attributes)
         };
+        let done = done.and_then(|skipped| self.record(fd, entry).map(|()| skipped));
         let skipped = done.map_err(|(operation, errno)| failed(entry, operation, errno))?;
         self.meter.skip_xattrs(skipped);
         Ok(())
@@ -255,14 +268,39 @@ impl Target {
         match entry.kind {
             Kind::Hardlink => self.make_link(entry, fd, name)?,
             Kind::Directory => self.make_directory(entry, parent, name)?,
-            Kind::File => {
-                self.clear(entry, fd, name)?;
-                self.current = Some((create_file(entry, fd, name)?, parent.passes_on));
+            Kind::File => self.make_file(entry, parent, name)?,
+            Kind::Character | Kind::Block | Kind::Fifo if self.ownership.is_recorded() => {
+                check_special(entry)?;
+                // An empty file stands for it; no data will come, and no end.
+                self.make_file(entry, parent, name)?;
+                self.end(entry)?;
             }
             _ => self.make_other(entry, parent, name)?,
         }
         self.written.insert((parent.identity, name.to_vec()));
         Ok(())
+    }
+
+    fn make_file(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<()> {
+        let recorded = self.ownership.is_recorded();
+        let mode = if recorded { record::mode_on_disk(entry.kind, entry.mode) } else { entry.mode };
+        let fd = parent.fd.as_fd();
+        self.clear(entry, fd, name)?;
+        self.current = Some((create_file(entry, mode, fd, name)?, parent.passes_on));
+        Ok(())
+    }
+
+    /// What something really gets of its attributes.
+    fn on_disk<'a>(&self, kind: Kind, attributes: Attributes<'a>) -> Attributes<'a> {
+        if self.ownership.is_recorded() { record::on_disk(kind, &attributes, self.maker) } else { attributes }
+    }
+
+    /// Records what an open file stands for, if anything is recorded.
+    fn record(&self, fd: BorrowedFd<'_>, entry: &Entry) -> Done {
+        if !self.ownership.is_recorded() {
+            return Ok(());
+        }
+        record::write(fd, entry.kind, entry.device, &attributes(entry))
     }
 
     fn make_other(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<()> {
@@ -284,9 +322,16 @@ impl Target {
                 clear_acl_at(fd, name).map_err(|e| failed(entry, "remove ACL", e))?;
             }
         }
-        let done = maker.finish_at(fd, name, entry.kind, &attributes(entry));
+        let done = maker.finish_at(fd, name, entry.kind, &self.on_disk(entry.kind, attributes(entry)));
         let skipped = done.map_err(|(operation, errno)| failed(entry, operation, errno))?;
         self.meter.skip_xattrs(skipped);
+        if self.ownership.is_recorded() {
+            // A link has nowhere to record anything.
+            self.meter.skip_xattrs(applicable(&entry.xattrs, entry.kind).count() as u64);
+            if (entry.uid, entry.gid) != (0, 0) {
+                self.meter.lose_owner();
+            }
+        }
         Ok(())
     }
 
@@ -385,16 +430,26 @@ impl Target {
         if root::identity(fd).map_err(|e| wrong(("stat", e)))? != identity {
             return Ok(0);
         }
+        let recorded = self.ownership.is_recorded();
         let attributes = match &directory.becomes {
             Becomes::AsBefore(times) => {
+                if recorded {
+                    record::write_if_missing(fd).map_err(wrong)?;
+                }
                 return rustix::fs::futimens(fd, times).map(|()| 0).map_err(|e| wrong(("set times", e)));
             }
+            Becomes::Implied if recorded => record::IMPLIED,
             Becomes::Implied => self.maker.implied(),
             Becomes::Listed { mode, uid, gid, mtime, xattrs } => {
                 Attributes { mode: *mode, uid: *uid, gid: *gid, mtime: *mtime, xattrs }
             }
         };
-        clear_xattrs(fd).and_then(|()| finish_directory(fd, &attributes)).map_err(wrong)
+        let on_disk = self.on_disk(Kind::Directory, attributes);
+        let skipped = clear_xattrs(fd).and_then(|()| finish_directory(fd, &on_disk)).map_err(wrong)?;
+        if recorded {
+            record::write(fd, Kind::Directory, (0, 0), &attributes).map_err(wrong)?;
+        }
+        Ok(skipped)
     }
 }
 

@@ -8,9 +8,11 @@ use rustix::io::Errno;
 
 use super::entry::Kind;
 use super::pax::Time;
+use super::record;
 
-/// Overlayfs' own marks: from an archive they must never act.
-const OVERLAY_MARKS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+/// Overlayfs' own marks, and fuse-overlayfs': from an archive they must never act.
+const OVERLAY_MARKS: [&[u8]; 4] =
+    [b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.", b"security.fuseoverlayfs."];
 
 const CAPABILITY: &[u8] = b"security.capability";
 const ACL_ACCESS: &str = "system.posix_acl_access";
@@ -49,7 +51,8 @@ pub(super) struct Attributes<'a> {
     pub(super) xattrs: &'a [(Vec<u8>, Vec<u8>)],
 }
 
-type Done = Result<(), (&'static str, Errno)>;
+/// What was refused, and what of it.
+pub(super) type Done = Result<(), (&'static str, Errno)>;
 /// How many xattrs the file system could not take.
 type Finished = Result<u64, (&'static str, Errno)>;
 
@@ -177,9 +180,14 @@ pub(super) fn set_xattr_at(
 pub(super) fn applicable(xattrs: &[(Vec<u8>, Vec<u8>)], kind: Kind) -> impl Iterator<Item = (&[u8], &[u8])> {
     xattrs
         .iter()
-        .filter(|(name, _)| !is_overlay_mark(name))
+        .filter(|(name, _)| !is_mark(name))
         .filter(move |(name, _)| matches!(kind, Kind::File | Kind::Directory) || !name.starts_with(b"user."))
         .map(|(name, value)| (name.as_slice(), value.as_slice()))
+}
+
+/// Whether an xattr says something to those who stack or read trees: what no archive may say.
+pub(super) fn is_mark(name: &[u8]) -> bool {
+    is_overlay_mark(name) || name.starts_with(record::PREFIX)
 }
 
 /// Whether an xattr is one of overlayfs' own marks.

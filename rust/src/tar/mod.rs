@@ -20,7 +20,9 @@ mod name;
 mod nodes;
 #[cfg(test)]
 mod oracle;
+mod ownership;
 mod pax;
+mod record;
 pub mod settle;
 mod stream;
 pub mod view;
@@ -30,6 +32,7 @@ pub use below::{Below, Layers};
 pub use entry::{Entry, Kind, Time};
 pub use fresh::LayerWriter;
 pub use limits::Limits;
+pub use ownership::{IdMaps, Ownership};
 pub use stream::{Sink, Stream};
 pub use write::{Pieces, TarWriter};
 
@@ -48,6 +51,8 @@ pub struct AppliedLayer {
     pub foreign_links: u64,
     /// Extended attributes that were not set: overlayfs' own marks, and what the kernel does not keep there.
     pub skipped_xattrs: u64,
+    /// Symbolic links that are not root's, where owners are recorded: they cannot hold a record.
+    pub unrecorded_owners: u64,
 }
 
 /// The error that refuses an entry.

@@ -1,0 +1,126 @@
+"""Subordinate ids: which a user has, and how a user namespace gets them.
+
+Spec:
+    subuid(5), subgid(5), newuidmap(1), user_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from pyctrd.errors import InvalidError, UnsupportedError
+
+SUBUID = Path("/etc/subuid")
+SUBGID = Path("/etc/subgid")
+MAP_SECONDS = 30.0  # newuidmap answers within milliseconds; a directory service that it asks may be slow
+_ENOUGH = 65536  # ids that images are made with: 0 to nobody's
+
+
+class Range(NamedTuple):
+    """Ids on the host that belong together.
+
+    Attributes:
+        start: The first.
+        length: Their number.
+    """
+
+    start: int
+    length: int
+
+
+class IdMaps(NamedTuple):
+    """What a user namespace is to have: 0 is the user, 1 and those after it are the ranges, one after the other.
+
+    Attributes:
+        uids: The user's uid, then the ranges of /etc/subuid.
+        gids: The user's gid, then the ranges of /etc/subgid.
+    """
+
+    uids: tuple[Range, ...]
+    gids: tuple[Range, ...]
+
+
+def find_id_maps() -> IdMaps:
+    """The maps for this process' user, root included.
+
+    Raises:
+        UnsupportedError: newuidmap or newgidmap is missing, or the user has no ranges.
+        InvalidError: A line of theirs cannot be read.
+    """
+    for program in ("newuidmap", "newgidmap"):
+        if shutil.which(program) is None:
+            raise _unsupported(f"{program}, which is not installed", "install it (Debian: apt-get install uidmap)")
+    uid = os.getuid()
+    names = {str(uid)}
+    with suppress(KeyError):  # a number with no name may have ranges as well
+        names.add(pwd.getpwuid(uid).pw_name)
+    user = max(names, key=lambda name: not name.isdigit())
+    found = []
+    for path, own in ((SUBUID, uid), (SUBGID, os.getgid())):
+        ranges = _read_ranges(path, names)
+        if not ranges:
+            raise _unsupported(
+                f"a range of ids for user {user} in {path}",
+                f"as root add a line {user}:FIRST:{_ENOUGH} to it, with ids that nobody has, or record ownership",
+            )
+        found.append((Range(own, 1), *ranges))
+    return IdMaps(*found)
+
+
+def map_ids(pid: int, maps: IdMaps) -> None:
+    """Give a process' new user namespace its ids.
+
+    Raises:
+        UnsupportedError: newuidmap or newgidmap refused.
+    """
+    for program, ranges in (("newuidmap", maps.uids), ("newgidmap", maps.gids)):
+        done = subprocess.run(
+            [program, str(pid), *_arguments(ranges)], capture_output=True, timeout=MAP_SECONDS, check=False
+        )
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace").strip().replace("\n", "; ") or f"status {done.returncode}"
+            raise _unsupported(
+                f"{program} to work: {said}",
+                f"{program} must be set-uid root or have cap_setuid or cap_setgid, and no range may be another's",
+            )
+
+
+def _arguments(ranges: Sequence[Range]) -> list[str]:
+    """Triples of first id inside, first id on the host, number."""
+    words, inside = [], 0
+    for start, length in ranges:
+        words += [str(inside), str(start), str(length)]
+        inside += length
+    return words
+
+
+def _read_ranges(path: Path, names: set[str]) -> list[Range]:
+    """The ranges that any of a user's names has in a file."""
+    try:
+        lines = path.read_text(errors="surrogateescape").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for number, line in enumerate(lines, 1):
+        name, *numbers = line.strip().split(":")
+        if name not in names:
+            continue
+        if len(numbers) != 2 or not all(part.isascii() and part.isdigit() for part in numbers):
+            raise InvalidError(
+                f"invalid range of ids: {path}, line {number}: expected {name}:FIRST:COUNT", field=str(path), value=line
+            )
+        if int(numbers[1]) > 0:
+            found.append(Range(int(numbers[0]), int(numbers[1])))
+    return found
+
+
+def _unsupported(needs: str, hint: str) -> UnsupportedError:
+    feature = 'ownership "mapped"'
+    return UnsupportedError(f"unsupported: {feature}: needs {needs}", feature=feature, needs=needs, hint=hint)
