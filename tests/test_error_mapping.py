@@ -6,6 +6,7 @@ import errno
 import inspect
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 from pyctrd import _core, errors
 from pyctrd.content.limits import Limits
 from pyctrd.errors import PyctrdError
+from pyctrd.flows.mapped import unpack_mapped
+from pyctrd.runtime.idmaps import IdMaps, Range
 from tests.archives import Tar
 
 ERROR_RS = (Path(__file__).parents[1] / "rust/src/error.rs").read_text()
@@ -110,6 +113,16 @@ def digest_mismatch(directory: Path) -> None:
     _core.verify_file(write(directory / "file", b""), ZEROS)
 
 
+def unmapped_id(directory: Path) -> None:
+    if shutil.which("newuidmap") is None:
+        pytest.skip("needs newuidmap")
+    (directory / "tree").mkdir()
+    layer = write(directory / "layer", Tar().file("f", gid=7).build())
+    alone = IdMaps((Range(os.getuid(), 1),), (Range(os.getgid(), 1),))
+    request = {"source": str(layer), "dest": str(directory / "tree"), "diff_id": None, "digest": None, "limits": None}
+    unpack_mapped(alone, request)
+
+
 # Variant of rust/src/error.rs → how to get it, its class, and what its attributes must be.
 MAPPED: dict[str, tuple[Callable[[Path], object], type[Exception], dict[str, object]]] = {
     "Io": (lambda d: _core.digest_file(d / "missing"), FileNotFoundError, {"errno": errno.ENOENT}),
@@ -123,6 +136,7 @@ MAPPED: dict[str, tuple[Callable[[Path], object], type[Exception], dict[str, obj
         errors.InvalidError,
         {"field": "digest", "value": "md5:0"},
     ),
+    "UnmappedId": (unmapped_id, errors.UnsupportedError, {"feature": "owner gid 7 of f"}),
     "Unsupported": (unsupported, errors.UnsupportedError, {"feature": "container shim"}),
     "NotFound": (_core.LayerIndex, errors.NotFoundError, {"kind": "layer"}),
     "AlreadyExists": (already_exists, errors.AlreadyExistsError, {"kind": "ingest", "name": "one"}),

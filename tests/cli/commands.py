@@ -164,19 +164,31 @@ class Nobody:
 
     def run(self, *words: str, env: dict[str, str] | None = None) -> Done:
         """Run the command line to its end."""
-        own = {"HOME": str(self.home), "PYCTRD_ROOT": str(self.home / "root"), "PYCTRD_STATE": str(self.home / "state")}
-        own |= {"DOCKER_CONFIG": str(self.home / "docker"), "REGISTRY_AUTH_FILE": str(self.home / "auth.json")}
+        return self.execute(*command(*words), env=env)
+
+    def execute(self, *words: str, env: dict[str, str] | None = None) -> Done:
+        """Run any program to its end."""
         done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", _AS_NOBODY, "sh", *self._prefix, *command(*words)],
+            self.words(*words),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=DEADLINE_SECONDS,
             check=False,
             cwd=self.home,
-            env=environment(**own) if env is None else env,
+            env=self.environment() if env is None else env,
         )
         return Done(done.returncode, done.stdout, done.stderr)
+
+    def words(self, *words: str) -> list[str]:
+        """The words that run a program without rights, as the process that they start."""
+        return ["unshare", "-m", "sh", "-c", _AS_NOBODY, "sh", *self._prefix, *words]
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """Their variables, with changes."""
+        own = {"HOME": str(self.home), "PYCTRD_ROOT": str(self.home / "root"), "PYCTRD_STATE": str(self.home / "state")}
+        own |= {"DOCKER_CONFIG": str(self.home / "docker"), "REGISTRY_AUTH_FILE": str(self.home / "auth.json")}
+        return environment(**own) | changes
 
     def files(self) -> list[str]:
         """All that is beneath their directory."""

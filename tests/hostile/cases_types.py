@@ -84,6 +84,11 @@ def no_marks(seen: Seen) -> None:
         assert [name for name in os.listxattr(path, follow_symlinks=False) if ".overlay." in name] == []
 
 
+def no_records(seen: Seen) -> None:
+    for path in (seen.root, *seen.root.rglob("*")):
+        assert [name for name in os.listxattr(path, follow_symlinks=False) if "override_" in name] == []
+
+
 def marked(marks: dict[str, bytes]) -> list[Tar]:
     lower = up().directory("d").file("d/low", b"low").directory("x").file("x/secret", b"secret").file("f", b"f")
     return [lower, up().directory("d", xattrs=marks).file("g", b"g", xattrs=marks)]
@@ -98,6 +103,16 @@ accepted(
 accepted("L124", lambda _: marked({"trusted.overlay.redirect": b"/x"}), ALL, check=no_marks)
 accepted(
     "L124b", lambda _: marked({"trusted.overlay.redirect": b"/f", "trusted.overlay.metacopy": b""}), ALL, check=no_marks
+)
+RECORD = b"7:7:4777:file"
+accepted("L123d", lambda _: marked({"user.containers.override_stat": RECORD}), ALL, check=no_records)
+accepted("L123e", lambda _: marked({"user.fuseoverlayfs.override_stat": RECORD}), ALL, check=no_records)
+accepted("L123f", lambda _: marked({"security.fuseoverlayfs.override_stat": RECORD}), ALL, check=no_records)
+accepted(
+    "L123g",
+    lambda _: marked({"user.containers.override_security.capability": CAPABILITY}),
+    ALL,
+    check=no_records,
 )
 accepted(
     "L125",

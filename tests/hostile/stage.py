@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pyctrd
+from pyctrd.errors import UnsupportedError
 from pyctrd.snapshots.overlayfs import Overlayfs
 from pyctrd.snapshots.protocol import LayerRef
 from tests.archives import Tar
@@ -22,7 +24,10 @@ from tests.layers.ways import digest_of
 from tests.registry_faults import Answer, FaultyRegistry
 from tests.trees import differences, read_tree
 
-WAYS = ("unpack", "overlayfs", "native")
+# "recorded": by a user without rights, and then by root from the layer that is made of that.
+WAYS = ("unpack", "recorded", "overlayfs", "native")
+IN_STORE = ("overlayfs", "native")
+NOBODY = 65534
 REPOSITORY = "hostile/image"
 GOOD = {b"etc/good": b"good\n"}
 
@@ -39,12 +44,15 @@ class Stage:
         # A few levels, so that there are parents to get out into.
         place = top / "one" / "two"
         place.mkdir(parents=True)
-        self.target, self.store, self.view, self.other, self._files, self._state = (
-            place / name for name in ("target", "store", "view", "other", "files", "state")
+        self.target, self.store, self.view, self.other, self._files, self._state, self._theirs = (
+            place / name for name in ("target", "store", "view", "other", "files", "state", "theirs")
         )
         # All of them from the start: whatever appears beside them later was not meant to.
-        for path in (self.target, self.store, self.view, self.other, self._files, self._state):
+        for path in (self.target, self.store, self.view, self.other, self._files, self._state, self._theirs):
             path.mkdir(mode=0o700)
+        top.chmod(0o711)
+        self._files.chmod(0o755)
+        os.chown(self._theirs, NOBODY, NOBODY)
         self._top = top / "one"
         self.outside = Outside(place, top=top)
         self._registry = registry
@@ -62,17 +70,42 @@ class Stage:
             self.unpack(packed, self.target)
             yield self._seen(self.target)
             return
+        if way == "recorded":
+            self._unpack_recorded(packed)
+            yield self._seen(self.target)
+            return
         reference = self.serve(packed)
         with self.engine(way) as engine, engine.images.pull(reference).mounted(self.view):
             yield self._seen(self.view)
 
-    def unpack(self, layers: Sequence[Packed], target: Path) -> None:
+    def unpack(
+        self, layers: Sequence[Packed], target: Path, *, ownership: Literal["keep", "recorded"] = "keep"
+    ) -> None:
         """Apply layers one by one, each from a file."""
         for number, layer in enumerate(layers):
             blob = self._files / f"layer-{number}"
             blob.write_bytes(layer.blob if layer.sent is None else layer.sent)
-            pyctrd.unpack(blob, target, diff_id=layer.claimed, digest=digest_of(layer.blob))
+            with _rights_of(NOBODY if ownership == "recorded" else 0):
+                pyctrd.unpack(blob, target, diff_id=layer.claimed, digest=digest_of(layer.blob), ownership=ownership)
             blob.unlink()
+
+    def empty(self) -> None:
+        """Begin anew with the directories that layers are unpacked into."""
+        for path in (self.target, self._theirs):
+            subprocess.run(["find", str(path), "-mindepth", "1", "-delete"], check=True)
+
+    def _unpack_recorded(self, layers: Sequence[Packed]) -> None:
+        self.unpack(layers, self._theirs, ownership="recorded")
+        blob = self._files / "made"
+        try:
+            pyctrd.diff(self._theirs, blob, compression="none", ownership="recorded")
+        except UnsupportedError as error:
+            # L096: a directory that is named like a whiteout, which no layer can list, is looked at as it is.
+            assert error.feature == "name in a layer: .wh.etc"  # noqa: PT017 - one case's, not what is tested
+            subprocess.run(["cp", "-a", f"{self._theirs}/.", str(self.target)], check=True)
+            return
+        pyctrd.unpack(blob, self.target)
+        blob.unlink()
 
     def serve(self, layers: Sequence[Packed]) -> str:
         """Put an image of layers into the registry, in place of the one before; returns its reference."""
@@ -131,6 +164,21 @@ class Stage:
 
     def _seen(self, root: Path) -> Seen:
         return Seen(root, read_tree(root), self.outside)
+
+
+@contextmanager
+def _rights_of(user: int) -> Iterator[None]:
+    """Be another user for the length of a ``with`` block, in all threads."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(user)
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def _packed(layer: Tar | bytes | Packed) -> Packed:

@@ -85,7 +85,10 @@ def main() -> None:
         _say(_describe(error))
         return
     _say({})
-    request = ast.literal_eval(sys.stdin.read())
+    text = sys.stdin.read()
+    if not text:
+        return  # it got no ids
+    request = ast.literal_eval(text)
     limits = request.pop("limits")
     try:
         done = _core.unpack(**request, limits=None if limits is None else Limits(**limits), ownership="mapped")
