@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,6 +332,17 @@ def test_root_has_ranges_like_any_user(ranges: Ranges, tmp_path: Path) -> None:
         pyctrd.unpack(tmp_path / "layer", tmp_path / "tree", ownership="mapped")
 
 
+@contextmanager
+def started(words: list[str], nobody: Nobody) -> Iterator[subprocess.Popen[str]]:
+    """A process for the length of a ``with`` block; it is killed at the end, if it is there still."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=nobody.environment(), stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def children(pid: int) -> list[int]:
     """The processes that a process started."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -341,9 +353,9 @@ def unpacker_of(pid: int) -> int:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < deadline:
         for child in children(pid):
-            opened = Path(f"/proc/{child}/fd")
-            if any(os.path.realpath(fd).endswith("/endless") for fd in opened.iterdir()):
-                return child
+            with suppress(FileNotFoundError):  # newuidmap's, and that has ended
+                if any(os.path.realpath(fd).endswith("/endless") for fd in Path(f"/proc/{child}/fd").iterdir()):
+                    return child
         time.sleep(0.01)
     raise AssertionError("no child unpacks")
 
@@ -370,22 +382,13 @@ def test_the_end_of_the_caller_is_the_childs(number: signal.Signals, nobody: Nob
         file.write(Tar().file("f", b"f").build())
         file.truncate(1 << 42)  # after the end blocks anything may stand: it counts for the digest
     words = [sys.executable, "-P", "-m", "pyctrd", "unpack", "--ownership", "mapped", str(layer)]
-    process = subprocess.Popen(
-        nobody.words(*words, str(nobody.home / "tree")),
-        env=nobody.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
+    with started(nobody.words(*words, str(nobody.home / "tree")), nobody) as process:
         child = unpacker_of(process.pid)
         process.send_signal(number)
         _, complaint = process.communicate(timeout=DEADLINE_SECONDS)
         assert is_gone(child)
-    finally:
-        process.kill()
-        process.wait()
     assert process.returncode == (130 if number == signal.SIGINT else -number)
-    assert complaint.strip() == b""
+    assert complaint.strip() == ""
 
 
 @pytest.mark.usefixtures("ranges")
@@ -393,16 +396,8 @@ def test_a_child_that_is_killed_is_an_error(nobody: Nobody) -> None:
     layer = nobody.home / "endless"
     with layer.open("wb") as file:
         file.truncate(1 << 42)
-    process = subprocess.Popen(
-        nobody.words(sys.executable, "-P", "-c", ATTEMPT, str(layer), str(nobody.home / "tree"), "mapped", "{}"),
-        env=nobody.environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    words = [sys.executable, "-P", "-c", ATTEMPT, str(layer), str(nobody.home / "tree"), "mapped", "{}"]
+    with started(nobody.words(*words), nobody) as process:
         os.kill(unpacker_of(process.pid), signal.SIGKILL)
         out, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    finally:
-        process.kill()
-        process.wait()
     assert out.startswith("('PyctrdError', 'unpack in a user namespace: ended without an answer: status -9'")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import stat
@@ -302,31 +301,3 @@ def test_the_command_says_what_it_left_out(nobody: Nobody) -> None:
     wrong = nobody.run("unpack", "--ownership", "root", str(nobody.home / "layer"), str(nobody.home / "tree"))
     assert wrong.status == 2
     assert "--ownership" in wrong.err
-
-
-@pytest.mark.parametrize(
-    ("entry", "operation"),
-    [
-        (lambda: Tar().file("a\nb", b"", uid=5), "chown"),
-        (lambda: Tar().device("a\nb", stat.S_IFCHR, 1, 3), "mknod"),
-        (lambda: Tar().file("a\nb", uid=NOBODY, gid=NOBODY, xattrs={"trusted.t": b"v"}), "set xattr"),
-        (lambda: Tar().file("a\nb", uid=NOBODY, gid=NOBODY, xattrs={"security.capability": CAPABILITY}), "set xattr"),
-    ],
-    ids=["owner", "device", "trusted", "capability"],
-)
-def test_without_root_keeping_says_what_else_there_is(entry: Callable[[], Tar], operation: str, nobody: Nobody) -> None:
-    (nobody.home / "layer").write_bytes(entry().build())
-    done = nobody.run("unpack", str(nobody.home / "layer"), str(nobody.home / "tree"))
-    assert (done.status, done.out) == (1, "")
-    assert is_one_error(done.err)
-    needs = 'needs root, or ownership "mapped" or "recorded"'
-    assert f'ownership "keep": a\\nb: {operation}: Operation not permitted: {needs}' in done.err
-
-
-def test_without_root_ones_own_files_are_kept(nobody: Nobody) -> None:
-    own = {"uid": NOBODY, "gid": NOBODY}
-    (nobody.home / "layer").write_bytes(Tar().directory("./", **own).file("f", b"f", mode=0o4444, **own).build())
-    done = nobody.run("--json", "unpack", str(nobody.home / "layer"), str(nobody.home / "tree"))
-    assert (done.status, done.err) == (0, "")
-    assert json.loads(done.out)["entries"] == 2
-    assert (nobody.home / "tree" / "f").stat().st_mode == stat.S_IFREG | 0o4444
