@@ -150,7 +150,8 @@ def unpack(
     - "mapped": the archive's owners in a user namespace, where 0 is the caller and 1 and those after it are the
       caller's ranges of /etc/subuid and /etc/subgid, also for root; so files get subordinate ids on disk, and what runs
       in such a namespace sees the archive's. It takes newuidmap and newgidmap (Debian: uidmap). An owner that the
-      ranges do not reach, a device, and a ``trusted.`` or ``security.`` attribute but a capability are errors.
+      ranges do not reach, a device, and a ``trusted.`` or ``security.`` attribute but a capability are errors. What is
+      set-uid and root's in the archive is set-uid and the caller's on disk: keep the tree where nobody else can enter.
     - "recorded": everything is the caller's, mode 0700 or 0600, and owner, mode and type of the archive stand in
       the attribute ``user.containers.override_stat``, as Podman and fuse-overlayfs read them. Devices and pipes become
       empty files that say so. ``trusted.``, ``security.`` and ``system.`` attributes, capabilities and ACLs among them,

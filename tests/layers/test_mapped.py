@@ -234,7 +234,7 @@ def test_an_error_is_the_one_of_any_other_way(name: str, nobody: Nobody) -> None
 @pytest.mark.usefixtures("ranges")
 @pytest.mark.parametrize(("kind", "number"), [("uid", 65537), ("gid", 70000)])
 def test_an_id_beyond_the_ranges_is_named(kind: str, number: int, nobody: Nobody) -> None:
-    tar = Tar().file("before")
+    tar = Tar().file("before").file(".wh.x", uid=70000)  # a marker is nobody's
     tar.file("a\nb", uid=number) if kind == "uid" else tar.file("a\nb", gid=number)
     said = refused(nobody, tar.build())
     assert f"a\\nb: owner {kind} {number}: needs a user namespace that maps it, this one has 65537" in said

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pyctrd.errors import InvalidError, UnsupportedError
+from pyctrd.errors import DeadlineError, InvalidError, UnsupportedError
 
 SUBUID = Path("/etc/subuid")
 SUBGID = Path("/etc/subgid")
@@ -79,11 +79,16 @@ def map_ids(pid: int, maps: IdMaps) -> None:
 
     Raises:
         UnsupportedError: newuidmap or newgidmap refused.
+        DeadlineError: One of them does not end.
     """
     for program, ranges in (("newuidmap", maps.uids), ("newgidmap", maps.gids)):
-        done = subprocess.run(
-            [program, str(pid), *_arguments(ranges)], capture_output=True, timeout=MAP_SECONDS, check=False
-        )
+        command = [program, str(pid), *_arguments(ranges)]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=MAP_SECONDS, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise DeadlineError(
+                f"{program}: not done within {MAP_SECONDS:.0f} s", operation=program, timeout_seconds=MAP_SECONDS
+            ) from error
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().replace("\n", "; ") or f"status {done.returncode}"
             raise _unsupported(

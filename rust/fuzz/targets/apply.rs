@@ -71,7 +71,8 @@ fuzz_target!(|data: &[u8]| {
     symlink(&outside, merged.join("l")).expect("symlink");
     symlink("../outside", merged.join("a/l")).expect("symlink");
     let merging = Root::open(&merged).and_then(|root| {
-        let mut merger = Merger::new(root, limits, Ownership::Keep)?;
+        let ownership = if mode & 2 == 0 { Ownership::Keep } else { Ownership::Recorded };
+        let mut merger = Merger::new(root, limits, ownership)?;
         merger.write(&archive)?;
         merger.finish()
     });

@@ -132,8 +132,10 @@ struct Target {
 impl Sink for Target {
     fn begin(&mut self, entry: &Entry) -> Result<()> {
         self.meter.count(entry)?;
-        self.ownership.check(entry)?;
         let split = name::split(&entry.name).map_err(|e| refuse(entry, e))?;
+        if matches!(split.last, Last::Name(_) | Last::Itself) {
+            self.ownership.check(entry)?; // a marker is nobody's
+        }
         let parent = self.enter(entry, &split.parents)?;
         if let Last::Name(name) | Last::Whiteout(name) = split.last {
             let (depth, path_bytes) = place(&parent.path, name);

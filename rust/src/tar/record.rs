@@ -119,8 +119,8 @@ fn parse(value: &[u8], facts: &mut Facts) -> Option<bool> {
     let text = std::str::from_utf8(value).ok().filter(|text| text.len() < STAT_MAX_BYTES)?;
     let mut parts = text.split(':');
     let (uid, gid, mode) = (parts.next()?, parts.next()?, parts.next()?);
-    facts.uid = uid.parse().ok()?;
-    facts.gid = gid.parse().ok()?;
+    let id = |text: &str| text.parse().ok().filter(|&id| id != u32::MAX); // which is nobody's
+    (facts.uid, facts.gid) = (id(uid)?, id(gid)?);
     facts.mode = u32::from_str_radix(mode, 8).ok()? & 0o7777;
     // Older writers leave the type out: then it is what it looks like.
     let Some(word) = parts.next() else { return Some(true) };
@@ -141,7 +141,8 @@ fn parse(value: &[u8], facts: &mut Facts) -> Option<bool> {
     }
     if matches!(kind, Kind::Block | Kind::Character) {
         let (major, minor) = numbers.split_once('-')?;
-        facts.device = (major.parse().ok()?, minor.parse().ok()?);
+        let number = |text: &str, bits: u32| text.parse().ok().filter(|&number: &u32| number >> bits == 0);
+        facts.device = (number(major, 12)?, number(minor, 20)?);
     }
     facts.kind = kind;
     Some(true)
@@ -212,7 +213,10 @@ mod tests {
             b"0:0:0644:char",
             b"0:0:0644:char-1",
             b"0:0:0644:char-1-x",
-            b"4294967296:0:0644:file",
+            b"4294967295:0:0644:file",
+            b"0:4294967296:0644:file",
+            b"0:0:0644:char-4096-0",
+            b"0:0:0644:block-0-1048576",
             b"\xff:0:0644:file",
         ] {
             assert_eq!(read_one(record, facts(Kind::File, 0)).map(|_| ()), Err(BAD_RECORD), "{record:?}");
