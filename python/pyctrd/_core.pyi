@@ -11,6 +11,7 @@ _Path: TypeAlias = str | PathLike[str]
 __all__ = [
     "BLOCK_BYTES",
     "DEFAULT_LIMITS",
+    "ArchiveReader",
     "Diffed",
     "Entry",
     "FileLock",
@@ -18,6 +19,7 @@ __all__ = [
     "Ingest",
     "Ingested",
     "LayerIndex",
+    "Member",
     "StageTimes",
     "ViewChanges",
     "ViewWalk",
@@ -33,6 +35,7 @@ __all__ = [
     "list_changes",
     "mount_bind",
     "mount_overlay",
+    "open_beneath",
     "open_in_root",
     "publish",
     "rebuild_layer",
@@ -178,6 +181,31 @@ def unpack(
     ownership: str = "keep",
 ) -> Ingested: ...
 
+# --- archive (pipeline) ---------------------------------------------------------------------------
+
+@final
+class Member:
+    @property
+    def name(self) -> bytes: ...
+    @property
+    def link(self) -> bytes: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def sparse(self) -> bool: ...
+
+@final
+class ArchiveReader:
+    def __new__(cls, source: int, *, limits: _Limits | None = None) -> Self: ...
+    @property
+    def in_place(self) -> bool: ...
+    def next(self) -> Member | None: ...
+    def copy(self, dest: int) -> None: ...
+
 # --- diff (tar, pipeline) ------------------------------------------------------------------------
 
 @final
@@ -309,4 +337,8 @@ def unmount(target: _Path, *, lazy: bool = False) -> bool: ...
 
 def spawn_shim(argv: list[bytes], *, report: int) -> None: ...
 def enter_user_namespace(*, parent: int) -> None: ...
+
+# --- root -----------------------------------------------------------------------------------------
+
 def open_in_root(root: int, path: str | PathLike[str]) -> int: ...
+def open_beneath(root: int, path: str | PathLike[str]) -> int: ...

@@ -1,7 +1,7 @@
 //! A directory descriptor; every path is resolved beneath it by the kernel.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
@@ -305,6 +305,47 @@ fn failed(levels: &[Level], name: &[u8], errno: Errno) -> Error {
     Error::errno("remove", to_path(&path_below(levels, name)), errno)
 }
 
+/// How the path of [`open_regular`] is understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// As a process finds it whose root the directory is: links are followed within.
+    Inside,
+    /// A link on the way or at the end is an error (ELOOP), and so is `..` above the directory (EXDEV).
+    Refused,
+}
+
+/// Opens a regular file beneath `root` for reading.
+///
+/// Anything but a regular file is refused before it is opened: to open a FIFO waits, and to open a device may do
+/// anything.
+///
+/// # Errors
+/// `ENOENT` and the like from the kernel; [`Error::Invalid`] where it is no regular file.
+pub fn open_regular(root: BorrowedFd<'_>, path: &Path, links: Links) -> Result<OwnedFd> {
+    let resolve = match links {
+        Links::Inside => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        Links::Refused => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    };
+    let mut attempts = 0;
+    let found = loop {
+        match rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) if attempts < RESOLVE_ATTEMPTS => attempts += 1,
+            answer => break answer.map_err(|e| Error::errno("open", path, e))?,
+        }
+    };
+    let stat = rustix::fs::fstat(&found).map_err(|e| Error::errno("stat", path, e))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Error::Invalid {
+            field: "path",
+            value: path.display().to_string(),
+            reason: "expected a regular file".to_owned(),
+        });
+    }
+    let again = format!("/proc/self/fd/{}", found.as_raw_fd());
+    rustix::fs::openat(CWD, again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::errno("open", path, e))
+}
+
 /// The names in a directory, without `.` and `..`, in no order.
 ///
 /// # Errors
@@ -417,5 +458,48 @@ mod tests {
         assert!(dir.path().join("a/b/keep").exists());
         assert!(!dir.path().join("a/b/c").exists());
         assert!(!dir.path().join("a/x").exists());
+    }
+
+    fn read(directory: &Path, name: &str, links: Links) -> Result<String> {
+        use std::io::Read;
+        let root = Root::open(directory.join("root")).expect("opens");
+        let mut text = String::new();
+        let mut file = std::fs::File::from(open_regular(root.as_fd(), Path::new(name), links)?);
+        file.read_to_string(&mut text).expect("text");
+        Ok(text)
+    }
+
+    #[test]
+    fn a_files_links_stay_within_the_root_or_are_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let etc = dir.path().join("root/etc");
+        std::fs::create_dir_all(&etc).expect("made");
+        std::fs::write(etc.join("real"), "inside").expect("written");
+        let links = [("passwd", "/etc/real"), ("up", "../../../../../etc/real"), ("near", "real")];
+        for (name, target) in links {
+            std::os::unix::fs::symlink(target, etc.join(name)).expect("linked");
+            let path = format!("etc/{name}");
+            assert_eq!(read(dir.path(), &path, Links::Inside).expect("opens"), "inside");
+            assert!(matches!(read(dir.path(), &path, Links::Refused), Err(Error::Io { errno: 40, .. })));
+        }
+        std::os::unix::fs::symlink("etc", dir.path().join("root/link")).expect("linked");
+        assert!(matches!(read(dir.path(), "link/real", Links::Refused), Err(Error::Io { errno: 40, .. })));
+        assert!(matches!(
+            read(dir.path(), "../root/etc/real", Links::Refused),
+            Err(Error::Io { errno: 18, .. })
+        ));
+        assert_eq!(read(dir.path(), "etc/real", Links::Refused).expect("opens"), "inside");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_unopened() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let etc = dir.path().join("root/etc");
+        std::fs::create_dir_all(&etc).expect("made");
+        rustix::fs::mknodat(CWD, etc.join("passwd"), FileType::Fifo, Mode::RUSR, 0).expect("made");
+        for links in [Links::Inside, Links::Refused] {
+            assert!(matches!(read(dir.path(), "etc/passwd", links), Err(Error::Invalid { .. })));
+            assert!(matches!(read(dir.path(), "etc/group", links), Err(Error::Io { errno: 2, .. })));
+        }
     }
 }

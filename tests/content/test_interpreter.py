@@ -77,6 +77,24 @@ absent = f"{root}/absent"
 def view():
     return _core.ImageView([layer])
 
+WRITE = (os.O_WRONLY | os.O_CREAT, 0o600)
+opened = []
+
+def descriptor():
+    while opened:
+        os.close(opened.pop())
+    opened.append(os.open(tar, 0))
+    return opened[0]
+
+def archive():
+    return _core.ArchiveReader(descriptor())
+
+def member():
+    reader = archive()
+    while reader.next().kind != "file":
+        pass
+    return reader
+
 prepare, call = lambda: None, lambda _: None
 CASE
 for _ in range(4000):
@@ -134,13 +152,17 @@ CASES = {
     "mount_bind": "call = lambda _: often(lambda: attempt(lambda: _core.mount_bind(absent, absent)))",
     "unmount": "call = lambda _: often(lambda: attempt(lambda: _core.unmount(absent)))",
     "spawn_shim": "call = lambda _: attempt(lambda: _core.spawn_shim([b'/absent'], report=2))",
+    "ArchiveReader": "prepare, call = descriptor, lambda fd: _core.ArchiveReader(fd)",
+    "ArchiveReader.next": "prepare, call = archive, lambda reader: reader.next()",
+    "ArchiveReader.copy": "prepare, call = member, lambda reader: reader.copy(os.open(f'{root}/copy', *WRITE))",
+    "open_beneath": "prepare, call = lambda: os.open(root, 0), lambda fd: _core.open_beneath(fd, 'layer.tar')",
     "open_in_root": "prepare, call = lambda: os.open(root, 0), lambda fd: _core.open_in_root(fd, 'layer.tar')",
 }
 # They look at memory alone; and a namespace is entered only where there is no other thread.
 AT_ONCE = {
     "enter_user_namespace",
     *("Entry", "FileLock", "FileLock.release", "Ingest.stages", "Ingested", "LayerIndex.find", "LayerIndex.walk"),
-    *("Diffed", "StageTimes", "ViewChanges", "ViewWalk", "ViewWalk.read"),
+    *("Diffed", "Member", "StageTimes", "ViewChanges", "ViewWalk", "ViewWalk.read"),
 }
 
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over as owned values")]
 
+mod archive;
 mod cas;
 mod diff;
 mod digest;
@@ -9,6 +10,7 @@ mod errors;
 mod layer;
 mod mount;
 mod pipeline;
+mod root;
 mod spawn;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,12 +21,14 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    archive::register(module)?;
     cas::register(module)?;
     diff::register(module)?;
     digest::register(module)?;
     layer::register(module)?;
     mount::register(module)?;
     pipeline::register(module)?;
+    root::register(module)?;
     spawn::register(module)
 }
 

@@ -21,7 +21,7 @@ use crate::tar::{Limits, Ownership};
 
 /// `pyctrd.Limits`, read attribute by attribute: Python checked that the values make sense.
 #[derive(FromPyObject)]
-struct PyLimits {
+pub(super) struct PyLimits {
     entries: u64,
     bytes: u64,
     ratio: u64,

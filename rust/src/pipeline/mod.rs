@@ -3,6 +3,7 @@
 //! Each blob has a [`Pipeline`] of four stages (store, inflate, diff, apply). Stages are tasks on one pool of the
 //! process, not threads of their own; blocks of bytes from one bounded supply go from stage to stage without a copy.
 
+mod archive;
 mod blocks;
 mod ingest;
 mod options;
@@ -12,6 +13,7 @@ mod run;
 mod stage;
 mod work;
 
+pub use archive::{Archive, Member};
 pub use blocks::{Block, IN_BLOCK_BYTES};
 pub use ingest::{Ingest, IngestOptions, unpack_file};
 pub use options::{Apply, Options, Outcome};

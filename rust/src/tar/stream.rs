@@ -162,6 +162,37 @@ impl Stream {
         Ok(())
     }
 
+    /// How many bytes can be taken in at most before another entry may begin.
+    #[must_use]
+    pub fn step(&self) -> u64 {
+        match self.state {
+            State::Header | State::SparseBlocks | State::SparseText => (BLOCK - self.block_len) as u64,
+            State::Extension { left, .. } | State::Padding(left) => left,
+            State::Data => self.left,
+            State::End => u64::MAX,
+        }
+    }
+
+    /// Bytes of the current file that are still to come.
+    #[must_use]
+    pub fn data_left(&self) -> u64 {
+        if self.state == State::Data { self.left } else { 0 }
+    }
+
+    /// Whether the end marks were seen.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.state == State::End
+    }
+
+    /// Takes the rest of the current file's data for read. The sink is not told of the file's end.
+    pub fn skip_data(&mut self) {
+        if self.state == State::Data {
+            self.offset += std::mem::take(&mut self.left);
+            self.state = if self.padding == 0 { State::Header } else { State::Padding(self.padding) };
+        }
+    }
+
     fn refuse(&self, reason: impl Into<String>) -> Error {
         Error::UnsafeArchive {
             entry: self.entry.name.clone(),

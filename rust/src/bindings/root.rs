@@ -1,0 +1,42 @@
+//! Bindings of `root`: files opened beneath a directory.
+
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
+use std::path::PathBuf;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::root::{Links, open_regular};
+
+/// Opens a regular file beneath the directory `root`, links followed within it; a descriptor.
+#[pyfunction]
+fn open_in_root(py: Python<'_>, root: RawFd, path: PathBuf) -> PyResult<RawFd> {
+    open(py, root, path, Links::Inside)
+}
+
+/// Opens a regular file beneath the directory `root`, by a path without links; a descriptor.
+#[pyfunction]
+fn open_beneath(py: Python<'_>, root: RawFd, path: PathBuf) -> PyResult<RawFd> {
+    open(py, root, path, Links::Refused)
+}
+
+fn open(py: Python<'_>, root: RawFd, path: PathBuf, links: Links) -> PyResult<RawFd> {
+    let root = borrow(root)?;
+    Ok(py.detach(move || open_regular(root, &path, links))?.into_raw_fd())
+}
+
+/// A descriptor of Python's, for the length of one call.
+#[allow(unsafe_code, reason = "a number from Python becomes a descriptor")]
+pub(super) fn borrow<'a>(fd: RawFd) -> PyResult<BorrowedFd<'a>> {
+    if fd < 0 {
+        return Err(PyValueError::new_err(format!("descriptor: {fd}: expected 0 or more")));
+    }
+    // SAFETY: it is not -1, and the caller's stack keeps what owns it open until the call returns.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Adds this room's names to the module.
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(open_in_root, module)?)?;
+    module.add_function(wrap_pyfunction!(open_beneath, module)?)
+}
