@@ -224,6 +224,49 @@ class Images:
         record = pull(self._rooms, Reference.parse(reference), platform=wanted, unpack=unpack, progress=progress)
         return Image(self._rooms, record)
 
+    def load(
+        self,
+        source: str | os.PathLike[str] | IO[bytes],
+        *,
+        name: str | None = None,
+        platform: str | None = None,
+        unpack: bool = True,
+        progress: pyctrd.ProgressCallback | None = None,
+    ) -> list[Image]:
+        """Bring in all images of an OCI layout or an archive, verified as a pull's bytes are; no registry is asked.
+
+        Read are OCI layouts, as a directory or a tar, and what ``docker save`` and ``podman save`` write; a tar may be
+        compressed by gzip or zstd. Of a plain tar in a file, blobs are read where they are; of all else, copies
+        are made in the store while it is read, and removed at the end. An archive without manifests (docker's) gets
+        OCI ones, so that its digests are not those that a registry had.
+
+        Args:
+            source: A directory, a file, or an open binary file: a pipe or standard input, whose descriptor is read
+                from where that stands to its end.
+            name: What to call the image, in place of names that the source has. Without a tag, images keep the tags
+                that the source gives them.
+            platform: Which of several platforms of an image; the host's by default.
+            unpack: As for ``pull``.
+            progress: As for ``pull``; ``PullProgress.reference`` is the source's name.
+
+        Returns:
+            An image for each name, in the source's order. All of them came in, or none did.
+
+        Raises:
+            NotFoundError: No such file; no image in it, or none for the platform; a blob is missing.
+            InvalidError: It is no layout and no archive, or its documents are wrong; an image has no name; a blob is no
+                regular file; a name stands twice or leads out. Documents over 4 MiB are refused unread.
+            UnsupportedError: An archive of Docker before 1.10, or a layout of a version to come.
+            IntegrityError, UnsafeArchiveError: A blob is not what its digest, size or diff_id says; a limit.
+            OSError: It cannot be read; the disk. Nothing half-made is left.
+        """
+        from pyctrd.flows.transfer import load
+        from pyctrd.oci.platform import Platform
+
+        wanted = Platform.parse(platform) if platform else Platform.host()
+        records = load(self._rooms, source, platform=wanted, name=name, unpack=unpack, progress=progress)
+        return [Image(self._rooms, record) for record in records]
+
     def get(self, name: str) -> Image:
         """The image of a reference, or of a digest (or its first characters, twelve or more).
 

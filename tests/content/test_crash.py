@@ -1,17 +1,19 @@
-"""A pull that is killed, or refused by the disk, exactly before any one of its steps."""
+"""A pull or a load that is killed, or refused by the disk, exactly before any one of its steps."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import pyctrd
 from tests import syscalls
-from tests.archives import Tar
+from tests.archives import Tar, compress_zstd
 from tests.images import build_image
 from tests.registry_faults import FaultyRegistry
 from tests.syscalls import Watched
@@ -19,12 +21,12 @@ from tests.syscalls import Watched
 WHY_UNWATCHED = syscalls.why_not()
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(WHY_UNWATCHED), reason=WHY_UNWATCHED)]
 
-PULL = """
+PROGRAM = """
 import sys
 import pyctrd
 try:
     with pyctrd.Engine() as engine:
-        engine.images.pull(sys.argv[1])
+        getattr(engine.images, sys.argv[1])(sys.argv[2])
 except (pyctrd.PyctrdError, OSError) as error:
     print("refused:", error)
     sys.exit(3)
@@ -43,13 +45,50 @@ REFUSED = [
 ]
 
 
-@pytest.fixture
-def reference() -> Iterator[str]:
-    """A small image whose layers leave something to one another, from a registry in this process."""
-    first = Tar().directory("d", mode=0o750).file("d/f", b"first").symlink("l", "d/f").build()
-    second = Tar().file("d/g", b"second").hardlink("d/h", "d/f").build()
+# An image whose layers leave something to one another.
+SMALL = build_image(
+    [
+        Tar().directory("d", mode=0o750).file("d/f", b"first").symlink("l", "d/f").build(),
+        Tar().file("d/g", b"second").hardlink("d/h", "d/f").build(),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the image comes from: how, out of what, and as what."""
+
+    way: str
+    place: str
+    name: str
+
+    def bring(self, engine: pyctrd.Engine) -> pyctrd.Image:
+        """Bring it in."""
+        return engine.images.pull(self.place) if self.way == "pull" else engine.images.load(self.place)[0]
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """For the program."""
+        return self.way, self.place
+
+
+@pytest.fixture(params=["pull", "load"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
+    """A registry in this process; or an archive whose members must be copied before they are of use."""
+    if request.param == "load":
+        archive = tmp_path / "archive"
+        files = Tar()
+        for number, tar in enumerate(SMALL.tars):
+            files.file(f"{number}/layer.tar", tar)
+        layers = [f"{number}/layer.tar" for number in range(len(SMALL.tars))]
+        listed = [{"Config": "config", "RepoTags": ["local/app:1"], "Layers": layers}]
+        files.file("config", SMALL.blobs[0].content).file("manifest.json", json.dumps(listed).encode())
+        archive.write_bytes(compress_zstd(files.build()))
+        yield Source("load", str(archive), "local/app:1")
+        return
     with FaultyRegistry() as registry:
-        yield registry.add(build_image([first, second]), "app")
+        reference = registry.add(SMALL, "app")
+        yield Source("pull", reference, reference)
 
 
 @pytest.fixture
@@ -64,27 +103,27 @@ def leftovers(root: Path) -> list[str]:
     return [str(path.relative_to(root)) for path in found]
 
 
-def assert_whole(root: Path, reference: str) -> None:
-    """The next engine finds nothing wrong, and the pull is done, or is done now; then nothing of it stays."""
+def assert_whole(root: Path, source: Source) -> None:
+    """The next engine finds nothing wrong, and the image is there, or comes now; then nothing of it stays."""
     with pyctrd.Engine() as engine:
         assert engine.check(digests=True) == []
         assert leftovers(root) == []
-        if (image := engine.images.find(reference)) is not None:
+        if (image := engine.images.find(source.name)) is not None:
             assert image.read_file("/d/g") == b"second"
-        image = engine.images.pull(reference)
+        image = source.bring(engine)
         assert image.read_file("/d/h") == b"first"
         assert engine.check(digests=True) == []
-        engine.images.remove(reference)
+        engine.images.remove(source.name)
         assert leftovers(root) == []
         for name in ("content/blobs/sha256", "layers/sha256", "snapshots"):
             assert list((root / name).iterdir()) == [], name
 
 
 @pytest.mark.slow
-def test_a_pull_killed_before_any_step_leaves_a_clean_store(reference: str, root: Path) -> None:
+def test_what_is_killed_before_any_step_leaves_a_clean_store(source: Source, root: Path) -> None:
     point = 0
     while True:
-        with Watched(PULL, reference, calls=STEPS) as program:
+        with Watched(PROGRAM, *source.words, calls=STEPS) as program:
             for passed, call in enumerate(program):
                 if passed == point:
                     program.kill()
@@ -93,34 +132,34 @@ def test_a_pull_killed_before_any_step_leaves_a_clean_store(reference: str, root
             else:
                 assert program.finish() == (0, "")
                 break
-        assert_whole(root, reference)
+        assert_whole(root, source)
         point += 1
     assert point > 40
-    assert_whole(root, reference)
+    assert_whole(root, source)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "refusal", "step"), REFUSED)
-def test_a_pull_refused_by_the_disk_at_any_step_says_so_and_leaves_a_clean_store(
-    reference: str, root: Path, name: str, refusal: int, step: int
+def test_what_is_refused_by_the_disk_at_any_step_says_so_and_leaves_a_clean_store(
+    source: Source, root: Path, name: str, refusal: int, step: int
 ) -> None:
     point = refused = 0
-    while (ended := pull_refused(reference, name, point, refusal)) is not None:
+    while (ended := run_refused(source, name, point, refusal)) is not None:
         status, said = ended
         assert status in (0, 3), said
         assert status == 0 or said.startswith("refused: "), said
         refused += status == 3
         if root.exists() and name != "rename":  # by which clean-up begins
             assert leftovers(root) == [], said
-        assert_whole(root, reference)
+        assert_whole(root, source)
         point += step
     assert refused > 0
 
 
-def pull_refused(reference: str, name: str, point: int, refusal: int) -> tuple[int, str] | None:
-    """A pull whose ``point``-th call of a name fails: its exit status and words; None where it has not so many."""
+def run_refused(source: Source, name: str, point: int, refusal: int) -> tuple[int, str] | None:
+    """A run whose ``point``-th call of a name fails: its exit status and words; None where it has not so many."""
     passed = 0
-    with Watched(PULL, reference, calls=[name]) as program:
+    with Watched(PROGRAM, *source.words, calls=[name]) as program:
         for call in program:
             if call.path.startswith(("socket:", "pipe:")):
                 call.allow()

@@ -22,6 +22,7 @@ COMMANDS = {
     "info": "pyctrd.cli.store",
     "inspect": "pyctrd.cli.inspect",
     "kill": "pyctrd.cli.containers",
+    "load": "pyctrd.cli.images",
     "logs": "pyctrd.cli.containers",
     "ls": "pyctrd.cli.files",
     "mount": "pyctrd.cli.images",

@@ -1,7 +1,8 @@
-"""``pull images rmi mount umount``."""
+"""``pull load images rmi mount umount``."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from pyctrd.images import Image
 
 SHORT_DIGITS = 12
+
+
+platform_option = click.option("--platform", metavar="OS/ARCH", help="Another platform than the host's.")
+unpack_option = click.option("--no-unpack", is_flag=True, help="Store the blobs only.")
 
 
 def registry_options(function: Any) -> Any:
@@ -33,7 +38,7 @@ def registry_options(function: Any) -> Any:
             multiple=True,
             help="Talk to HOST without TLS (loopback needs no mention).",
         ),
-        click.option("--platform", metavar="OS/ARCH", help="Another platform than the host's."),
+        platform_option,
     ):
         function = option(function)
     return function
@@ -43,7 +48,7 @@ def registry_options(function: Any) -> Any:
 @click.argument("reference")
 @registry_options
 @limit_option
-@click.option("--no-unpack", is_flag=True, help="Store the blobs only.")
+@unpack_option
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
 @click.option("--stages", is_flag=True, help="Add the busy, starved and blocked time of each stage (with --json).")
 @json_option
@@ -72,6 +77,52 @@ def pull_command(
             print_json(document)
         else:
             click.echo(image.digest)
+
+
+@click.command("load")
+@click.option(
+    "-i",
+    "--input",
+    "source",
+    metavar="FILE|DIR|-",
+    default="-",
+    help="An OCI layout, or what docker save or podman save wrote; standard input by default.",
+)
+@click.option("--name", metavar="REFERENCE", help="What to call the image; without a tag, images keep theirs.")
+@platform_option
+@limit_option
+@unpack_option
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@json_option
+@pass_globals
+def load_command(
+    options: Globals,
+    source: str,
+    *,
+    name: str | None,
+    platform: str | None,
+    limits: Limits | None,
+    no_unpack: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Bring images in from a layout or an archive: verified, stored, unpacked. Prints their names."""
+    if source == "-" and sys.stdin.isatty():
+        raise click.UsageError("standard input is a terminal: give a file or directory with -i, or pipe one in")
+    with options.engine(limits=limits) as engine:
+        with show_progress(quiet=quiet or as_json or options.json) as progress:
+            images = engine.images.load(
+                sys.stdin.buffer if source == "-" else source,
+                name=name,
+                platform=platform,
+                unpack=not no_unpack,
+                progress=progress,
+            )
+        if as_json or options.json:
+            print_json_lines(describe_image(image) for image in images)
+        else:
+            for image in images:
+                click.echo(image.name)
 
 
 @click.command("images")

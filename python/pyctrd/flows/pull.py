@@ -11,7 +11,7 @@ from pyctrd.errors import UnsafeArchiveError
 from pyctrd.flows.collect import collect
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
-from pyctrd.flows.resolve import Resolved, resolve
+from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved, resolve
 from pyctrd.metadata.images import ImageRecord
 from pyctrd.snapshots.protocol import LayerRef
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
+    from pyctrd.oci.digest import Digest
     from pyctrd.oci.platform import Platform
     from pyctrd.oci.reference import Reference
 
@@ -54,29 +55,33 @@ def pull(
     resolved = resolve(rooms, reference, platform=platform)
     if unpack:
         resolved.manifest.check_is_image(str(reference))
-    wants = wants_of(rooms, resolved, unpack=unpack)
+    wants = wants_of(rooms, resolved, RegistryOrigin(rooms, reference), unpack=unpack)
     try:
         with rooms.collection_lock(shared=True):
             fetch = Fetch(
                 rooms,
                 is_present=partial(is_present, rooms),
                 record=partial(record_content, rooms, str(resolved.reference.repository_name)),
-                watch=_watcher(resolved, wants, progress),
+                watch=watcher(str(resolved.reference), wants, progress),
                 watch_seconds=PROGRESS_INTERVAL_SECONDS,
             )
             fetch.run(wants)
             if unpack and resolved.config is not None:
-                # What the layers leave to one another is made now: a link to nowhere fails the pull, not the run.
-                layers = resolved.config.rootfs.diff_ids
-                rooms.snapshotter.settle([LayerRef(str(diff_id), rooms.layers.path(diff_id)) for diff_id in layers])
-            return record_image(rooms, resolved)
+                settle(rooms, resolved.config.rootfs.diff_ids)
+            with rooms.database.write() as tx:
+                return tx.images.put(image_record(rooms, resolved))
     except UnsafeArchiveError:
         # Each layer was good by itself and is recorded by now; that they do not fit one another makes them garbage.
         collect(rooms)
         raise
 
 
-def wants_of(rooms: Rooms, resolved: Resolved, *, unpack: bool) -> list[Want]:
+def settle(rooms: Rooms, diff_ids: Sequence[Digest]) -> None:
+    """Make what an image's layers leave to one another: a link to nowhere fails now, not when a container is made."""
+    rooms.snapshotter.settle([LayerRef(str(diff_id), rooms.layers.path(diff_id)) for diff_id in diff_ids])
+
+
+def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool) -> list[Want]:
     """A want for each distinct blob of the image: its layers and its documents.
 
     A layer that the config claims to be two is wanted twice: each claim is checked.
@@ -89,14 +94,14 @@ def wants_of(rooms: Rooms, resolved: Resolved, *, unpack: bool) -> list[Want]:
     else:
         blobs = [(blob, str(d)) for blob, d in zip(manifest.layers, config.rootfs.diff_ids, strict=True)]
     for blob, diff_id in blobs:
-        opens = partial(_open_blob, rooms, resolved.reference, blob)
+        opens = partial(_open_blob, rooms, origin, blob)
         want = Want(descriptor=blob, opens=opens, diff_id=diff_id, unpack=unpack and diff_id is not None)
         wants.setdefault((str(blob.digest), diff_id or ""), want)
     for document in resolved.documents:
-        wants.setdefault(
-            (str(document.descriptor.digest), ""),
-            Want(descriptor=document.descriptor, opens=partial(BytesBody, document.body)),
-        )
+        described = document.descriptor
+        # Of many images at once the documents need not be held in memory.
+        again = partial(_open_blob, rooms, origin, described) if origin.is_local else partial(BytesBody, document.body)
+        wants.setdefault((str(described.digest), ""), Want(descriptor=described, opens=again))
     return list(wants.values())
 
 
@@ -139,10 +144,10 @@ def record_content(rooms: Rooms, source: str, tx: Tables, wants: Sequence[Want])
             )
 
 
-def record_image(rooms: Rooms, resolved: Resolved) -> ImageRecord:
-    """Give the image its name: from here on it is visible."""
+def image_record(rooms: Rooms, resolved: Resolved) -> ImageRecord:
+    """The record that gives the image its name: once it is there, the image is visible."""
     now = time.time_ns()
-    record = ImageRecord(
+    return ImageRecord(
         namespace=rooms.namespace,
         name=str(resolved.reference),
         target_digest=str(resolved.target.digest),
@@ -154,8 +159,6 @@ def record_image(rooms: Rooms, resolved: Resolved) -> ImageRecord:
         created_ns=now,
         updated_ns=now,
     )
-    with rooms.database.write() as tx:
-        return tx.images.put(record)
 
 
 class BytesBody:
@@ -176,15 +179,15 @@ class BytesBody:
         """Nothing is open."""
 
 
-def _open_blob(rooms: Rooms, reference: Reference, blob: Descriptor, offset: int) -> Body:
+def _open_blob(rooms: Rooms, origin: Origin, blob: Descriptor, offset: int) -> Body:
     if rooms.database.content.find(rooms.namespace, str(blob.digest)) is not None:
         return FileBody(rooms.blobs.path(blob.digest), offset)
-    return rooms.registry.open_blob(reference, blob, offset=offset, retry=False)  # `fetch` tries again
+    return origin.open_blob(blob, offset)
 
 
-def _watcher(resolved: Resolved, wants: Sequence[Want], progress: ProgressCallback | None) -> Callable[[], None] | None:
+def watcher(name: str, wants: Sequence[Want], progress: ProgressCallback | None) -> Callable[[], None] | None:
+    """What tells a user's callback how far the layers among some wants are."""
     if progress is None:
         return None
     layers = [want for want in wants if want.diff_id is not None]
-    name = str(resolved.reference)
     return lambda: progress(PullProgress(name, tuple(want.progress() for want in layers)))

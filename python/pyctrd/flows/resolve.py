@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pyctrd.errors import InvalidError, NotFoundError
 from pyctrd.oci.config import ImageConfig
@@ -12,6 +12,9 @@ from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_index, is_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyctrd.flows.fetch import Body
     from pyctrd.flows.rooms import Rooms
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.platform import Platform
@@ -50,6 +53,55 @@ class Resolved:
     documents: tuple[Document, ...]
 
 
+class Origin(Protocol):
+    """Where an image's documents and blobs come from: a registry, or files that somebody handed over.
+
+    Attributes:
+        is_local: What was read can be read again at no cost.
+    """
+
+    is_local: bool
+
+    def read_manifest(self, descriptor: Descriptor) -> bytes:
+        """A manifest or index, checked against its digest."""
+        ...
+
+    def read_blob(self, descriptor: Descriptor) -> bytes:
+        """A config, checked against its digest and size."""
+        ...
+
+    def open_blob(self, descriptor: Descriptor, offset: int) -> Body:
+        """A blob's bytes from an offset on, or from before it; nothing of them is verified."""
+        ...
+
+
+class RegistryOrigin:
+    """A repository.
+
+    Args:
+        rooms: The engine's rooms.
+        reference: Names it.
+    """
+
+    is_local = False
+
+    def __init__(self, rooms: Rooms, reference: Reference) -> None:
+        self._registry = rooms.registry
+        self._reference = reference
+
+    def read_manifest(self, descriptor: Descriptor) -> bytes:
+        """See ``Origin``."""
+        return self._registry.manifest(self._reference.with_digest(descriptor.digest)).body
+
+    def read_blob(self, descriptor: Descriptor) -> bytes:
+        """See ``Origin``."""
+        return self._registry.read_blob(self._reference, descriptor)
+
+    def open_blob(self, descriptor: Descriptor, offset: int) -> Body:
+        """See ``Origin``."""
+        return self._registry.open_blob(self._reference, descriptor, offset=offset, retry=False)  # `fetch` tries again
+
+
 def resolve(rooms: Rooms, reference: Reference, *, platform: Platform) -> Resolved:
     """Ask the registry what ``reference`` is, down to the config of one platform's manifest.
 
@@ -70,6 +122,11 @@ def resolve(rooms: Rooms, reference: Reference, *, platform: Platform) -> Resolv
     """
     fetched = rooms.registry.manifest(reference)
     top = Document(fetched.descriptor, fetched.body)
+    return resolve_top(rooms, RegistryOrigin(rooms, reference), reference, top, platform=platform)
+
+
+def resolve_top(rooms: Rooms, origin: Origin, reference: Reference, top: Document, *, platform: Platform) -> Resolved:
+    """As ``resolve``, from the document that a reference names."""
     documents = [top]
     while is_index(documents[-1].descriptor.media_type):
         if len(documents) > MAX_INDEX_DEPTH:
@@ -79,8 +136,8 @@ def resolve(rooms: Rooms, reference: Reference, *, platform: Platform) -> Resolv
                 value=str(top.descriptor.digest),
             )
         child = choose_child(Index.parse(documents[-1].body), reference, platform)
-        documents.append(Document(child, _read_manifest(rooms, reference, child)))
-    resolved = _with_config(rooms, reference, documents)
+        documents.append(Document(child, _read(rooms, child, origin.read_manifest)))
+    resolved = _with_config(rooms, origin, reference, documents)
     made_for = resolved.config.platform if resolved.config is not None else None
     if made_for is not None and made_for.architecture and platform.rank(made_for) is None:
         raise _no_platform(reference, platform, str(made_for))
@@ -109,7 +166,7 @@ def _no_platform(reference: Reference, platform: Platform, known: str) -> NotFou
     )
 
 
-def _with_config(rooms: Rooms, reference: Reference, documents: list[Document]) -> Resolved:
+def _with_config(rooms: Rooms, origin: Origin, reference: Reference, documents: list[Document]) -> Resolved:
     last = documents[-1]
     if not is_manifest(last.descriptor.media_type):
         raise InvalidError(
@@ -121,7 +178,7 @@ def _with_config(rooms: Rooms, reference: Reference, documents: list[Document]) 
     config = None
     if manifest.is_image:
         manifest.check_layers()  # before anything else is fetched
-        body = _read_config(rooms, reference, manifest.config)
+        body = _read(rooms, manifest.config, origin.read_blob)
         config = ImageConfig.parse(body)
         manifest.check_config(config)
         documents = [*documents, Document(manifest.config, body)]
@@ -135,13 +192,7 @@ def _with_config(rooms: Rooms, reference: Reference, documents: list[Document]) 
     )
 
 
-def _read_manifest(rooms: Rooms, reference: Reference, descriptor: Descriptor) -> bytes:
+def _read(rooms: Rooms, descriptor: Descriptor, fetch: Callable[[Descriptor], bytes]) -> bytes:
     if rooms.database.content.find(rooms.namespace, str(descriptor.digest)) is not None:
         return rooms.blobs.read(descriptor.digest)
-    return rooms.registry.manifest(reference.with_digest(descriptor.digest)).body
-
-
-def _read_config(rooms: Rooms, reference: Reference, descriptor: Descriptor) -> bytes:
-    if rooms.database.content.find(rooms.namespace, str(descriptor.digest)) is not None:
-        return rooms.blobs.read(descriptor.digest)
-    return rooms.registry.read_blob(reference, descriptor)
+    return fetch(descriptor)

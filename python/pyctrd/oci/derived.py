@@ -1,7 +1,8 @@
-"""The documents of an image that is another one with a layer more."""
+"""Documents that are made here: of an image that is another one with a layer more, or that came without a manifest."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -73,11 +74,24 @@ def derive_manifest(base: Manifest, config: Descriptor, layer: Descriptor) -> by
         image-spec v1.1 manifest.md; media-types.md, "Compatibility Matrix".
     """
     layers = [{**described.raw, "mediaType": oci_layer(described.media_type)} for described in base.layers]
+    return _manifest(config, [*layers, _describe(layer)])
+
+
+def assemble_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
+    """The OCI manifest of an image that comes without one.
+
+    Spec:
+        image-spec v1.1 manifest.md.
+    """
+    return _manifest(config, [_describe(layer) for layer in layers])
+
+
+def _manifest(config: Descriptor, layers: Sequence[Mapping[str, Any]]) -> bytes:
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
         "config": _describe(config),
-        "layers": [*layers, _describe(layer)],
+        "layers": layers,
     }
     return orjson.dumps(document)
 

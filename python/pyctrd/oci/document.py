@@ -33,6 +33,26 @@ def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
             seen.add(name)
 
 
+def _decode(body: bytes, kind: str) -> Any:
+    if len(body) > DOCUMENT_MAX_BYTES:
+        raise InvalidError(
+            f"invalid {kind}: {len(body)} bytes: expected at most {DOCUMENT_MAX_BYTES}",
+            field=kind,
+            value=len(body),
+        )
+    try:
+        values = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidError(f"invalid {kind}: no JSON: {error}", field=kind) from error
+    if isinstance(values, dict | list):
+        # orjson takes the last of two, other parsers the first: one of us would see another document.
+        try:
+            json.loads(body, object_pairs_hook=_refuse_repeated)
+        except RecursionError as error:  # orjson nests 1024 deep, json as deep as the caller's stack allows
+            raise InvalidError(f"invalid {kind}: no JSON: nested too deep", field=kind) from error
+    return values
+
+
 class Fields:
     """One JSON object under inspection.
 
@@ -54,24 +74,22 @@ class Fields:
         Raises:
             InvalidError: Too large, no JSON, another type at the top, or a name stands twice in one object.
         """
-        if len(body) > DOCUMENT_MAX_BYTES:
-            raise InvalidError(
-                f"invalid {kind}: {len(body)} bytes: expected at most {DOCUMENT_MAX_BYTES}",
-                field=kind,
-                value=len(body),
-            )
-        try:
-            values = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise InvalidError(f"invalid {kind}: no JSON: {error}", field=kind) from error
+        values = _decode(body, kind)
         if not isinstance(values, dict):
             raise invalid(kind, values, "an object")
-        # orjson takes the last of two, other parsers the first: one of us would see another document.
-        try:
-            json.loads(body, object_pairs_hook=_refuse_repeated)
-        except RecursionError as error:  # orjson nests 1024 deep, json as deep as the caller's stack allows
-            raise InvalidError(f"invalid {kind}: no JSON: nested too deep", field=kind) from error
         return cls(values)
+
+    @classmethod
+    def parse_list(cls, body: bytes, *, kind: str) -> list[Fields]:
+        """Decode a document whose top is a list of objects.
+
+        Raises:
+            InvalidError: As ``parse``.
+        """
+        values = _decode(body, kind)
+        if not isinstance(values, list):
+            raise invalid(kind, values, "a list")
+        return [cls.of(value, f"{kind}[{position}]") for position, value in enumerate(values)]
 
     @classmethod
     def of(cls, value: Any, path: str) -> Fields:

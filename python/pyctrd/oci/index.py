@@ -66,7 +66,7 @@ class Index:
         best: tuple[int, Descriptor] | None = None
         plain: Descriptor | None = None
         for entry in self.manifests:
-            if not (is_index(entry.media_type) or is_manifest(entry.media_type)) or _ATTESTATION in entry.annotations:
+            if not (is_index(entry.media_type) or is_manifest(entry.media_type)) or is_attestation(entry):
                 continue
             if entry.platform is None:
                 plain = plain or entry
@@ -75,6 +75,11 @@ class Index:
             if rank is not None and (best is None or rank < best[0]):
                 best = (rank, entry)
         return best[1] if best is not None else plain
+
+
+def is_attestation(entry: Descriptor) -> bool:
+    """Whether an index's entry says something of another entry, and is no image."""
+    return _ATTESTATION in entry.annotations
 
 
 def _check_single_reading(fields: Fields, foreign: tuple[str, ...]) -> None:

@@ -1,0 +1,226 @@
+"""Load: images out of a directory, an archive or a stream, each byte checked as in a pull."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from pyctrd import _core
+from pyctrd.content.archive import Archive
+from pyctrd.content.docker_archive import LIST_FILE, OLD_LIST_FILE, DockerArchive
+from pyctrd.content.layout import INDEX_FILE, LAYOUT_FILE, Layout
+from pyctrd.content.members import Directory
+from pyctrd.errors import InvalidError, NotFoundError, UnsafeArchiveError, UnsupportedError
+from pyctrd.flows.collect import collect
+from pyctrd.flows.fetch import Fetch, Want
+from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback
+from pyctrd.flows.pull import image_record, is_present, record_content, settle, wants_of, watcher
+from pyctrd.flows.resolve import Document, resolve_top
+from pyctrd.oci.index import detect
+from pyctrd.oci.reference import DEFAULT_TAG, Reference
+
+if TYPE_CHECKING:
+    from pyctrd.content.offered import Offered
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.images import ImageRecord
+    from pyctrd.oci.descriptor import Descriptor
+    from pyctrd.oci.digest import Digest
+    from pyctrd.oci.platform import Platform
+
+Source = str | os.PathLike[str] | IO[bytes]
+
+
+def load(
+    rooms: Rooms,
+    source: Source,
+    *,
+    platform: Platform,
+    name: str | None = None,
+    unpack: bool = True,
+    progress: ProgressCallback | None = None,
+) -> list[ImageRecord]:
+    """Bring in all images of a source: resolve, copy what is missing, publish, record; see ``Images.load``.
+
+    All of them come in, or none: their names are recorded in one transaction, once the last byte was checked.
+
+    Returns:
+        The records, durable, one for each name.
+
+    Spec:
+        image-spec v1.1 image-layout.md.
+    """
+    try:
+        with rooms.collection_lock(shared=True), _open_source(rooms, source) as origin:
+            loading = _Loading(rooms, origin, platform=platform, unpack=unpack)
+            for reference, offered in name_images(origin.images(platform), name, called=origin.source):
+                loading.add(reference, offered.target)
+            return loading.run(progress)
+    except UnsafeArchiveError:
+        # Each layer was good by itself and is recorded by now; that they do not fit one another makes them garbage.
+        collect(rooms)
+        raise
+
+
+class _Loading:
+    """The images of one source on their way in. Of each no more is kept than what names it and what it wants."""
+
+    def __init__(self, rooms: Rooms, origin: Layout | DockerArchive, *, platform: Platform, unpack: bool) -> None:
+        self._rooms = rooms
+        self._origin = origin
+        self._platform = platform
+        self._unpack = unpack
+        self._wants: dict[tuple[str, str], Want] = {}
+        self._records: list[ImageRecord] = []
+        self._stacks: list[Sequence[Digest]] = []
+
+    def add(self, reference: Reference, target: Descriptor) -> None:
+        """Read an image's documents, and note what is wanted for it."""
+        top = Document(target, self._origin.read_manifest(target))
+        if (reads_as := detect(top.body)) != target.media_type:
+            raise InvalidError(
+                f"invalid manifest: {target.digest}: named as {target.media_type}, reads as {reads_as}",
+                field="mediaType",
+                value=reads_as,
+            )
+        resolved = resolve_top(self._rooms, self._origin, reference, top, platform=self._platform)
+        if self._unpack:
+            resolved.manifest.check_is_image(str(reference))
+        for want in wants_of(self._rooms, resolved, self._origin, unpack=self._unpack):
+            self._wants.setdefault((str(want.descriptor.digest), want.diff_id or ""), want)
+        self._records.append(image_record(self._rooms, resolved))
+        if resolved.config is not None:
+            self._stacks.append(resolved.config.rootfs.diff_ids)
+
+    def run(self, progress: ProgressCallback | None) -> list[ImageRecord]:
+        """Bring in all that is wanted, and name the images."""
+        rooms, wants = self._rooms, list(self._wants.values())
+        Fetch(
+            rooms,
+            is_present=partial(is_present, rooms),
+            record=partial(record_content, rooms, ""),
+            watch=watcher(self._origin.source, wants, progress),
+            watch_seconds=PROGRESS_INTERVAL_SECONDS,
+        ).run(wants)
+        if self._unpack:
+            for diff_ids in self._stacks:
+                settle(rooms, diff_ids)
+        with rooms.database.write() as tx:
+            return [tx.images.put(record) for record in self._records]
+
+
+@contextmanager
+def _open_source(rooms: Rooms, source: Source) -> Iterator[Layout | DockerArchive]:
+    """What a source holds, for as long as it is read."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        try:
+            is_directory = stat.S_ISDIR(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"file not found: {path}", kind="file", name=str(path)) from error
+        if is_directory:
+            with closing(Directory(path)) as members:
+                yield _read_directory(members)
+        else:
+            with path.open("rb", buffering=0) as file, closing(_open_archive(rooms, str(path), file)) as members:
+                yield _read_archive(members)
+    else:
+        with closing(_open_archive(rooms, str(getattr(source, "name", "stream")), source)) as members:
+            yield _read_archive(members)
+
+
+def _open_archive(rooms: Rooms, called: str, file: IO[bytes]) -> Archive:
+    def make_copies() -> _core.Workspace:
+        return _core.Workspace(str(rooms.root), os.urandom(16).hex())
+
+    return Archive(called, file.fileno(), copies=make_copies, limits=rooms.settings.limits)
+
+
+def _read_directory(members: Directory) -> Layout:
+    if not (members.has(INDEX_FILE) or members.has(LAYOUT_FILE)):
+        raise _unknown(members.source, f"it has no {INDEX_FILE}")
+    return Layout(members)
+
+
+def _read_archive(members: Archive) -> Layout | DockerArchive:
+    """Docker 25 and later write both forms into one archive: the layout has the digests of the registry's."""
+    if members.has(INDEX_FILE) or members.has(LAYOUT_FILE):
+        return Layout(members)
+    if members.has(LIST_FILE):
+        return DockerArchive(members)
+    if members.has(OLD_LIST_FILE):
+        raise UnsupportedError(
+            f"unsupported image archive: {members.source}: it has {OLD_LIST_FILE} and no {LIST_FILE}: "
+            "the form of Docker before 1.10",
+            feature="docker archives of the first form",
+            needs=LIST_FILE,
+            hint="save the image again with a current tool",
+        )
+    raise _unknown(members.source, f"it has neither {INDEX_FILE} nor {LIST_FILE}")
+
+
+def _unknown(source: str, why: str) -> InvalidError:
+    return InvalidError(
+        f"invalid image source: {source}: {why}",
+        field="source",
+        value=source,
+        hint="expected an OCI layout (directory or tar), or what docker save or podman save wrote",
+    )
+
+
+def name_images(offered: Sequence[Offered], name: str | None, *, called: str) -> list[tuple[Reference, Offered]]:
+    """What each image is to be called; an image with several names is there once for each.
+
+    Args:
+        offered: What the source has.
+        name: A reference in place of the source's names; without a tag, images keep theirs.
+        called: What the source is called, for messages.
+
+    Raises:
+        NotFoundError: The source has no image.
+        InvalidError: An image has no name, or a wrong one; two images would have the same.
+    """
+    if not offered:
+        raise NotFoundError(f"image not found: {called}: it has none", kind="image", name=called)
+    found: dict[Reference, Offered] = {}
+    for image in offered:
+        for reference in _references(image, name, called):
+            if reference.digest is not None and reference.digest != image.target.digest:
+                raise InvalidError(
+                    f"invalid reference: {reference}: the image is {image.target.digest}",
+                    field="reference",
+                    value=str(reference),
+                )
+            if found.setdefault(reference, image).target.digest != image.target.digest:
+                raise InvalidError(
+                    f"ambiguous name: {reference}: {called} has several images that would be called so",
+                    field="name",
+                    value=str(reference),
+                )
+    return list(found.items())
+
+
+def _references(image: Offered, name: str | None, called: str) -> list[Reference]:
+    if name is None:
+        if not image.names:
+            said = f"only the tag {image.tag[:80]!r}" if image.tag else "no name"
+            raise InvalidError(
+                f"nameless image: {called}: {image.target.digest}: the source says {said}",
+                field="name",
+                value=image.tag,
+                hint="give it one: --name REFERENCE",
+            )
+        return [Reference.parse(text) for text in image.names]
+    wanted = Reference.parse(name)
+    if _has_tag(name):
+        return [wanted]
+    tags = [image.tag] if image.tag else [Reference.parse(text).tag or DEFAULT_TAG for text in image.names]
+    return [Reference.parse(f"{name}:{tag}") for tag in tags] or [wanted]
+
+
+def _has_tag(name: str) -> bool:
+    return "@" in name or ":" in name.rpartition("/")[2]
