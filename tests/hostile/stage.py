@@ -25,8 +25,9 @@ from tests.registry_faults import Answer, FaultyRegistry
 from tests.trees import differences, read_tree
 
 # "recorded": by a user without rights, and then by root from the layer that is made of that.
-WAYS = ("unpack", "recorded", "overlayfs", "native")
-IN_STORE = ("overlayfs", "native")
+WAYS = ("unpack", "recorded", "overlayfs", "native", "load")
+# Ways that go through the store, and what each mounts the image with.
+IN_STORE = {"overlayfs": "overlayfs", "native": "native", "load": "overlayfs"}
 NOBODY = 65534
 REPOSITORY = "hostile/image"
 GOOD = {b"etc/good": b"good\n"}
@@ -74,8 +75,7 @@ class Stage:
             self._unpack_recorded(packed)
             yield self._seen(self.target)
             return
-        reference = self.serve(packed)
-        with self.engine(way) as engine, engine.images.pull(reference).mounted(self.view):
+        with self.engine(way) as engine, self._bring(engine, way, packed).mounted(self.view):
             yield self._seen(self.view)
 
     def unpack(
@@ -116,9 +116,33 @@ class Stage:
                 self._registry.lie(f"/blobs/{blob.digest}", Answer(body=layer.sent))
         return reference
 
-    def engine(self, snapshotter: str) -> pyctrd.Engine:
+    def save(self, layers: Sequence[Packed]) -> Path:
+        """Write an image of layers as a tar of an OCI layout, in place of the one before."""
+        image = _image(layers)
+        sent = [layer.blob if layer.sent is None else layer.sent for layer in layers]
+        contents = {blob.digest: blob.content for blob in (image.manifest, *image.blobs)}
+        contents |= {blob.digest: content for blob, content in zip(image.layers, sent, strict=True)}
+        index = {"schemaVersion": 2, "manifests": [image.manifest.descriptor]}
+        tar = Tar().file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}').file("index.json", json.dumps(index).encode())
+        for digest, content in contents.items():
+            tar.file(f"blobs/{digest.replace(':', '/')}", content)
+        archive = self._files / "image.tar"
+        archive.write_bytes(tar.build())
+        return archive
+
+    def engine(self, way: str) -> pyctrd.Engine:
         """An engine over the store; what survives a power cut is not the subject here."""
+        snapshotter = IN_STORE[way]
         return pyctrd.Engine(root=self.store, state=self._state, snapshotter=snapshotter, durability="none")
+
+    def _bring(self, engine: pyctrd.Engine, way: str, layers: Sequence[Packed]) -> pyctrd.Image:
+        if way != "load":
+            return engine.images.pull(self.serve(layers))
+        archive = self.save(layers)
+        try:
+            return engine.images.load(archive, name=REPOSITORY)[0]
+        finally:
+            archive.unlink()
 
     def differences_between_ways(self, layers: Made) -> list[str]:
         """What overlayfs shows of the layers in the store, and ``unpack`` makes, differently than ``native`` did."""
@@ -140,12 +164,12 @@ class Stage:
         return found + differences(native, merged)
 
     def nothing_is_left(self, engine: pyctrd.Engine) -> None:
-        """Fail where a refused pull has left anything that can be seen (rule R13)."""
+        """Fail where a refused image has left anything that can be seen (rule R13)."""
         assert engine.images.list() == []
         assert engine.content.list() == []
         assert engine.check() == []
         assert files_below(self.store / "content") == []
-        for where in ("content/ingests/*", "layers/*/*", "snapshots/*", "trash/*"):
+        for where in ("content/ingest/*", "layers/*/*", "snapshots/*", "trash/*"):
             assert list(self.store.glob(where)) == []
 
     def layers_are_plain(self) -> None:
@@ -153,10 +177,9 @@ class Stage:
         for layer in (self.store / "layers").glob("*/*"):
             assert {path.name for path in layer.iterdir()} - {"lost"} == {"frame", "index", "tree"}
 
-    def pull_good(self, engine: pyctrd.Engine) -> None:
-        """Fail where a good image, under the reference of the bad one, does not come in (rule R13)."""
-        reference = self.serve([_packed(Tar().file("etc/good", b"good\n"))])
-        image = engine.images.pull(reference)
+    def bring_good(self, engine: pyctrd.Engine, way: str) -> None:
+        """Fail where a good image, under the name of the bad one, does not come in (rule R13)."""
+        image = self._bring(engine, way, [_packed(Tar().file("etc/good", b"good\n"))])
         assert image.read_file("/etc/good") == b"good\n"
         with image.mounted(self.view):
             assert sorted(os.listdir(self.view)) == ["etc"]  # noqa: PTH208 - names, as everywhere here

@@ -1,4 +1,4 @@
-"""Every hostile layer, through every way in: unpacked into a directory, pulled for overlayfs, pulled for native."""
+"""Every hostile layer, through every way in: unpacked into a directory, pulled for overlayfs and for native, loaded."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def refuse(case: Case, way: str, stage: Stage) -> None:
     if way in IN_STORE:
         with stage.engine(way) as engine:
             stage.nothing_is_left(engine)
-            stage.pull_good(engine)
+            stage.bring_good(engine, way)
 
 
 def judge(case: Case, error: Exception) -> None:
