@@ -16,6 +16,7 @@ from types import FrameType
 
 import pytest
 
+import pyctrd
 from tests.hostile.stage import WAYS, Stage
 from tests.hostile.table import CLASS_OF
 from tests.registry_faults import FaultyRegistry
@@ -31,6 +32,26 @@ def served() -> Iterator[FaultyRegistry]:
     """A registry in this process: it takes what a real one would refuse."""
     with FaultyRegistry() as registry:
         yield registry
+
+
+@pytest.fixture(name="registry")
+def _registry() -> Iterator[FaultyRegistry]:
+    with FaultyRegistry() as running:
+        yield running
+
+
+@pytest.fixture(name="elsewhere")
+def _elsewhere() -> Iterator[FaultyRegistry]:
+    """A host that no document may send us to: it must see nothing."""
+    with FaultyRegistry() as running:
+        yield running
+        assert running.seen == []
+
+
+@pytest.fixture(name="engine")
+def _engine() -> Iterator[pyctrd.Engine]:
+    with pyctrd.Engine() as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)

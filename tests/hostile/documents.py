@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import pyctrd
+from pyctrd.errors import PyctrdError
 from pyctrd.oci.media_types import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from pyctrd.oci.platform import Platform
 from tests.archives import Tar, compress_gzip
@@ -123,3 +126,58 @@ def strings(document: Any) -> Iterator[str]:
     elif isinstance(document, list):
         for value in document:
             yield from strings(value)
+
+
+REPOSITORY = "hostile"
+
+
+ZEROS = "0" * 64
+
+
+def padded_manifest(size: int) -> Blob:
+    """The good manifest, made so large with spaces."""
+    return manifest(body=GOOD.manifest.content.ljust(size))
+
+
+def image_of(platform: str, *, content: bytes = b"") -> Any:
+    return build_image([Tar().file("who", content or platform.encode()).build()], platform=platform)
+
+
+OTHER = image_of("linux/s390x")
+
+
+def nest(depth: int) -> Served:
+    """An index of an index, so deep, and the good manifest at the bottom."""
+    documents = [GOOD.manifest]
+    for _ in range(depth):
+        documents.append(index(described(documents[-1], platform=None)))
+    return Served(documents[-1], documents=documents[:-1])
+
+
+def refuse(
+    engine: pyctrd.Engine, registry: FaultyRegistry, served: Served, error: type[PyctrdError], told: str
+) -> PyctrdError:
+    """Pull what must not come in, and look at what that leaves."""
+    reference = served.add(registry, REPOSITORY)
+    with pytest.raises(error) as caught:
+        engine.images.pull(reference)
+    assert told in str(caught.value)
+    assert str(caught.value).isprintable(), "control characters of a stranger's"
+    assert len(str(caught.value)) < 1000
+    assert leftovers(engine) == []
+    assert [request.path for request in registry.seen if ".." in request.path] == []
+    return caught.value
+
+
+def pull_good(engine: pyctrd.Engine, registry: FaultyRegistry) -> pyctrd.Image:
+    """The same name with a good image: nothing that was refused before stands in its way."""
+    image = engine.images.pull(registry.add(GOOD, REPOSITORY))
+    assert image.read_file("/d/f") == b"content"
+    assert engine.check(digests=True) == []
+    return image
+
+
+def accept(engine: pyctrd.Engine, registry: FaultyRegistry, served: Served) -> pyctrd.Image:
+    image = engine.images.pull(served.add(registry, REPOSITORY))
+    assert engine.check(digests=True) == []
+    return image

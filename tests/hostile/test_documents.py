@@ -1,21 +1,17 @@
-"""Manifests, indexes and configs of part M: each case by its id, through a pull, and what it leaves."""
+"""Manifests and configs of part M: each case by its id, through a pull, and what it leaves."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import pyctrd
 from pyctrd.errors import (
-    DigestMismatchError,
-    IntegrityError,
     InvalidError,
     NotFoundError,
     PyctrdError,
@@ -23,15 +19,17 @@ from pyctrd.errors import (
     UnsupportedError,
 )
 from pyctrd.oci.media_types import OCI_INDEX, OCI_MANIFEST
-from tests.archives import Tar, compress_gzip
 from tests.cli.commands import run
-from tests.content.stores import blob_path, sha512
+from tests.content.stores import blob_path
 from tests.hostile.documents import (
     CONFIG,
     GOOD,
     LAYER,
-    TAR,
+    OTHER,
+    REPOSITORY,
+    ZEROS,
     Served,
+    accept,
     config,
     described,
     dump,
@@ -39,37 +37,16 @@ from tests.hostile.documents import (
     layer,
     leftovers,
     manifest,
+    nest,
+    padded_manifest,
+    pull_good,
+    refuse,
     root,
 )
-from tests.images import Blob, build_image
+from tests.images import Blob
 from tests.registry_faults import Answer, FaultyRegistry
 
 pytestmark = pytest.mark.root
-
-# An OCI layout or an archive is read by `load`, which the issue asks for later; both cases come with it.
-LATER = {"M29": "OCI layout with blobs outside of it", "M30": "archive with an index.json of 10 GiB"}
-FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
-REPOSITORY = "hostile"
-
-
-@pytest.fixture(name="registry")
-def _registry() -> Iterator[FaultyRegistry]:
-    with FaultyRegistry() as running:
-        yield running
-
-
-@pytest.fixture(name="elsewhere")
-def _elsewhere() -> Iterator[FaultyRegistry]:
-    """A host that no document may send us to: it must see nothing."""
-    with FaultyRegistry() as running:
-        yield running
-        assert running.seen == []
-
-
-@pytest.fixture(name="engine")
-def _engine() -> Iterator[pyctrd.Engine]:
-    with pyctrd.Engine() as opened:
-        yield opened
 
 
 @dataclass(frozen=True)
@@ -105,34 +82,13 @@ def with_digest(text: str) -> Served:
     return Served(manifest(layers=[layer(digest=text)]))
 
 
-def padded_manifest(size: int) -> Blob:
-    """The good manifest, made so large with spaces."""
-    return manifest(body=GOOD.manifest.content.ljust(size))
-
-
 def with_config(changed: Blob) -> Served:
     return Served(manifest(config=changed.descriptor), [changed])
-
-
-def nest(depth: int) -> Served:
-    """An index of an index, so deep, and the good manifest at the bottom."""
-    documents = [GOOD.manifest]
-    for _ in range(depth):
-        documents.append(index(described(documents[-1], platform=None)))
-    return Served(documents[-1], documents=documents[:-1])
-
-
-def image_of(platform: str, *, content: bytes = b"") -> Any:
-    return build_image([Tar().file("who", content or platform.encode()).build()], platform=platform)
 
 
 def artifact_layer(media_type: str) -> Refused:
     return Refused(Served(manifest(layers=[layer(mediaType=media_type)])), InvalidError, media_type)
 
-
-ZEROS = "0" * 64
-OTHER = image_of("linux/s390x")
-SELF = Blob(OCI_INDEX, b"")
 
 REFUSED: dict[str, dict[str, Refused]] = {
     "M01": {
@@ -381,6 +337,8 @@ REFUSED: dict[str, dict[str, Refused]] = {
         )
     },
 }
+
+
 FLAT = {f"{number}-{name}": case for number, cases in REFUSED.items() for name, case in cases.items()}
 
 
@@ -393,38 +351,6 @@ def test_hostile_document_is_refused(
     if not case.blobs:
         assert registry.requests("/blobs/") == []
     pull_good(engine, registry)
-
-
-def refuse(
-    engine: pyctrd.Engine, registry: FaultyRegistry, served: Served, error: type[PyctrdError], told: str
-) -> PyctrdError:
-    """Pull what must not come in, and look at what that leaves."""
-    reference = served.add(registry, REPOSITORY)
-    with pytest.raises(error) as caught:
-        engine.images.pull(reference)
-    assert told in str(caught.value)
-    assert str(caught.value).isprintable(), "control characters of a stranger's"
-    assert len(str(caught.value)) < 1000
-    assert leftovers(engine) == []
-    assert [request.path for request in registry.seen if ".." in request.path] == []
-    return caught.value
-
-
-def pull_good(engine: pyctrd.Engine, registry: FaultyRegistry) -> pyctrd.Image:
-    """The same name with a good image: nothing that was refused before stands in its way."""
-    image = engine.images.pull(registry.add(GOOD, REPOSITORY))
-    assert image.read_file("/d/f") == b"content"
-    assert engine.check(digests=True) == []
-    return image
-
-
-def accept(engine: pyctrd.Engine, registry: FaultyRegistry, served: Served) -> pyctrd.Image:
-    image = engine.images.pull(served.add(registry, REPOSITORY))
-    assert engine.check(digests=True) == []
-    return image
-
-
-# what is accepted, and what takes more than one document
 
 
 def test_m03_a_media_type_may_stand_in_the_descriptor_alone(registry: FaultyRegistry, engine: pyctrd.Engine) -> None:
@@ -454,192 +380,6 @@ def test_m06_no_more_is_read_than_a_manifest_may_have(registry: FaultyRegistry, 
     with pytest.raises(InvalidError, match=str(4 << 20)):
         engine.images.pull(reference)
     assert leftovers(engine) == []
-
-
-@pytest.mark.parametrize("by", ["digest", "index", "header"])
-def test_m10_another_manifest_than_was_asked_for_is_refused(
-    by: str, registry: FaultyRegistry, engine: pyctrd.Engine
-) -> None:
-    other = padded_manifest(5000)
-    registry.add(GOOD, REPOSITORY)
-    headers = {"Content-Type": OCI_MANIFEST}
-    if by == "digest":
-        reference = f"{registry.host}/{REPOSITORY}@{GOOD.digest}"
-        registry.lie(f"/manifests/{GOOD.digest}", Answer(200, other.content, headers))
-    elif by == "index":
-        top = index(described(GOOD.manifest))
-        reference = registry.add_manifest(top, REPOSITORY)
-        registry.lie(f"/manifests/{GOOD.digest}", Answer(200, other.content, headers))
-    else:
-        reference = f"{registry.host}/{REPOSITORY}:latest"
-        lie = headers | {"Docker-Content-Digest": GOOD.digest}
-        registry.lie("/manifests/latest", Answer(200, other.content, lie))
-    with pytest.raises(DigestMismatchError):
-        engine.images.pull(reference)
-    assert leftovers(engine) == []
-    pull_good(engine, registry)
-
-
-@pytest.mark.parametrize("part", ["config", "layer"])
-def test_m10_another_blob_than_was_asked_for_is_refused(
-    part: str, registry: FaultyRegistry, engine: pyctrd.Engine
-) -> None:
-    reference = registry.add(GOOD, REPOSITORY)
-    blob = CONFIG if part == "config" else LAYER
-    registry.lie(f"/blobs/{blob.digest}", Answer(200, bytes(len(blob.content))))
-    with pytest.raises(DigestMismatchError):
-        engine.images.pull(reference)
-    assert leftovers(engine) == []
-    pull_good(engine, registry)
-
-
-def test_m11_no_digest_of_the_registrys_leads_out_of_the_store(
-    registry: FaultyRegistry, engine: pyctrd.Engine, tmp_path: Path
-) -> None:
-    victim = tmp_path / "outside/victim"
-    victim.parent.mkdir()
-    victim.write_bytes(b"x")
-    registry.add(GOOD, REPOSITORY)
-    for header in ("sha256:../../../outside/victim", "", "sha256:", "md5:0"):
-        lie = {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": header}
-        registry.lie("/manifests/latest", Answer(200, GOOD.manifest.content, lie))
-        with pytest.raises(IntegrityError):
-            engine.images.pull(f"{registry.host}/{REPOSITORY}:latest")
-    assert leftovers(engine) == []
-    assert victim.read_bytes() == b"x"
-
-
-@dataclass(frozen=True)
-class Sha512(Blob):
-    """A blob that is known by its other digest."""
-
-    @property
-    def digest(self) -> str:
-        return sha512(self.content)
-
-
-def test_m14_a_sha512_digest_is_as_good(registry: FaultyRegistry, engine: pyctrd.Engine) -> None:
-    long_layer = Sha512(LAYER.media_type, LAYER.content)
-    long_config = Sha512(
-        CONFIG.media_type, dump(json.loads(CONFIG.content) | {"rootfs": {"type": "layers", "diff_ids": [sha512(TAR)]}})
-    )
-    top = Sha512(OCI_MANIFEST, manifest(layers=[long_layer.descriptor], config=long_config.descriptor).content)
-    image = accept(engine, registry, Served(index(described(top)), [long_layer, long_config], [top]))
-    assert image.read_file("/d/f") == b"content"
-    for blob in (top, long_layer, long_config):
-        assert blob_path(root(), blob.digest).read_bytes() == blob.content
-    assert (root() / "layers/sha512" / sha512(TAR).removeprefix("sha512:") / "tree/d/f").is_file()
-    wrong = Sha512(LAYER.media_type, compress_gzip(TAR + bytes(512)))
-    registry.lie(f"/blobs/{wrong.digest}", Answer(200, LAYER.content))
-    bad = manifest(layers=[wrong.descriptor | {"size": len(LAYER.content)}])
-    with pytest.raises(DigestMismatchError):
-        engine.images.pull(registry.add_manifest(bad, REPOSITORY, tag="wrong"))
-    assert engine.check(digests=True) == []
-
-
-def test_m15_urls_are_never_followed(
-    registry: FaultyRegistry, elsewhere: FaultyRegistry, engine: pyctrd.Engine
-) -> None:
-    urls = [f"{elsewhere.base}/layer", "file:///etc/passwd", "http://169.254.169.254/latest/meta-data"]
-    for media_type in (LAYER.media_type, FOREIGN, "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"):
-        served = Served(manifest(layers=[layer(urls=urls, mediaType=media_type)]))
-        assert accept(engine, registry, served).read_file("/d/f") == b"content"
-        engine.images.remove(f"{registry.host}/{REPOSITORY}:latest")
-
-
-def test_m15_a_layer_that_only_its_url_has_is_refused(
-    registry: FaultyRegistry, elsewhere: FaultyRegistry, engine: pyctrd.Engine
-) -> None:
-    absent = Blob(FOREIGN, compress_gzip(Tar().file("absent").build()))
-    elsewhere.add(GOOD, "x")
-    served = Served(manifest(layers=[absent.descriptor | {"urls": [f"{elsewhere.base}/layer"]}]))
-    refuse(engine, registry, served, NotFoundError, absent.digest)
-    pull_good(engine, registry)
-
-
-def test_m16_an_index_that_leads_to_itself_ends(registry: FaultyRegistry, engine: pyctrd.Engine) -> None:
-    top = index({"mediaType": OCI_INDEX, "digest": f"sha256:{ZEROS}", "size": 300})
-    registry.add_manifest(top, REPOSITORY)
-    for _ in range(50):
-        registry.lie(f"/manifests/sha256:{ZEROS}", Answer(200, top.content, {"Content-Type": OCI_INDEX}))
-    with pytest.raises(DigestMismatchError):
-        engine.images.pull(f"{registry.host}/{REPOSITORY}:latest")
-    assert len(registry.requests("/manifests/")) == 2
-    assert leftovers(engine) == []
-    pull_good(engine, registry)
-
-
-def test_m16_a_few_indexes_in_one_another_are_fine(registry: FaultyRegistry, engine: pyctrd.Engine) -> None:
-    assert accept(engine, registry, nest(4)).manifest_digest == GOOD.digest
-    registry.seen.clear()
-    refuse_deeper = nest(6).add(registry, "deeper")
-    with pytest.raises(InvalidError):
-        engine.images.pull(refuse_deeper)
-
-
-def test_m17_of_ten_thousand_manifests_the_one_that_fits_is_taken(
-    registry: FaultyRegistry, engine: pyctrd.Engine
-) -> None:
-    others = [
-        {
-            "mediaType": OCI_MANIFEST,
-            "digest": f"sha256:{number:064x}",
-            "size": 1,
-            "platform": {"os": "linux", "architecture": "none"},
-        }
-        for number in range(9_999)
-    ]
-    image = accept(engine, registry, Served(index(*others, described(GOOD.manifest)), documents=[GOOD.manifest]))
-    assert image.manifest_digest == GOOD.digest
-    assert len(registry.requests("/manifests/")) == 2
-
-
-def test_m18_of_two_that_match_the_first_is_taken(registry: FaultyRegistry, engine: pyctrd.Engine) -> None:
-    second = build_image([Tar().file("second").build()])
-    served = Served(
-        index(described(GOOD.manifest), described(second.manifest)), second.blobs, [GOOD.manifest, second.manifest]
-    )
-    assert accept(engine, registry, served).manifest_digest == GOOD.digest
-
-
-def test_m18_of_variants_the_best_that_runs_is_taken(registry: FaultyRegistry, engine: pyctrd.Engine) -> None:
-    variants = {name: image_of(f"linux/arm/{name}") for name in ("v5", "v7", "v6", "v8")}
-    served = Served(
-        index(*(described(image.manifest, platform=f"linux/arm/{name}") for name, image in variants.items())),
-        [blob for image in variants.values() for blob in image.blobs],
-        [image.manifest for image in variants.values()],
-    )
-    reference = served.add(registry, REPOSITORY)
-    assert engine.images.pull(reference, platform="linux/arm/v7").manifest_digest == variants["v7"].digest
-    assert engine.images.pull(reference, platform="linux/arm/v6").manifest_digest == variants["v6"].digest
-
-
-def test_m18_where_no_platform_is_named_the_configs_decides(registry: FaultyRegistry, engine: pyctrd.Engine) -> None:
-    served = Served(index(described(GOOD.manifest, platform=None)), documents=[GOOD.manifest])
-    assert accept(engine, registry, served).manifest_digest == GOOD.digest
-
-
-def test_m19_another_platform_comes_where_it_is_asked_for(registry: FaultyRegistry, engine: pyctrd.Engine) -> None:
-    served = Served(index(described(OTHER.manifest)), OTHER.blobs, [OTHER.manifest])
-    reference = served.add(registry, REPOSITORY)
-    with pytest.raises(NotFoundError):
-        engine.images.pull(reference, platform="linux/s390x")  # the index names none
-    by_digest = f"{registry.host}/{REPOSITORY}@{OTHER.digest}"
-    with pytest.raises(NotFoundError, match="linux/s390x"):
-        engine.images.pull(by_digest)
-    assert leftovers(engine) == []
-    assert engine.images.pull(by_digest, platform="linux/s390x").platform == "linux/s390x"
-
-
-def test_m22_a_layer_that_is_there_a_thousand_times_is_fetched_once(
-    registry: FaultyRegistry, engine: pyctrd.Engine
-) -> None:
-    diff_id = json.loads(CONFIG.content)["rootfs"]["diff_ids"][0]
-    described_config = config(rootfs={"type": "layers", "diff_ids": [diff_id] * 1000})
-    served = Served(manifest(layers=[layer()] * 1000, config=described_config.descriptor), [described_config])
-    image = accept(engine, registry, served)
-    assert len(registry.requests(f"/blobs/{LAYER.digest}")) == 1
-    assert image.read_file("/d/f") == b"content"
 
 
 def test_m24_an_artifact_is_stored_and_is_no_image(
@@ -678,6 +418,8 @@ def test_m24_an_artifact_is_stored_and_is_no_image(
 
 
 CONTROL = "\x1b[31mred\x07\r\n\x9b"
+
+
 NAMES = ("org.opencontainers.image.ref.name", "pyctrd.namespace", "containerd.io/gc.root", "io.pyctrd/label", CONTROL)
 
 
@@ -698,13 +440,9 @@ def test_m26_annotations_are_nobodys_labels_and_are_not_printed_raw(
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.out + done.err), words
 
 
-# completeness
-
-
 def test_every_case_of_part_m_is_here() -> None:
-    own = {match[1].upper() for name in globals() if (match := re.match(r"test_(m\d\d)_", name))}
-    here = set(REFUSED) | own | set(LATER)
-    assert sorted(here) == [f"M{number:02}" for number in range(1, 32)]
-    assert not LATER.keys() & (set(REFUSED) | own)
-    assert not hasattr(pyctrd.Images, "load"), "load is here: so are M29 and M30"
-    assert os.environ["PYCTRD_ROOT"] == str(root())
+    from tests.hostile import test_digests, test_handed_over, test_indexes
+
+    modules = (globals(), vars(test_digests), vars(test_handed_over), vars(test_indexes))
+    own = {match[1].upper() for names in modules for name in names if (match := re.match(r"test_(m\d\d)_", name))}
+    assert sorted(set(REFUSED) | own) == [f"M{number:02}" for number in range(1, 32)]
