@@ -39,8 +39,13 @@ def changed(blob: bytes, at: int) -> bytes:
 
 def frame_of_another_size(tar: bytes) -> bytes:
     """A zstd frame of one raw block whose header claims one byte more."""
-    claimed = (len(tar) + 1).to_bytes(4, "little")
-    return b"\x28\xb5\x2f\xfd\xa0" + claimed + (len(tar) << 3 | 1).to_bytes(3, "little") + tar
+    return frame_of_size(len(tar) + 1, tar, ended=True)
+
+
+def frame_of_size(claimed: int, tar: bytes, *, ended: bool) -> bytes:
+    """A zstd frame that claims a size; where its one raw block is not its end, an empty one follows."""
+    block = (len(tar) << 3 | ended).to_bytes(3, "little") + tar
+    return b"\x28\xb5\x2f\xfd\xa0" + claimed.to_bytes(4, "little") + block + (b"" if ended else b"\x01\0\0")
 
 
 def zipped() -> bytes:
@@ -79,6 +84,10 @@ refused("L218", lambda _: zstandard(compress_zstd(LARGE)[: len(NOISE) // 2], LAR
 DAMAGED = "zstd data is damaged"
 refused("L219", lambda _: zstandard(changed(compress_zstd(TAR), -1)), DAMAGED)
 refused("L220", lambda _: zstandard(frame_of_another_size(TAR)), DAMAGED)
+# libzstd does not look at the size of a frame whose last block is empty.
+refused("L220b", lambda _: zstandard(frame_of_size(len(TAR) + 1, TAR, ended=False)), DAMAGED)
+refused("L220c", lambda _: zstandard(frame_of_size(0, TAR, ended=False)), DAMAGED)
+accepted("L220d", lambda _: zstandard(frame_of_size(len(TAR), TAR, ended=False)), HOLDS)
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>\n"
 refused("L225", lambda _: [PAGE], CUT)
 refused("L225b", lambda _: [PAGE * 40], "checksum")

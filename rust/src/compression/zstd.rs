@@ -1,7 +1,7 @@
 //! zstd: every frame of the blob, skippable ones too.
 
 use ::zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
-use ::zstd::zstd_safe::DParameter;
+use ::zstd::zstd_safe::{DParameter, get_frame_content_size};
 
 use super::{Step, damaged};
 use crate::error::{Error, Result};
@@ -12,11 +12,39 @@ const WINDOW_LOG_MAX: u32 = 27;
 /// What libzstd says of such a frame.
 const WINDOW_ERROR: &str = "Frame requires too much memory for decoding";
 
+/// The longest header of a frame (RFC 8878, 3.1.1): magic, descriptor, window, dictionary's number, content size.
+const HEADER_MAX_BYTES: usize = 18;
+
 pub(super) struct Zstd {
     inner: Decoder<'static>,
     /// Whether the last call left a frame unfinished.
     inside: bool,
     offset: u64,
+    frame: Frame,
+}
+
+/// The frame that is being decoded: libzstd does not hold one whose last block is empty to the size that it declares.
+#[derive(Default)]
+struct Frame {
+    front: [u8; HEADER_MAX_BYTES],
+    front_len: usize,
+    produced: u64,
+}
+
+impl Frame {
+    fn advance(&mut self, consumed: &[u8], produced: usize) {
+        let count = consumed.len().min(HEADER_MAX_BYTES - self.front_len);
+        self.front[self.front_len..self.front_len + count].copy_from_slice(&consumed[..count]);
+        self.front_len += count;
+        self.produced += produced as u64;
+    }
+
+    /// The size that its header declares, where that is another than came out.
+    fn false_size(&self) -> Option<u64> {
+        // One that declares none has none to be false; a skippable one declares nothing and comes to nothing.
+        let declared = get_frame_content_size(&self.front[..self.front_len]).ok().flatten()?;
+        (declared != self.produced).then_some(declared)
+    }
 }
 
 impl Zstd {
@@ -27,7 +55,12 @@ impl Zstd {
             Ok(inner)
         };
         // An empty blob has no frame: it is cut off too.
-        Ok(Self { inner: make().map_err(|e| Error::io("zstd", "", &e))?, inside: true, offset: 0 })
+        Ok(Self {
+            inner: make().map_err(|e| Error::io("zstd", "", &e))?,
+            inside: true,
+            offset: 0,
+            frame: Frame::default(),
+        })
     }
 
     pub(super) fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step> {
@@ -36,7 +69,16 @@ impl Zstd {
         if !input.is_empty() || self.inside {
             let hint = self.inner.run(&mut from, &mut to).map_err(|e| refused(self.offset, &e))?;
             self.inside = hint != 0;
+            self.frame.advance(&input[..from.pos()], to.pos());
             if hint == 0 {
+                let frame = std::mem::take(&mut self.frame);
+                if let Some(declared) = frame.false_size() {
+                    let reason = format!(
+                        "zstd data is damaged: a frame of {declared} bytes comes to {}",
+                        frame.produced
+                    );
+                    return Err(damaged(self.offset, reason));
+                }
                 self.inner.reinit().map_err(|e| Error::io("zstd", "", &e))?;
             }
         }
@@ -114,6 +156,39 @@ mod tests {
         let mut junk = packed;
         junk.extend(b"junk");
         assert!(expand(&junk, 4096, 4096).is_err());
+    }
+
+    /// A frame of raw blocks under a header that declares a size of eight bytes.
+    fn frame(declared: u64, blocks: &[&[u8]]) -> Vec<u8> {
+        let mut made = vec![0x28, 0xb5, 0x2f, 0xfd, 0xe0];
+        made.extend(declared.to_le_bytes());
+        for (at, block) in blocks.iter().enumerate() {
+            let size = u32::try_from(block.len()).expect("small");
+            let last = u32::from(at + 1 == blocks.len());
+            made.extend(&(size << 3 | last).to_le_bytes()[..3]);
+            made.extend(*block);
+        }
+        made
+    }
+
+    #[test]
+    fn a_frame_of_another_size_than_it_declares_is_refused_also_if_its_last_block_is_empty() {
+        for blocks in [&[&b"abc"[..], b"def"][..], &[b"abc", b"def", b""], &[b"abcdef", b"", b""]] {
+            assert_eq!(expand(&frame(6, blocks), 4096, 4096).expect("as declared"), b"abcdef");
+            for declared in [0, 5, 7, 1 << 20] {
+                for (chunk, window) in [(1, 1), (7, 3), (4096, 4096)] {
+                    let error = expand(&frame(declared, blocks), chunk, window).expect_err("a false size");
+                    assert!(error.to_string().contains("zstd data is damaged"), "{declared}: {error}");
+                }
+            }
+        }
+        let mut several = frame(3, &[b"abc", b""]);
+        several.extend([0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 9, 9, 9]);
+        several.extend(frame(0, &[b""]));
+        several.extend(compress(b"def"));
+        assert_eq!(expand(&several, 2, 9).expect("all as declared"), b"abcdef");
+        several.extend(frame(2, &[b"g", b""]));
+        assert!(expand(&several, 2, 9).is_err());
     }
 
     #[test]
