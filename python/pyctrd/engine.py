@@ -33,6 +33,9 @@ class Engine:
         plain_http: Hosts to talk to without TLS; loopback needs no mention.
         credentials: User and password by registry host, before any configuration file.
         limits: What a layer of a pulled image may have; ``Limits()`` by default.
+        content_digests: Record the BLAKE3 of each file's content when a layer is unpacked, for
+            ``FileEntry.content_digest``; ``$PYCTRD_CONTENT_DIGESTS``, else not: it costs time. A layer that is there is
+            not unpacked again: one without digests stays without until nothing needs it and it is removed.
 
     Raises:
         InvalidError: An option has a value that is not allowed.
@@ -53,6 +56,7 @@ class Engine:
         plain_http: Collection[str] = (),
         credentials: Mapping[str, tuple[str, str]] | None = None,
         limits: pyctrd.Limits | None = None,
+        content_digests: bool | None = None,
     ) -> None:
         self._rooms = Rooms(
             read_settings(
@@ -67,6 +71,7 @@ class Engine:
                 plain_http=plain_http,
                 credentials=credentials,
                 limits=limits,
+                content_digests=content_digests,
             )
         )
         self.images = Images(self._rooms)

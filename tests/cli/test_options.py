@@ -19,7 +19,7 @@ CONTAINER = {
     *("state", "pid", "started_ns", "exit_code", "exited_ns"),
 }
 INFO = {
-    *("version", "root", "state", "namespace", "durability", "platform", "kernel"),
+    *("version", "root", "state", "namespace", "content_digests", "durability", "platform", "kernel"),
     *("snapshotter", "snapshotters_not_usable", "runtime", "images", "containers"),
 }
 

@@ -19,6 +19,7 @@ from tests.archives import Tar
 from tests.content.stores import sha256
 from tests.contracts.stacks import STACKS, base
 from tests.images import Images, build_image
+from tests.integration.conftest import Cli
 from tests.layers.forms import FORMS
 from tests.layers.model import Layer
 from tests.trees import Facts, differences, read_tree
@@ -234,6 +235,43 @@ def test_digests_of_contents_are_recorded_where_they_are_asked_for(tmp_path: Pat
         found[wanted] = {entry.path: entry.blake3 for entry in index.walk() if entry.blake3 is not None}
     contents = {b"f": b"x" * 300_000, b"empty": b"", b"f2": b"later"}
     assert found == {False: {}, True: {name: blake3.blake3(content).digest() for name, content in contents.items()}}
+
+
+def test_an_engine_records_digests_of_contents_if_it_is_told_to(
+    images: Images, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del state
+    layers = (
+        Layer().file("f", b"x" * 300_000).file("empty").directory("d"),
+        Layer().hardlink("h", "f").file("g", b"g"),
+    )
+    pushed = images.push(build_image([layer.build() for layer in layers]))
+    with pyctrd.Engine() as plain:
+        assert {entry.content_digest for entry in plain.images.pull(pushed.reference).walk()} == {None}
+    with pyctrd.Engine(content_digests=True) as told:  # what is there stays as it is
+        assert {entry.content_digest for entry in told.images.pull(pushed.reference).walk()} == {None}
+        told.images.remove(pushed.reference)
+        image = told.images.pull(pushed.reference)
+        contents = {"/f": b"x" * 300_000, "/h": b"x" * 300_000, "/empty": b"", "/g": b"g"}
+        expected = {path: f"blake3:{blake3.blake3(content).hexdigest()}" for path, content in contents.items()}
+        assert {entry.path: entry.content_digest for entry in image.walk() if entry.kind == "file"} == expected
+        assert {entry.content_digest for entry in image.walk() if entry.kind != "file"} == {None}
+        told.images.remove(pushed.reference)
+    monkeypatch.setenv("PYCTRD_CONTENT_DIGESTS", "1")
+    with pyctrd.Engine() as by_variable, pyctrd.Engine(content_digests=False, namespace="plain") as against:
+        assert by_variable.info()["content_digests"] is True
+        assert against.info()["content_digests"] is False
+        assert by_variable.images.pull(pushed.reference).stat("/g").content_digest == expected["/g"]
+    monkeypatch.setenv("PYCTRD_CONTENT_DIGESTS", "yes")
+    with pytest.raises(InvalidError, match="PYCTRD_CONTENT_DIGESTS: 'yes': expected 0 or 1"):
+        pyctrd.Engine()
+
+
+def test_the_command_records_and_shows_digests_of_contents(cli: Cli, images: Images) -> None:
+    pushed = images.push(build_image([Layer().file("f", b"content").build()]))
+    assert cli("pull", "-q", "--content-digests", pushed.reference).status == 0
+    (shown,) = cli("ls", "--json", pushed.reference, "/f").lines
+    assert shown["content_digest"] == f"blake3:{blake3.blake3(b'content').hexdigest()}"
 
 
 def summary(changes: Iterable[pyctrd.FileChange]) -> list[str]:

@@ -94,6 +94,7 @@ def describe_file(entry: FileEntry) -> dict[str, Any]:
         "layer": entry.layer,
         "inode": entry.inode,
         "offset": entry.offset,
+        "content_digest": entry.content_digest,
     }
 
 

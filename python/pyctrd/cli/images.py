@@ -20,6 +20,12 @@ SHORT_DIGITS = 12
 
 
 platform_option = click.option("--platform", metavar="OS/ARCH", help="Another platform than the host's.")
+digests_option = click.option(
+    "--content-digests",
+    is_flag=True,
+    default=None,
+    help="Record the BLAKE3 of each file's content, for ls --json [PYCTRD_CONTENT_DIGESTS].",
+)
 unpack_option = click.option("--no-unpack", is_flag=True, help="Store the blobs only.")
 
 
@@ -48,6 +54,7 @@ def registry_options(function: Any) -> Any:
 @click.argument("reference")
 @registry_options
 @limit_option
+@digests_option
 @unpack_option
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
 @click.option("--stages", is_flag=True, help="Add the busy, starved and blocked time of each stage (with --json).")
@@ -61,13 +68,14 @@ def pull_command(
     plain_http: tuple[str, ...],
     platform: str | None,
     limits: Limits | None,
+    content_digests: bool | None,
     no_unpack: bool,
     quiet: bool,
     stages: bool,
     as_json: bool,
 ) -> None:
     """Bring an image in from a registry: verified, stored, unpacked."""
-    with options.engine(ca=ca, plain_http=plain_http, limits=limits) as engine:
+    with options.engine(ca=ca, plain_http=plain_http, limits=limits, content_digests=content_digests) as engine:
         with show_progress(quiet=quiet or as_json or options.json) as progress:
             image = engine.images.pull(reference, platform=platform, unpack=not no_unpack, progress=progress)
         if as_json or options.json:
@@ -91,6 +99,7 @@ def pull_command(
 @click.option("--name", metavar="REFERENCE", help="What to call the image; without a tag, images keep theirs.")
 @platform_option
 @limit_option
+@digests_option
 @unpack_option
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @json_option
@@ -102,6 +111,7 @@ def load_command(
     name: str | None,
     platform: str | None,
     limits: Limits | None,
+    content_digests: bool | None,
     no_unpack: bool,
     quiet: bool,
     as_json: bool,
@@ -109,7 +119,7 @@ def load_command(
     """Bring images in from a layout or an archive: verified, stored, unpacked. Prints their names."""
     if source == "-" and sys.stdin.isatty():
         raise click.UsageError("standard input is a terminal: give a file or directory with -i, or pipe one in")
-    with options.engine(limits=limits) as engine:
+    with options.engine(limits=limits, content_digests=content_digests) as engine:
         with show_progress(quiet=quiet or as_json or options.json) as progress:
             images = engine.images.load(
                 sys.stdin.buffer if source == "-" else source,

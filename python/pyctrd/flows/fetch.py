@@ -265,6 +265,7 @@ class _Carriers:
             size=want.descriptor.size,
             diff_id=want.diff_id,
             unpack=want.unpack,
+            content_digests=self._rooms.settings.content_digests,
             keep_blob=not want.local,
             limits=self._rooms.settings.limits,
         )

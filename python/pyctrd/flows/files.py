@@ -44,6 +44,8 @@ class FileEntry(NamedTuple):
         inode: The same for all names of one file in this image and for no other; no number of any mount's.
         offset: Where a file's content begins in its layer's uncompressed tar, in bytes: of a sparse file, its first
             stored piece. None where nothing is stored, and where the layer was unpacked before this was recorded.
+        content_digest: ``blake3:`` and 64 hex digits of a file's content. None where the layer was unpacked by an
+            engine without ``content_digests``, and of a file that its archive has as a sparse one.
     """
 
     path: str
@@ -59,6 +61,7 @@ class FileEntry(NamedTuple):
     layer: str
     inode: int
     offset: int | None
+    content_digest: str | None = None
 
 
 class FileChange(NamedTuple):
@@ -157,6 +160,7 @@ def _entry(found: _core.Entry, diff_ids: Sequence[str]) -> FileEntry:
         layer=diff_ids[found.layer] if diff_ids else "",
         inode=found.layer << 32 | found.position,
         offset=found.offset,
+        content_digest=None if (blake3 := found.blake3) is None else f"blake3:{blake3.hex()}",
     )
 
 

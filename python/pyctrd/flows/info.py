@@ -28,6 +28,7 @@ def gather(rooms: Rooms) -> dict[str, Any]:
         "state": str(rooms.settings.state),
         "namespace": rooms.namespace,
         "durability": rooms.settings.durability,
+        "content_digests": rooms.settings.content_digests,
         "platform": str(Platform.host()),
         "kernel": platform.release(),
         "snapshotter": snapshotter,

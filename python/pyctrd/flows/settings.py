@@ -21,6 +21,8 @@ NAMESPACE_VARIABLE = "PYCTRD_NAMESPACE"
 RUNTIME_VARIABLE = "PYCTRD_RUNTIME"
 SNAPSHOTTER_VARIABLE = "PYCTRD_SNAPSHOTTER"
 DURABILITY_VARIABLE = "PYCTRD_DURABILITY"
+CONTENT_DIGESTS_VARIABLE = "PYCTRD_CONTENT_DIGESTS"
+_SWITCH = {"": False, "0": False, "1": True}
 
 DEFAULT_NAMESPACE = "default"
 # Enough requests in flight to hide a registry's latency; Podman uses six, containerd three.
@@ -44,6 +46,7 @@ class Settings:
         plain_http: Hosts (``name`` or ``name:port``) to talk to without TLS; loopback needs no mention.
         credentials: User and password by registry host, before any configuration file.
         limits: What a layer may have.
+        content_digests: Whether the index of a layer that is unpacked gets the BLAKE3 of each file's content.
     """
 
     root: Path
@@ -57,6 +60,7 @@ class Settings:
     plain_http: frozenset[str] = frozenset()
     credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
     limits: Limits = field(default_factory=Limits)
+    content_digests: bool = False
 
 
 def default_root() -> Path:
@@ -94,6 +98,13 @@ def _program(name: str) -> str:
     return str(Path(name).absolute()) if "/" in name else name
 
 
+def _switch(variable: str) -> bool:
+    value = os.environ.get(variable, "")
+    if value not in _SWITCH:
+        raise InvalidError(f"invalid {variable}: {value[:80]!r}: expected 0 or 1", field=variable, value=value[:80])
+    return _SWITCH[value]
+
+
 def read_settings(
     *,
     root: str | os.PathLike[str] | None = None,
@@ -107,6 +118,7 @@ def read_settings(
     plain_http: Collection[str] = (),
     credentials: Mapping[str, tuple[str, str]] | None = None,
     limits: Limits | None = None,
+    content_digests: bool | None = None,
 ) -> Settings:
     """Options first, then the environment, then the defaults.
 
@@ -136,4 +148,5 @@ def read_settings(
         plain_http=frozenset(plain_http),
         credentials=dict(credentials or {}),
         limits=limits or Limits(),
+        content_digests=_switch(CONTENT_DIGESTS_VARIABLE) if content_digests is None else content_digests,
     )
