@@ -21,7 +21,8 @@ class Image:
     """One image of one platform, in one namespace.
 
     Values are read from the store when they are first asked for; an image that is removed meanwhile raises
-    ``NotFoundError`` then.
+    ``NotFoundError`` then. For its files the engine keeps the merged view open, a descriptor for each layer: those of the
+    few images that were read last.
     """
 
     def __init__(self, rooms: Rooms, record: ImageRecord) -> None:
@@ -153,9 +154,7 @@ class Image:
         return self._files().changes(other._files())
 
     def _files(self) -> ImageFiles:
-        from pyctrd.flows.files import ImageFiles
-
-        return ImageFiles(self._rooms, self._record)
+        return self._rooms.open_images.get(self._rooms, self._record)
 
     def mount(self, target: str | os.PathLike[str]) -> None:
         """Mount the image's merged view read-only on an existing directory.

@@ -131,6 +131,7 @@ CASES = {
     "unpack": "prepare, call = empty, lambda path: _core.unpack(tar, path)",
     "LayerIndex": "call = lambda _: _core.LayerIndex(layer)",
     "ImageView": "call = lambda _: _core.ImageView([layer])",
+    "ImageView.is_current": "prepare, call = view, lambda view: often(lambda: view.is_current())",
     "ImageView.walk": "prepare, call = view, lambda view: often(lambda: view.walk(b''))",
     "ImageView.find": "prepare, call = view, lambda view: often(lambda: view.find(b'd'))",
     "ImageView.find_link": "prepare, call = view, lambda view: often(lambda: view.find_link(b'd'))",

@@ -6,6 +6,8 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 import pyctrd
 from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError
+from pyctrd.flows.files import OPEN_IMAGES_MAX
 from tests.archives import Tar
 from tests.content.stores import sha256
 from tests.contracts.stacks import STACKS, base
@@ -192,6 +195,63 @@ def test_a_removed_image_stays_readable_where_it_is_open(engine: pyctrd.Engine, 
         assert file.read() == b"content"
     with pytest.raises(NotFoundError):
         image.walk()
+
+
+def layers_held() -> int:
+    """Directories of layers that this process has open."""
+    layers = os.path.join(os.environ["PYCTRD_ROOT"], "layers/")  # noqa: PTH118 - compared as text
+    count = 0
+    for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are enough
+        with suppress(FileNotFoundError):
+            count += os.readlink(f"/proc/self/fd/{fd}").startswith(layers)  # noqa: PTH115 - as above
+    return count
+
+
+def test_few_images_are_held_open_and_none_of_a_closed_engine(engine: pyctrd.Engine, images: Images) -> None:
+    made = [pull(engine, images, Layer().file("f", b"%d" % number), Layer().file("g")) for number in range(7)]
+    for image in made:
+        assert layers_held() <= 2 * OPEN_IMAGES_MAX
+        assert image.stat("/f").size_bytes == 1
+    assert layers_held() == 2 * OPEN_IMAGES_MAX
+    for number, image in enumerate(made):
+        assert image.read_file("/f") == b"%d" % number
+    assert layers_held() == 2 * OPEN_IMAGES_MAX
+    engine.close()
+    assert layers_held() == 0
+    assert made[0].read_file("/f") == b"0"  # a closed engine opens again, for an image that somebody kept
+
+
+def test_an_image_that_was_removed_and_came_again_is_read_anew(engine: pyctrd.Engine, images: Images) -> None:
+    pushed = images.push(build_image([Layer().file("f", b"content").build()]))
+    image = engine.images.pull(pushed.reference)
+    assert image.read_file("/f") == b"content"
+    with pyctrd.Engine() as other:
+        other.images.remove(image.name)
+        for ask in (image.walk, image.open, image.stat, image.lstat):
+            with pytest.raises(NotFoundError, match="blob not found"):
+                ask("/f")
+        other.images.pull(pushed.reference)
+        assert image.read_file("/f") == b"content"
+        other.images.remove(image.name)
+        other.images.pull(pushed.reference)
+        with image.open("/f") as file:  # the view that was read is that of the layer that is gone
+            assert file.read() == b"content"
+        assert [entry.path for entry in image.walk()] == ["/", "/f"]
+
+
+def test_threads_read_one_image_at_once(engine: pyctrd.Engine, images: Images) -> None:
+    image = engine.images.pull(images.many_layers.reference)
+
+    def read(start: int) -> list[bytes]:
+        numbers = [(start + step) % 120 for step in range(120)]
+        assert len(list(image.walk())) == 121
+        assert list(image.diff(image)) == []
+        return [image.read_file(f"/layer-{number:03}") for number in numbers]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read, range(8)))
+    for start, contents in enumerate(found):
+        assert contents == [b"%d" % ((start + step) % 120) for step in range(120)]
 
 
 def test_an_image_that_was_not_unpacked_says_how_to(engine: pyctrd.Engine, images: Images) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 CHUNK_ENTRIES = 1024
 # What the kernel says of every symbolic link, whatever its archive said.
 LINK_MODE = 0o777
+# Whoever compares images reads two in turn.
+OPEN_IMAGES_MAX = 4
 _NO_XATTRS: Mapping[str, bytes] = MappingProxyType({})
 
 EntryKind = Literal["file", "directory", "symlink", "character", "block", "fifo"]
@@ -80,6 +83,36 @@ class FileChange(NamedTuple):
     after: FileEntry | None
 
 
+class OpenImages:
+    """The merged views that were read last, opened once: that reads an index for each of an image's layers.
+
+    Thread-safe. A view costs a descriptor for each layer, and memory for each name; so there are few.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # By name and manifest, the one that was used last at the end.
+        self._opened: dict[tuple[str, str], ImageFiles] = {}
+
+    def get(self, rooms: Rooms, record: ImageRecord) -> ImageFiles:
+        """An image's view.
+
+        Raises:
+            NotFoundError: The image was removed, or a layer was not unpacked.
+        """
+        key = (record.name, record.manifest_digest)
+        with self._lock:
+            files = self._opened.pop(key, None)
+        known = rooms.database.content.find(rooms.namespace, record.manifest_digest) is not None
+        if files is None or not known or not files.is_current():
+            files = ImageFiles(rooms, record)
+        with self._lock:
+            self._opened[key] = files
+            while len(self._opened) > OPEN_IMAGES_MAX:
+                del self._opened[next(iter(self._opened))]
+        return files
+
+
 class ImageFiles:
     """The merged view of one image's layers. It stays whole if the image is removed meanwhile.
 
@@ -97,6 +130,10 @@ class ImageFiles:
             layers = image_layers(rooms, record)
             self._diff_ids = [layer.diff_id for layer in layers]
             self._view = _core.ImageView([layer.path for layer in layers])
+
+    def is_current(self) -> bool:
+        """Whether all of its layers are still there, and not others of the same digest."""
+        return self._view.is_current()
 
     def stat(self, path: bytes) -> FileEntry:
         """What a path leads to, links followed."""

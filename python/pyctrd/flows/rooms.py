@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyctrd._core import FileLock
     from pyctrd.content.blobs import Blobs
     from pyctrd.content.layers import Layers
+    from pyctrd.flows.files import OpenImages
     from pyctrd.flows.settings import Settings
     from pyctrd.metadata.database import Database
     from pyctrd.registry.client import Client
@@ -94,6 +95,14 @@ class Rooms:
             settings = self.settings
             return Client(ca=settings.ca, plain_http=settings.plain_http, credentials=settings.credentials)
 
+    @cached_property
+    def open_images(self) -> OpenImages:
+        """The images whose files were read last."""
+        from pyctrd.flows.files import OpenImages
+
+        with self._opening:
+            return self.__dict__.setdefault("open_images", OpenImages())  # type: ignore[no-any-return] # as above
+
     def snapshotter_of(self, key: str) -> Snapshotter | None:
         """The one that made a snapshot, whichever this engine would choose; None where the key is not recorded."""
         from pyctrd.flows.choose import SNAPSHOTTERS
@@ -141,6 +150,7 @@ class Rooms:
 
     def close(self) -> None:
         """Close what was opened; idempotent."""
+        self.__dict__.pop("open_images", None)
         first: PyctrdError | None = None
         for name in ("registry", "database"):
             if (room := self.__dict__.pop(name, None)) is not None:

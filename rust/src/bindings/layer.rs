@@ -18,7 +18,7 @@ use crate::tar::changes::{Change, changes, same_content};
 use crate::tar::frame::rebuild;
 use crate::tar::index::{Hides, Index, Record, What};
 use crate::tar::settle::{LayerDirectory, copy_directory, flatten, open_layers, read_index, settle};
-use crate::tar::view::{Source, View};
+use crate::tar::view::{Names, Source, View};
 
 /// One name of a layer or of an image.
 #[pyclass(frozen, module = "pyctrd._core", name = "Entry")]
@@ -184,9 +184,23 @@ struct PyImageView(Arc<Layers>);
 struct Layers {
     directories: Vec<LayerDirectory>,
     indexes: Arc<Vec<Index>>,
+    /// How the layers come together, once somebody asked.
+    names: Mutex<Option<Names>>,
 }
 
 impl Layers {
+    /// Looks at the layers put together. One caller at a time; none of them has the interpreter meanwhile.
+    fn look<T>(&self, act: impl FnOnce(&View<'_>) -> T) -> Result<T> {
+        let mut names = lock(&self.names);
+        let view = match names.take() {
+            Some(known) => View::again(&self.indexes, known),
+            None => View::applied(&self.indexes)?,
+        };
+        let found = act(&view);
+        *names = Some(view.into_names());
+        Ok(found)
+    }
+
     fn entry(&self, path: Vec<u8>, source: Source) -> PyEntry {
         PyEntry { path, indexes: Arc::clone(&self.indexes), layer: source.layer, record: source.record }
     }
@@ -210,7 +224,7 @@ impl Layers {
 
 impl PyImageView {
     fn look(&self, py: Python<'_>, path: &[u8], follow: bool) -> PyResult<Option<PyEntry>> {
-        let find = || View::applied(&self.0.indexes).map(|view| view.find(path, follow));
+        let find = || self.0.look(|view| view.find(path, follow));
         Ok(py.detach(find)?.map(|(path, source)| self.0.entry(path, source)))
     }
 }
@@ -224,7 +238,8 @@ impl PyImageView {
         if indexes.is_empty() {
             indexes.push(Index::empty()); // of no layers there is a root all the same
         }
-        Ok(Self(Arc::new(Layers { directories, indexes: Arc::new(indexes) })))
+        let names = Mutex::new(None);
+        Ok(Self(Arc::new(Layers { directories, indexes: Arc::new(indexes), names })))
     }
 
     /// What a path leads to, links followed, and what is below it, `depth` levels down (all by default): parents before
@@ -232,8 +247,21 @@ impl PyImageView {
     #[pyo3(signature = (path, *, depth = None))]
     fn walk(&self, py: Python<'_>, path: &[u8], depth: Option<usize>) -> PyResult<Option<PyViewWalk>> {
         let depth = depth.unwrap_or(usize::MAX);
-        let found = py.detach(|| View::applied(&self.0.indexes).map(|view| view.walk(path, depth)))?;
+        let found = py.detach(|| self.0.look(|view| view.walk(path, depth)))?;
         Ok(found.map(|found| PyViewWalk { layers: Arc::clone(&self.0), left: Mutex::new(found.into_iter()) }))
+    }
+
+    /// Whether all of its layers are still there. One that came again meanwhile is another.
+    fn is_current(&self, py: Python<'_>) -> PyResult<bool> {
+        let look = || -> Result<bool> {
+            for layer in &self.0.directories {
+                if !layer.is_there()? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        Ok(py.detach(look)?)
     }
 
     /// What a path leads to, links followed inside the view; None where there is nothing.
@@ -250,9 +278,8 @@ impl PyImageView {
     fn open(&self, py: Python<'_>, path: &[u8]) -> PyResult<RawFd> {
         let open = || -> Result<RawFd> {
             let missing = |kind| Error::NotFound { kind, name: String::from_utf8_lossy(path).into_owned() };
-            let view = View::applied(&self.0.indexes)?;
-            let (_, source) = view.find(path, true).ok_or_else(|| missing("file"))?;
-            let record = view.record(source);
+            let (_, source) = self.0.look(|view| view.find(path, true))?.ok_or_else(|| missing("file"))?;
+            let (_, record) = self.0.file(source);
             if record.what != What::File {
                 return Err(missing("regular file"));
             }

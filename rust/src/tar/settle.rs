@@ -54,6 +54,15 @@ pub fn read_index(layer: &Path) -> Result<Index> {
 }
 
 impl LayerDirectory {
+    /// Whether its tree still has a name: one that was removed has none.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn is_there(&self) -> Result<bool> {
+        let stat = rustix::fs::fstat(&self.tree).map_err(|e| Error::errno("stat", self.path(), e))?;
+        Ok(stat.st_nlink > 0)
+    }
+
     /// Where its tree is.
     #[must_use]
     pub fn path(&self) -> &Path {

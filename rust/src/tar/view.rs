@@ -49,6 +49,10 @@ impl Name {
     }
 }
 
+/// The names of a view without its layers: what to keep of one that is wanted again.
+#[derive(Debug)]
+pub struct Names(Vec<Name>);
+
 /// Several layers as one tree.
 #[derive(Debug)]
 pub struct View<'a> {
@@ -69,6 +73,18 @@ impl<'a> View<'a> {
     /// [`Error::UnsafeArchive`] where an entry cannot be applied to what is below it.
     pub fn applied(layers: &'a [Index]) -> Result<Self> {
         Self::build(layers, Rule::Applied, &HashSet::new())
+    }
+
+    /// The tree again that [`View::into_names`] was called on, over the same layers.
+    #[must_use]
+    pub fn again(layers: &'a [Index], names: Names) -> Self {
+        Self { layers, names: names.0 }
+    }
+
+    /// What is to be kept of it.
+    #[must_use]
+    pub fn into_names(self) -> Names {
+        Names(self.names)
     }
 
     /// The tree that overlayfs shows of the layers' directories, but for those at some positions.
