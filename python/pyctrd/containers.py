@@ -194,8 +194,10 @@ class Container:
             ConflictError: It was never started.
             DeadlineError: ``timeout`` seconds went by.
         """
+        from pyctrd.flows.freeze import thaw
         from pyctrd.flows.run import bundle_path
 
+        thaw(self._rooms, self._record)
         return self._runtime.wait(self._record.id, bundle_path(self._rooms, self._record), timeout)
 
     def logs(self, *, stream: Literal["stdout", "stderr", "both"] = "both", tail: int | None = None) -> str:
@@ -230,8 +232,10 @@ class Container:
             ConflictError: It does not run.
             InvalidError: There is no such signal.
         """
+        from pyctrd.flows.freeze import thaw
         from pyctrd.runtime.signals import signal_number
 
+        thaw(self._rooms, self._record)
         self._runtime.kill(self._record.id, signal_number(str(signal)))
 
     def stop(self, timeout: float = STOP_TIMEOUT_SECONDS) -> pyctrd.ExitStatus:
@@ -250,7 +254,9 @@ class Container:
         Raises:
             ConflictError: It does not run.
         """
-        self._runtime.pause(self._record.id)
+        from pyctrd.flows.run import pause_container
+
+        pause_container(self._rooms, self._record)
 
     def resume(self) -> None:
         """Let them go on.
@@ -258,7 +264,9 @@ class Container:
         Raises:
             ConflictError: It is not paused.
         """
-        self._runtime.resume(self._record.id)
+        from pyctrd.flows.run import resume_container
+
+        resume_container(self._rooms, self._record)
 
     def diff(self) -> list[pyctrd.Change]:
         """What it added ("A"), changed ("C") and deleted ("D") of its image, sorted by path, parents first.
@@ -292,8 +300,8 @@ class Container:
             message: What for; goes into the image's history.
             changes: What its config says otherwise, also as lines of a Dockerfile: ``CMD ["a"]``, ``ENV A=b``.
             compression: Of the new layer.
-            pause: Freeze its processes while its files are read, if it runs. A process that is killed right then
-                leaves it frozen, until ``resume``.
+            pause: Freeze its processes while its files are read, if it runs. Another commit of it waits meanwhile.
+                Where this process is killed then, the next engine that opens the root or looks at it lets it go on.
             clamp_mtime: Seconds since 1970 that no time in the image is after, ``created`` among them: the same
                 changes give the same image then.
 

@@ -21,8 +21,8 @@ class Image:
     """One image of one platform, in one namespace.
 
     Values are read from the store when they are first asked for; an image that is removed meanwhile raises
-    ``NotFoundError`` then. For its files the engine keeps the merged view open, a descriptor for each layer: those of the
-    few images that were read last.
+    ``NotFoundError`` then. For its files the engine keeps the merged view open, a descriptor for each layer: it has the
+    views of the few images that were read last.
     """
 
     def __init__(self, rooms: Rooms, record: ImageRecord) -> None:

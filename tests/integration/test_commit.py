@@ -6,7 +6,10 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +165,114 @@ def test_a_running_container_is_paused_while_it_is_read_and_goes_on(opened: pyct
         container.resume()
     finally:
         container.delete(force=True)
+
+
+FREEZER = """
+import sys, pyctrd
+with pyctrd.Engine(runtime=sys.argv[1]) as engine:
+    engine.containers.get("counting").commit("local/killed:1")
+"""
+COUNT = "i=0; while :; do i=$((i+1)); echo $i; done"
+DEADLINE_SECONDS = 60.0
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait for something that no descriptor tells."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def state_by_runc(container: pyctrd.Container, state: Path) -> str:
+    """What the runtime itself says, which changes nothing."""
+    words = ["runc", "--root", str(state / "runtimes/runc"), "state", container.id]
+    said: str = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)["status"]
+    return said
+
+
+def kill_in_freeze(container: pyctrd.Container, state: Path) -> None:
+    """Commit in a process of its own, and kill it while the container is frozen."""
+    with Watched(FREEZER, "runc", calls=["mkdirat", "openat", "write"]) as program:
+        for call in program:
+            if call.name != "openat" and state_by_runc(container, state) == "paused":
+                program.kill()
+                break
+            call.allow()
+        else:
+            raise AssertionError("it was never frozen")
+    assert state_by_runc(container, state) == "paused"
+
+
+def open_root() -> None:
+    """Somebody else opens the root, and asks for something of their own."""
+    with pyctrd.Engine(namespace="another") as other:
+        assert other.images.list() == []
+
+
+@pytest.mark.skipif(WHY_UNWATCHED != "", reason=WHY_UNWATCHED)
+def test_what_a_killed_commit_froze_goes_on(engine: pyctrd.Engine, images: Images, state: Path) -> None:
+    engine.images.pull(images.busybox.reference)
+    container = engine.containers.run(images.busybox.reference, ["sh", "-c", COUNT], name="counting")
+    uses: list[Callable[[], object]] = [
+        lambda: container.status,
+        container.resume,
+        lambda: container.commit("local/after:1"),
+        open_root,
+    ]
+    for use in uses:
+        kill_in_freeze(container, state)
+        assert [finding.problem for finding in engine.check()] == ["is frozen by a process that is gone"]
+        use()
+        assert state_by_runc(container, state) == "running"
+        assert engine.check() == []
+    # What its user pauses stays so, whatever a killed process left before.
+    kill_in_freeze(container, state)
+    container.pause()
+    with pyctrd.Engine() as after:
+        assert after.containers.get("counting").status.state == "paused"
+    assert container.status.state == "paused"
+    container.resume()
+    assert container.stop(timeout=0).exit_code == 137
+
+
+def test_a_freeze_that_outlives_its_process_is_undone(images: Images, state: Path, tmp_path: Path) -> None:
+    asked, go = tmp_path / "asked", tmp_path / "go"
+    runtime = tmp_path / "runc"  # by the same name: the two share their state
+    runtime.write_text(
+        f'#!/bin/sh\ncase "$*" in *" pause "*) : > {asked}; while [ ! -e {go} ]; do sleep 0.01; done;; esac\n'
+        'exec runc "$@"\n'
+    )
+    runtime.chmod(0o755)
+    with pyctrd.Engine(runtime=str(runtime)) as engine:
+        engine.images.pull(images.busybox.reference)
+        container = engine.containers.run(images.busybox.reference, ["sh", "-c", COUNT], name="counting")
+        try:
+            with subprocess.Popen([sys.executable, "-c", FREEZER, str(runtime)]) as committing:
+                until(asked.exists)
+                committing.kill()
+            # It is gone, and what it started is not: nobody takes the container for one that goes on.
+            with pyctrd.Engine() as after:
+                assert after.containers.get("counting").status.state == "running"
+            go.touch()
+            until(lambda: state_by_runc(container, state) == "paused")
+            until(lambda: container.status.state == "running")
+            assert engine.check() == []
+        finally:
+            go.touch()
+            container.delete(force=True)
+
+
+def test_commits_of_one_container_read_it_one_after_the_other(engine: pyctrd.Engine, images: Images) -> None:
+    engine.images.pull(images.busybox.reference)
+    script = COUNT.replace("echo $i", "echo $i >> /counting")
+    container = engine.containers.run(images.busybox.reference, ["sh", "-c", script])
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda number: container.commit(f"local/one-of:{number}"), range(4)))
+    for image in made:
+        lines = image.read_file("/counting").splitlines()
+        assert lines == [b"%d" % n for n in range(1, len(lines) + 1)]
+    assert container.status.state == "running"
 
 
 def test_a_container_that_never_ran_can_be_committed(opened: pyctrd.Engine, images: Images, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
+from pyctrd.flows.freeze import is_left_frozen
 from pyctrd.flows.load import load_config, load_manifest
 
 if TYPE_CHECKING:
@@ -121,3 +122,5 @@ def _check_containers(rooms: Rooms) -> Iterator[Finding]:
         for container in rooms.database.containers.list(namespace.name):
             if rooms.snapshotter.find(container.snapshot_key) is None:
                 yield Finding("container", container.name, "its snapshot is gone")
+            if is_left_frozen(rooms, container):
+                yield Finding("container", container.name, "is frozen by a process that is gone")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
-from pyctrd.errors import InvalidError, NotFoundError, PyctrdError
+from pyctrd.errors import InvalidError, NotFoundError
 from pyctrd.flows.fetch import Fetch, FileBody, Want
+from pyctrd.flows.freeze import held_still
 from pyctrd.flows.pull import BytesBody, is_present, record_content
-from pyctrd.flows.run import container_status
 from pyctrd.metadata.images import ImageRecord
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.derived import derive_config, derive_manifest
@@ -65,7 +65,7 @@ def commit_container(
     ):
         manifest, config = _base_of(rooms, container)
         made = workspace.path / "layer"
-        with _still(rooms, container, pause=pause):
+        with held_still(rooms, container) if pause else nullcontext():
             diffed = _snapshotter_of(rooms, container).diff(
                 container.snapshot_key, made, compression=compression, clamp_mtime=clamp_mtime
             )
@@ -122,26 +122,6 @@ def _base_of(rooms: Rooms, container: ContainerRecord) -> tuple[Manifest, ImageC
         name=container.image_name,
         hint=f"bring them in again: pyctrd pull {container.image_name.partition('@')[0]}",
     )
-
-
-@contextmanager
-def _still(rooms: Rooms, container: ContainerRecord, *, pause: bool) -> Iterator[None]:
-    """Freeze a container that runs, for as long as its files are read."""
-    runtime = rooms.runtime(container.runtime)
-    paused = False
-    if pause and container_status(rooms, container).state == "running":
-        try:
-            runtime.pause(container.id)
-            paused = True
-        except PyctrdError:
-            if container_status(rooms, container).state == "running":
-                raise
-    try:
-        yield
-    finally:
-        # It may have been killed in the meantime, or resumed by somebody else.
-        if paused and container_status(rooms, container).state == "paused":
-            runtime.resume(container.id)
 
 
 def _store(rooms: Rooms, wants: Sequence[Want], record: ImageRecord) -> ImageRecord:

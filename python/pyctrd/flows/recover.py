@@ -22,6 +22,7 @@ def recover(rooms: Rooms) -> None:
     """
     _undo_unrecorded(rooms)
     _undo_unfinished(rooms)
+    _thaw(rooms)
     _core.sweep_ingests(str(rooms.root))
     if any((rooms.root / "snapshots").glob("trial-*")):
         # Imported only where there is work: every command opens the root.
@@ -60,6 +61,14 @@ def _undo_unfinished(rooms: Rooms) -> None:
                 forget_snapshot(rooms, left.key)
     finally:
         making.release()
+
+
+def _thaw(rooms: Rooms) -> None:
+    """Let containers go on that a process froze which was killed then."""
+    if any((rooms.root / "containers").glob("*/*/freezer")):
+        from pyctrd.flows.freeze import thaw_all
+
+        thaw_all(rooms)
 
 
 def _unfinished(rooms: Rooms) -> Iterator[ContainerRecord | SnapshotRecord]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError
+from pyctrd.flows.freeze import thaw
 from pyctrd.flows.load import image_layers, load_config
 from pyctrd.flows.mount import record_snapshot
 from pyctrd.metadata.containers import ContainerRecord
@@ -129,7 +130,7 @@ def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> 
         DeadlineError: The kernel could not end it.
     """
     bundle = bundle_path(rooms, record)
-    status = rooms.runtime(record.runtime).status(record.id, bundle)
+    status = container_status(rooms, record)
     if status.exit is not None:
         return status.exit
     _signal(rooms, record, signal_number(record.stop_signal))
@@ -171,8 +172,29 @@ def get_container(rooms: Rooms, name: str) -> ContainerRecord:
 
 
 def container_status(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
-    """What it is doing now."""
+    """What it is doing now; one that a killed process left frozen goes on first."""
+    thaw(rooms, record)
     return rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record))
+
+
+def pause_container(rooms: Rooms, record: ContainerRecord) -> None:
+    """Freeze its processes until ``resume_container``.
+
+    Raises:
+        ConflictError: It does not run.
+    """
+    thaw(rooms, record)  # or the next engine would take this for what a killed process left
+    rooms.runtime(record.runtime).pause(record.id)
+
+
+def resume_container(rooms: Rooms, record: ContainerRecord) -> None:
+    """Let its processes go on.
+
+    Raises:
+        ConflictError: It is not paused.
+    """
+    if not thaw(rooms, record):
+        rooms.runtime(record.runtime).resume(record.id)
 
 
 def bundle_path(rooms: Rooms, record: ContainerRecord) -> Path:

@@ -81,9 +81,9 @@ class Runc:
         """
         self._run("kill", container_id, str(signal))
 
-    def pause(self, container_id: str) -> None:
-        """Freeze every process of the container."""
-        self._run("pause", container_id)
+    def pause(self, container_id: str, *, holding: int | None = None) -> None:
+        """Freeze every process of the container; the runtime keeps ``holding`` open."""
+        self._run("pause", container_id, holding=holding)
 
     def resume(self, container_id: str) -> None:
         """Let them go on."""
@@ -94,12 +94,18 @@ class Runc:
         if self.knows(container_id):
             self._run("delete", "--force", container_id)
 
-    def _run(self, verb: str, *words: str) -> None:
+    def _run(self, verb: str, *words: str, holding: int | None = None) -> None:
         import subprocess  # a run that ends by itself needs none
 
         argv = [self.path, "--root", str(self._root), verb, *words]
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=RUN_SECONDS, close_fds=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=RUN_SECONDS,
+            close_fds=True,
+            pass_fds=() if holding is None else (holding,),
         )
         if done.returncode:
             text = done.stderr.decode("utf-8", "replace")

@@ -131,9 +131,14 @@ class Runtime:
         """
         self._runc.kill(container_id, signal)
 
-    def pause(self, container_id: str) -> None:
-        """Freeze the container's processes."""
-        self._runc.pause(container_id)
+    def pause(self, container_id: str, *, holding: int | None = None) -> None:
+        """Freeze the container's processes.
+
+        Args:
+            container_id: Which one.
+            holding: A descriptor that stays open until the runtime has ended, whatever becomes of this process.
+        """
+        self._runc.pause(container_id, holding=holding)
 
     def resume(self, container_id: str) -> None:
         """Let them go on."""
