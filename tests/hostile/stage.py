@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,11 +25,13 @@ from tests.layers.ways import digest_of
 from tests.registry_faults import Answer, FaultyRegistry
 from tests.trees import differences, read_tree
 
-# "recorded": by a user without rights, and then by root from the layer that is made of that.
-WAYS = ("unpack", "recorded", "overlayfs", "native", "load")
+# "recorded": by a user without rights, and then by root from the layer that is made of that. "mapped": in a user
+# namespace that has every id as it is, so that what comes of a layer is what root makes of it.
+WAYS = ("unpack", "recorded", *(["mapped"] if shutil.which("newuidmap") else []), "overlayfs", "native", "load")
 # Ways that go through the store, and what each mounts the image with.
 IN_STORE = {"overlayfs": "overlayfs", "native": "native", "load": "overlayfs"}
 NOBODY = 65534
+ID_MAX = 2**32 - 2
 REPOSITORY = "hostile/image"
 GOOD = {b"etc/good": b"good\n"}
 
@@ -67,8 +70,8 @@ class Stage:
     def unpacked(self, way: str, layers: Made) -> Iterator[Seen]:
         """A tree of layers made in one of the ways, for the length of a ``with`` block."""
         packed = [_packed(layer) for layer in layers]
-        if way == "unpack":
-            self.unpack(packed, self.target)
+        if way in ("unpack", "mapped"):
+            self.unpack(packed, self.target, ownership="mapped" if way == "mapped" else "keep")
             yield self._seen(self.target)
             return
         if way == "recorded":
@@ -79,13 +82,13 @@ class Stage:
             yield self._seen(self.view)
 
     def unpack(
-        self, layers: Sequence[Packed], target: Path, *, ownership: Literal["keep", "recorded"] = "keep"
+        self, layers: Sequence[Packed], target: Path, *, ownership: Literal["keep", "mapped", "recorded"] = "keep"
     ) -> None:
         """Apply layers one by one, each from a file."""
         for number, layer in enumerate(layers):
             blob = self._files / f"layer-{number}"
             blob.write_bytes(layer.blob if layer.sent is None else layer.sent)
-            with _rights_of(NOBODY if ownership == "recorded" else 0):
+            with _rights_for(ownership, self._files):
                 pyctrd.unpack(blob, target, diff_id=layer.claimed, digest=digest_of(layer.blob), ownership=ownership)
             blob.unlink()
 
@@ -190,18 +193,29 @@ class Stage:
 
 
 @contextmanager
-def _rights_of(user: int) -> Iterator[None]:
-    """Be another user for the length of a ``with`` block, in all threads."""
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(user)
-    os.seteuid(user)
-    try:
+def _rights_for(ownership: str, directory: Path) -> Iterator[None]:
+    """What a way of unpacking is to be tried with, for the length of a ``with`` block."""
+    if ownership == "recorded":
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+    elif ownership == "mapped":
+        ranges = directory / "ranges"
+        ranges.write_text(f"root:1:{ID_MAX}\n")
+        for file in ("/etc/subuid", "/etc/subgid"):
+            subprocess.run(["mount", "--bind", str(ranges), file], check=True)
+        try:
+            yield
+        finally:
+            for file in ("/etc/subuid", "/etc/subgid"):
+                subprocess.run(["umount", file], check=True)
+            ranges.unlink()
+    else:
         yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
 
 
 def _packed(layer: Tar | bytes | Packed) -> Packed:
