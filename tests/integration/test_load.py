@@ -26,6 +26,7 @@ from pyctrd.errors import (
     InvalidError,
     NotFoundError,
     PyctrdError,
+    UnsafeArchiveError,
     UnsupportedError,
 )
 from pyctrd.oci.platform import Platform
@@ -297,6 +298,14 @@ def test_compressed_layers_and_links_among_the_layers_are_read(engine: pyctrd.En
     assert loaded.read_file("/own") == b"by one"
     assert [layer.media_type.rpartition(".")[2] for layer in loaded.manifest.layers] == ["tar", "tar+gzip", "tar"]
     assert engine.check(digests=True) == []
+
+
+@pytest.mark.parametrize("content", [b"root:x:0:0:root\n" * 99, b"short"], ids=["text", "short"])
+def test_a_file_that_is_no_archive_is_told_from_one(engine: pyctrd.Engine, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "notes").write_bytes(content)
+    with pytest.raises(UnsafeArchiveError, match="notes") as caught:
+        engine.images.load(tmp_path / "notes")
+    assert "OCI layout" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pyctrd import _core
 from pyctrd.content.limits import Limits
-from pyctrd.content.members import Slice, check_document_size, irregular, missing, shown
+from pyctrd.content.members import EXPECTED, Slice, check_document_size, irregular, missing, shown
 from pyctrd.errors import InvalidError, UnsafeArchiveError
 
 # What is kept in memory of all members: of an image of a thousand layers it is a twentieth.
@@ -171,7 +171,7 @@ class Archive:
 
 
 def _of_source(error: UnsafeArchiveError, source: str) -> UnsafeArchiveError:
-    """The error with the archive's name: it does not know its own."""
+    """The error with the archive's name, which it does not know; what is wrong from its first byte on is no archive."""
     entry = f"{error.entry!r:.200}: "[1:] if error.entry else ""
     return UnsafeArchiveError(
         f"unsafe archive: {source}: {entry}{error.reason} (at byte {error.offset})",
@@ -179,5 +179,5 @@ def _of_source(error: UnsafeArchiveError, source: str) -> UnsafeArchiveError:
         offset=error.offset,
         reason=error.reason,
         limit=error.limit,
-        hint=error.hint,
+        hint=error.hint or (EXPECTED if error.offset == 0 else ""),
     )

@@ -13,6 +13,8 @@ from pyctrd.oci.document import DOCUMENT_MAX_BYTES
 
 # Of a name in a message.
 NAME_MAX_CHARS = 200
+# What can be handed over.
+EXPECTED = "expected an OCI layout (directory or tar), or what docker save or podman save wrote"
 
 
 class Slice:

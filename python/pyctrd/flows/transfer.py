@@ -14,7 +14,7 @@ from pyctrd import _core
 from pyctrd.content.archive import Archive
 from pyctrd.content.docker_archive import LIST_FILE, OLD_LIST_FILE, DockerArchive
 from pyctrd.content.layout import INDEX_FILE, LAYOUT_FILE, Layout
-from pyctrd.content.members import Directory
+from pyctrd.content.members import EXPECTED, Directory
 from pyctrd.errors import InvalidError, NotFoundError, UnsafeArchiveError, UnsupportedError
 from pyctrd.flows.collect import collect
 from pyctrd.flows.fetch import Fetch, Want
@@ -168,7 +168,7 @@ def _unknown(source: str, why: str) -> InvalidError:
         f"invalid image source: {source}: {why}",
         field="source",
         value=source,
-        hint="expected an OCI layout (directory or tar), or what docker save or podman save wrote",
+        hint=EXPECTED,
     )
 
 
