@@ -55,6 +55,8 @@ class DockerArchive:
         # Blob → the file that is to be it; manifests are in no file.
         self._files: dict[Digest, str] = {}
         self._manifests: dict[Digest, bytes] = {}
+        # Of compressed layers: one that is listed a thousand times is hashed once.
+        self._hashed: dict[str, Digest] = {}
         listed = Fields.parse_list(read_document(archive, LIST_FILE), kind=LIST_FILE)
         self._images = [self._read(image) for image in listed]
 
@@ -91,13 +93,16 @@ class DockerArchive:
             ) from error
         with found:
             compression = _compression(found)
-        if compression == "none":
-            digest = diff_id
-        else:
-            with self._archive.open(file_name) as again:
-                digest = _hash(again)
+        digest = diff_id if compression == "none" else self._hash(file_name)
         self._files.setdefault(digest, file_name)
         return Descriptor(layer_media_type(compression), digest, found.size)
+
+    def _hash(self, file_name: str) -> Digest:
+        known = self._hashed.get(file_name)
+        if known is None:
+            with self._archive.open(file_name) as file:
+                known = self._hashed[file_name] = _hash(file)
+        return known
 
     def read_manifest(self, descriptor: Descriptor) -> bytes:
         """One of those made here."""

@@ -55,7 +55,8 @@ def load(
         image-spec v1.1 image-layout.md.
     """
     try:
-        with rooms.collection_lock(shared=True), _open_source(rooms, source) as origin:
+        # A stream is read to its end first: who waits for its bytes holds nobody's collection up.
+        with _open_source(rooms, source) as origin, rooms.collection_lock(shared=True):
             loading = _Loading(rooms, origin, platform=platform, unpack=unpack)
             for reference, offered in name_images(origin.images(platform), name, called=origin.source):
                 loading.add(reference, offered.target)
