@@ -1,4 +1,4 @@
-"""Python programs in processes of their own, spoken to a line at a time."""
+"""Python programs in processes of their own, spoken to a line at a time; and waiting for what others do."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 DEADLINE_SECONDS = 60.0
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait for something that no descriptor tells."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class Child:

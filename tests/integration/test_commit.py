@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import pyctrd
 from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
 from tests import syscalls
+from tests.children import until
 from tests.images import Images
 from tests.integration.conftest import Cli
 from tests.layers.oracles import missing_programs
@@ -173,15 +173,6 @@ with pyctrd.Engine(runtime=sys.argv[1]) as engine:
     engine.containers.get("counting").commit("local/killed:1")
 """
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; done"
-DEADLINE_SECONDS = 60.0
-
-
-def until(what: Callable[[], bool]) -> None:
-    """Wait for something that no descriptor tells."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def state_by_runc(container: pyctrd.Container, state: Path) -> str:

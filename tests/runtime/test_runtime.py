@@ -22,6 +22,7 @@ from pyctrd.errors import (
 from pyctrd.oci.config import ImageConfig
 from pyctrd.runtime import Bind, Rlimit, Runtime, state
 from pyctrd.runtime.shim import Connection, Mode, Start, wait_readable
+from tests.children import until
 from tests.runtime.conftest import IMAGE, WAIT_SECONDS, Host
 
 pytestmark = pytest.mark.root
@@ -162,7 +163,8 @@ def test_running_container_is_neither_started_nor_deleted(host: Host) -> None:
         host.runtime.delete("busy", bundle)
     status = host.runtime.status("busy", bundle)
     assert status.state == "running"
-    assert Path(f"/proc/{status.pid}/cmdline").read_bytes() == b"sleep\x001000\x00"
+    # The runtime ends before its child has become the command.
+    until(lambda: Path(f"/proc/{status.pid}/cmdline").read_bytes() == b"sleep\x001000\x00")
     host.runtime.delete("busy", bundle, force=True)
     host.runtime.delete("busy", bundle, force=True)
     assert not Path(f"/proc/{status.pid}").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ _MISSING = re.compile(r"executable file.* not found|exec: \"[^\"]*\": (stat .*: 
 _NOT_EXECUTABLE = re.compile(
     r"exec: \"[^\"]*\": (permission denied|is a directory)|exec format error|exec .*: Permission denied", re.IGNORECASE
 )
+# With version 1's cgroups runc gives up after some tries, and thaws: on a busy host nothing had its turn to stop in.
+_UNFROZEN = "unable to freeze"
+FREEZE_SECONDS = 10.0
 _GONE = re.compile(r"does not exist|container .* not found|No such file or directory", re.IGNORECASE)
 _NOT_RUNNING = re.compile(r"not running|already finished|cannot (pause|resume)|not paused", re.IGNORECASE)
 
@@ -82,8 +86,19 @@ class Runc:
         self._run("kill", container_id, str(signal))
 
     def pause(self, container_id: str, *, holding: int | None = None) -> None:
-        """Freeze every process of the container; the runtime keeps ``holding`` open."""
-        self._run("pause", container_id, holding=holding)
+        """Freeze every process of the container; the runtime keeps ``holding`` open.
+
+        Raises:
+            ConflictError: It does not run.
+            RuncError: Anything else.
+        """
+        deadline = time.monotonic() + FREEZE_SECONDS
+        while True:
+            try:
+                return self._run("pause", container_id, holding=holding)
+            except RuncError as error:
+                if _UNFROZEN not in str(error) or time.monotonic() > deadline:
+                    raise
 
     def resume(self, container_id: str) -> None:
         """Let them go on."""
