@@ -17,7 +17,7 @@ from pyctrd import _core, errors
 
 # DESIGN.md, "Public API", as far as it is delivered.
 PROMISED = {
-    "Engine": "images containers content namespace info check stages close",
+    "Engine": "images containers content namespaces namespace info check stages close",
     "Images": "pull load get find list remove unmount",
     "Image": (
         "name digest manifest_digest platform created_ns manifest config size_bytes read_file open stat lstat walk "
@@ -29,10 +29,11 @@ PROMISED = {
         "stop pause resume diff commit delete"
     ),
     "Content": "info open list check rebuild",
+    "Namespaces": "create get list set remove",
 }
 CLASSES = sorted(name for name in pyctrd.__all__ if inspect.isclass(getattr(pyctrd, name)))
 # Users get these from an engine and never make one: their constructors are not part of the promise.
-GIVEN = {"Image", "Images", "Container", "Containers", "Content"}
+GIVEN = {"Image", "Images", "Container", "Containers", "Content", "Namespaces"}
 
 
 def functions(owner: type) -> Iterator[tuple[str, Any]]:
@@ -69,7 +70,9 @@ def test_every_public_name_is_there_and_listed() -> None:
 @pytest.mark.parametrize("owner", PROMISED)
 def test_the_names_that_the_design_promises_are_there(owner: str) -> None:
     kind = getattr(pyctrd, owner)
-    attributes = {"images", "containers", "content"} if owner == "Engine" else set()  # set in the constructor
+    attributes = (
+        {"images", "containers", "content", "namespaces"} if owner == "Engine" else set()
+    )  # set in the constructor
     assert [name for name in PROMISED[owner].split() if name not in attributes and not hasattr(kind, name)] == []
     public = {name for name in vars(kind) if not name.startswith("_")}
     assert public | attributes == set(PROMISED[owner].split()), "list what is new here, in the README and CHANGELOG"
@@ -80,6 +83,7 @@ def test_an_engine_has_its_parts() -> None:
         assert isinstance(engine.images, pyctrd.Images)
         assert isinstance(engine.containers, pyctrd.Containers)
         assert isinstance(engine.content, pyctrd.Content)
+        assert isinstance(engine.namespaces, pyctrd.Namespaces)
 
 
 @pytest.mark.parametrize("name", CLASSES)

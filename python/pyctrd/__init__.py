@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from pyctrd.images import Image as Image
     from pyctrd.images import Images as Images
     from pyctrd.metadata.content import ContentRecord as ContentRecord
+    from pyctrd.metadata.namespaces import Namespace as Namespace
+    from pyctrd.namespaces import Namespaces as Namespaces
     from pyctrd.oci.changes import ConfigChanges as ConfigChanges
     from pyctrd.oci.config import ImageConfig as ImageConfig
     from pyctrd.oci.manifest import Manifest as Manifest
@@ -73,6 +75,8 @@ _LAZY = {
     "Limits": "pyctrd.content.limits",
     "LogLine": "pyctrd.runtime.logs",
     "Manifest": "pyctrd.oci.manifest",
+    "Namespace": "pyctrd.metadata.namespaces",
+    "Namespaces": "pyctrd.namespaces",
     "ProgressCallback": "pyctrd.flows.progress",
     "PullProgress": "pyctrd.flows.progress",
     "Reference": "pyctrd.oci.reference",

@@ -13,6 +13,7 @@ from pyctrd.contents import Content
 from pyctrd.flows.rooms import Rooms
 from pyctrd.flows.settings import DEFAULT_CONCURRENCY, read_settings
 from pyctrd.images import Images
+from pyctrd.namespaces import Namespaces
 
 
 class Engine:
@@ -77,6 +78,7 @@ class Engine:
         self.images = Images(self._rooms)
         self.containers = Containers(self._rooms)
         self.content = Content(self._rooms)
+        self.namespaces = Namespaces(self._rooms)
 
     @property
     def namespace(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pyctrd.errors import AlreadyExistsError, InvalidError
+from pyctrd.errors import AlreadyExistsError, InvalidError, NotFoundError
 from pyctrd.metadata.database import Database, Tables
 from pyctrd.metadata.namespaces import NAME_MAX_CHARS, check_namespace
 from tests.metadata.records import container, digest, image
@@ -111,7 +111,7 @@ def test_another_namespace_is_refused_by_name(name: str) -> None:
     ],
 )
 def test_a_record_of_no_namespace_is_refused(database: Database, add: Callable[[Tables], None]) -> None:
-    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"), database.write() as tx:
+    with pytest.raises(NotFoundError, match="namespace not found"), database.write() as tx:
         add(tx)
 
 

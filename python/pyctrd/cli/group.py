@@ -26,6 +26,7 @@ COMMANDS = {
     "logs": "pyctrd.cli.containers",
     "ls": "pyctrd.cli.files",
     "mount": "pyctrd.cli.images",
+    "namespace": "pyctrd.cli.namespaces",
     "pause": "pyctrd.cli.containers",
     "ps": "pyctrd.cli.containers",
     "pull": "pyctrd.cli.images",

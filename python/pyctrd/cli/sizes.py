@@ -22,6 +22,27 @@ def parse_size(text: str) -> int | None:
     return int(number) * _UNITS[unit]
 
 
+class SizeType(click.ParamType[int | str]):
+    """A number of bytes as an option's value, or one of some words."""
+
+    name = "size"
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """The bytes, or the word as it stands."""
+        if isinstance(value, int):
+            return value
+        if (text := str(value)) in self._words:
+            return text
+        size = parse_size(text)
+        if size is None:
+            expected = " or ".join(["a number of bytes, also with k, m or g,", *self._words]).removesuffix(",")
+            self.fail(f"{value!r}: expected {expected}", param, ctx)
+        return size
+
+
 def limit_option(function: Any) -> Any:
     """``--limit NAME=VALUE`` of every command that unpacks layers; the command gets ``limits``."""
     return click.option(

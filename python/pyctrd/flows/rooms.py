@@ -67,7 +67,7 @@ class Rooms:
             database = Database(self.root / "pyctrd.db")
             self.__dict__["database"] = database
             recover(self)
-            if all(known.name != self.namespace for known in database.namespaces.list()):
+            if database.namespaces.find(self.namespace) is None:
                 with database.write() as tx:
                     tx.namespaces.ensure(self.namespace)
             return database

@@ -139,7 +139,10 @@ def read_settings(
     return Settings(
         root=_directory("root", root or default_root()),
         state=_directory("state", state or default_state()),
-        namespace=check_namespace(namespace or environment.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE),
+        # An empty name that a program gives is no tenant's: it must not become another's.
+        namespace=check_namespace(environment.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE)
+        if namespace is None
+        else check_namespace(namespace),
         runtime=_program(runtime or environment.get(RUNTIME_VARIABLE) or "runc"),
         snapshotter=snapshotter or environment.get(SNAPSHOTTER_VARIABLE) or None,
         durability=chosen,

@@ -12,7 +12,14 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyctrd.errors import ConflictError, DeadlineError, IntegrityError, InvalidError, UnsupportedError
+from pyctrd.errors import (
+    ConflictError,
+    DeadlineError,
+    IntegrityError,
+    InvalidError,
+    NotFoundError,
+    UnsupportedError,
+)
 from pyctrd.metadata.containers import Containers
 from pyctrd.metadata.content import ContentRecords
 from pyctrd.metadata.images import Images
@@ -277,6 +284,9 @@ def _translated(operation: str, path: Path) -> Iterator[None]:
             ) from error
         raise OSError(_errno_of(code), f"database: {error}", str(path)) from error
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+            # All of them lead to namespaces, and the one that an engine works in may be removed by another.
+            raise NotFoundError("namespace not found: it was removed meanwhile", kind="namespace") from error
         if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
             raise
         raise IntegrityError(

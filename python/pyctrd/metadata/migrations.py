@@ -86,4 +86,9 @@ _SECOND = (
     ) STRICT, WITHOUT ROWID""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
+_TENANTS = (
+    "ALTER TABLE namespaces ADD COLUMN policy TEXT NOT NULL DEFAULT 'isolated'",
+    "ALTER TABLE namespaces ADD COLUMN quota INTEGER",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS)
