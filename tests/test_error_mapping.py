@@ -30,6 +30,7 @@ TREE: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "NotFoundError": (("PyctrdError", "LookupError"), {"kind", "name"}),
     "AlreadyExistsError": (("PyctrdError",), {"kind", "name"}),
     "ConflictError": (("PyctrdError",), {"kind", "name", "state", "allowed"}),
+    "QuotaError": (("PyctrdError",), {"namespace", "limit_bytes", "use_bytes", "need_bytes"}),
     "IntegrityError": (("PyctrdError",), {"subject", "expected", "actual"}),
     "DigestMismatchError": (("IntegrityError",), set()),
     "SizeMismatchError": (("IntegrityError",), set()),

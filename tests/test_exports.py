@@ -28,8 +28,8 @@ PROMISED = {
         "id name image_name command labels created_ns status start start_attached attach wait logs log_lines kill "
         "stop pause resume diff commit delete"
     ),
-    "Content": "info open list check rebuild",
-    "Namespaces": "create get list set remove",
+    "Content": "info open list usage check rebuild",
+    "Namespaces": "create get list set usage remove",
 }
 CLASSES = sorted(name for name in pyctrd.__all__ if inspect.isclass(getattr(pyctrd, name)))
 # Users get these from an engine and never make one: their constructors are not part of the promise.

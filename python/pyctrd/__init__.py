@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from pyctrd.images import Images as Images
     from pyctrd.metadata.content import ContentRecord as ContentRecord
     from pyctrd.metadata.namespaces import Namespace as Namespace
+    from pyctrd.metadata.usage import ContentUsage as ContentUsage
+    from pyctrd.metadata.usage import NamespaceUsage as NamespaceUsage
     from pyctrd.namespaces import Namespaces as Namespaces
     from pyctrd.oci.changes import ConfigChanges as ConfigChanges
     from pyctrd.oci.config import ImageConfig as ImageConfig
@@ -61,6 +63,7 @@ _LAZY = {
     "Containers": "pyctrd.containers",
     "Content": "pyctrd.contents",
     "ContentRecord": "pyctrd.metadata.content",
+    "ContentUsage": "pyctrd.metadata.usage",
     "Diffed": "pyctrd._core",
     "Engine": "pyctrd.engine",
     "ExitStatus": "pyctrd.runtime.state",
@@ -76,6 +79,7 @@ _LAZY = {
     "LogLine": "pyctrd.runtime.logs",
     "Manifest": "pyctrd.oci.manifest",
     "Namespace": "pyctrd.metadata.namespaces",
+    "NamespaceUsage": "pyctrd.metadata.usage",
     "Namespaces": "pyctrd.namespaces",
     "ProgressCallback": "pyctrd.flows.progress",
     "PullProgress": "pyctrd.flows.progress",

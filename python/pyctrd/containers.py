@@ -313,6 +313,7 @@ class Container:
             NotFoundError: Blobs of its image were removed: a new image would lack them.
             UnsupportedError: Something that no layer can say, as a name that begins with ``.wh.``.
             ConflictError: It works on its files meanwhile: it was not paused.
+            QuotaError: The namespace may not have so much; nothing is left.
             OSError: The disk; nothing half-made is left.
 
         Spec:

@@ -61,6 +61,15 @@ class Content:
         """All blobs of this namespace, by digest."""
         return list(self._rooms.database.content.walk(self._rooms.namespace))
 
+    def usage(self) -> pyctrd.ContentUsage:
+        """What this namespace is charged for: every blob that it has, whoever has it too, in bytes as stored.
+
+        Unpacked layers and containers' own files are not charged. What is on its way in counts against the quota, when
+        it begins and again when it is recorded.
+        """
+        usage, namespace = self._rooms.database.usage, self._rooms.namespace
+        return pyctrd.ContentUsage(usage.charged(namespace), usage.reserved(namespace), usage.quota(namespace))
+
     def check(self, digest: str) -> None:
         """Hash one blob.
 

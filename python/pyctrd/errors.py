@@ -91,6 +91,33 @@ class ConflictError(PyctrdError):
         self.allowed = allowed
 
 
+class QuotaError(PyctrdError):
+    """A namespace's quota is too small for what was to come into it; nothing came.
+
+    Attributes:
+        namespace: Whose quota.
+        limit_bytes: The quota.
+        use_bytes: What the namespace has, and what else is on its way into it.
+        need_bytes: What was to come beside that.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        namespace: str = "",
+        limit_bytes: int = 0,
+        use_bytes: int = 0,
+        need_bytes: int = 0,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.namespace = namespace
+        self.limit_bytes = limit_bytes
+        self.use_bytes = use_bytes
+        self.need_bytes = need_bytes
+
+
 class IntegrityError(PyctrdError):
     """Bytes are not what their descriptor says. Never retried.
 

@@ -213,6 +213,7 @@ class Images:
             NotFoundError: No such image, or none for the platform.
             RegistryError: The registry refused or was not reached.
             IntegrityError, UnsafeArchiveError: What arrived is not what was promised.
+            QuotaError: The namespace may not have so much; nothing came in.
             OSError: The disk; nothing half-made is left.
         """
         from pyctrd.flows.pull import pull
@@ -257,6 +258,7 @@ class Images:
                 regular file; a name stands twice or leads out. Documents over 4 MiB are refused unread.
             UnsupportedError: An archive of Docker before 1.10, or a layout of a version to come.
             IntegrityError, UnsafeArchiveError: A blob is not what its digest, size or diff_id says; a limit.
+            QuotaError: The namespace may not have so much; nothing came in.
             OSError: It cannot be read; the disk. Nothing half-made is left.
         """
         from pyctrd.flows.transfer import load

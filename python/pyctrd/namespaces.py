@@ -81,6 +81,18 @@ class Namespaces:
 
         return change_namespace(self._rooms, name, labels=labels, policy=policy, quota=quota)
 
+    def usage(self, name: str) -> pyctrd.NamespaceUsage:
+        """What one costs: the blobs that it is charged for, and those of them that its removal would free.
+
+        The second figure tells what other tenants have: ``engine.content.usage`` is what a tenant may see.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        self.get(name)
+        usage = self._rooms.database.usage
+        return pyctrd.NamespaceUsage(usage.charged(name), usage.exclusive(name))
+
     def remove(self, name: str, *, force: bool = False) -> None:
         """Take one away, and what nothing else needs from the disk.
 

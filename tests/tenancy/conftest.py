@@ -34,6 +34,7 @@ def faulty() -> Iterator[FaultyRegistry]:
 
 def _opened(namespace: str) -> Iterator[pyctrd.Engine]:
     with pyctrd.Engine(namespace=namespace) as engine:
+        engine.images.list()  # its namespace is made at the first use
         yield engine
         for container in engine.containers.list():
             container.delete(force=True)

@@ -33,12 +33,15 @@ def test_a_namespace_has_what_it_was_made_with(a: pyctrd.Engine) -> None:
         a.namespaces.create("team")
 
 
-def test_the_namespace_of_an_engine_is_made_at_its_first_use(a: pyctrd.Engine, b: pyctrd.Engine) -> None:
-    assert b.images.list() == []
+def test_the_namespace_of_an_engine_is_made_at_its_first_use(a: pyctrd.Engine) -> None:
+    with pyctrd.Engine(namespace="b") as b:
+        assert [known.name for known in a.namespaces.list()] == ["a"]
+        assert b.images.list() == []
     own = a.namespaces.get("b")
     assert (own.labels, own.policy, own.quota_bytes) == ({}, "isolated", None)
     a.namespaces.set("b", quota=7)
     with pyctrd.Engine(namespace="b") as again:
+        assert again.images.list() == []
         assert again.namespaces.get("b").quota_bytes == 7  # opening it again changes nothing
 
 
@@ -178,7 +181,7 @@ def test_the_command_line_keeps_tenants(tmp_path: Path) -> None:
     changed = run("namespace", "set", "team", "--quota", "unlimited", "--policy", "shared", "--json").lines[0]
     assert (changed["quota_bytes"], changed["labels"], changed["policy"]) == (None, {"who": "us"}, "shared")
     table = run("namespace", "ls").out.splitlines()
-    assert table[0].split() == ["NAME", "POLICY", "QUOTA", "CREATED", "LABELS"]
+    assert table[0].split() == ["NAME", "POLICY", "QUOTA", "CHARGED", "EXCLUSIVE", "CREATED", "LABELS"]
     assert [line.split()[0] for line in table[1:]] == ["default", "team"]
     assert run("namespace", "rm", "team").out == "team\n"
     assert [line["name"] for line in run("namespace", "ls", "--json").lines] == ["default"]

@@ -11,7 +11,7 @@ from pyctrd.cli.output import age_text, print_json, print_json_lines, print_tabl
 from pyctrd.cli.sizes import SizeType
 
 if TYPE_CHECKING:
-    from pyctrd import Namespace
+    from pyctrd import Namespace, NamespaceUsage
 
 label_option = click.option(
     "--label", "labels", metavar="KEY=VALUE", multiple=True, help="A word about it; set replaces all that there are."
@@ -28,13 +28,14 @@ def namespace_command() -> None:
 @json_option
 @pass_globals
 def list_namespaces(options: Globals, *, as_json: bool) -> None:
-    """List all namespaces of the store."""
+    """List all namespaces of the store, with what each is charged for and what of that it alone has."""
     with options.engine() as engine:
-        found = engine.namespaces.list()
+        found = [(namespace, engine.namespaces.usage(namespace.name)) for namespace in engine.namespaces.list()]
     if as_json or options.json:
-        print_json_lines(_describe(namespace) for namespace in found)
+        print_json_lines(_describe(namespace) | usage._asdict() for namespace, usage in found)
     else:
-        print_table(("NAME", "POLICY", "QUOTA", "CREATED", "LABELS"), (_cells(namespace) for namespace in found))
+        headings = ("NAME", "POLICY", "QUOTA", "CHARGED", "EXCLUSIVE", "CREATED", "LABELS")
+        print_table(headings, (_cells(namespace, usage) for namespace, usage in found))
 
 
 @namespace_command.command("create")
@@ -122,11 +123,13 @@ def _describe(namespace: Namespace) -> dict[str, Any]:
     }
 
 
-def _cells(namespace: Namespace) -> tuple[str, ...]:
+def _cells(namespace: Namespace, usage: NamespaceUsage) -> tuple[str, ...]:
     return (
         namespace.name,
         namespace.policy,
         "-" if namespace.quota_bytes is None else size_text(namespace.quota_bytes),
+        size_text(usage.charged_bytes),
+        size_text(usage.exclusive_bytes),
         age_text(namespace.created_ns),
         ",".join(f"{key}={value}" for key, value in sorted(namespace.labels.items())),
     )

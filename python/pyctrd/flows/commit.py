@@ -13,7 +13,7 @@ from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError
 from pyctrd.flows.fetch import Fetch, FileBody, Want
 from pyctrd.flows.freeze import held_still
-from pyctrd.flows.pull import BytesBody, is_present, record_content
+from pyctrd.flows.pull import BytesBody, is_present, record_content, swept_after_failure
 from pyctrd.metadata.images import ImageRecord
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.derived import derive_config, derive_manifest
@@ -60,6 +60,7 @@ def commit_container(
         )
     created = time.time() if clamp_mtime is None else clamp_mtime
     with (
+        swept_after_failure(rooms),
         rooms.collection_lock(shared=True),
         _core.Workspace(str(rooms.root), os.urandom(16).hex()) as workspace,
     ):

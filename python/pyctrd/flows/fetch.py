@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pyctrd import _core
-from pyctrd.errors import CancelledError, UnavailableError, UnreachableError, UnsafeArchiveError
+from pyctrd.errors import CancelledError, QuotaError, UnavailableError, UnreachableError, UnsafeArchiveError
 from pyctrd.flows.progress import LayerProgress, LayerState
-from pyctrd.flows.recover import digest_names, take_locks, undo
+from pyctrd.flows.recover import digest_names, take_locks, undo, undo_unrecorded
 from pyctrd.oci.media_types import layer_compression
 
 if TYPE_CHECKING:
@@ -117,9 +117,11 @@ class Fetch:
         """Bring all of them in.
 
         Raises:
+            QuotaError: All of them together are more than the namespace may have; none was asked for then.
             PyctrdError, OSError: The first failure; nothing of its batch is visible then.
         """
         pending = sorted(wants, key=lambda want: want.descriptor.size, reverse=True)
+        self._admit(pending)
         while pending:
             with ExitStack() as locks:
                 claimed, busy = self._claim(pending, locks)
@@ -128,6 +130,14 @@ class Fetch:
             pending = [want for want, _ in busy]
             if busy:
                 self._wait_for(busy[0][1])
+
+    def _admit(self, wants: Sequence[Want]) -> None:
+        usage, sizes = self._rooms.database.usage, _sizes(wants)
+        try:
+            usage.admit(self._rooms.namespace, sizes)
+        except QuotaError:
+            undo_unrecorded(self._rooms)  # what a process reserved that is gone is no use
+            usage.admit(self._rooms.namespace, sizes)
 
     def _claim(self, wants: Sequence[Want], locks: ExitStack) -> tuple[list[Want], list[tuple[Want, _core.FileLock]]]:
         """Those whose locks were free and that are really missing; and those that another has, with the lock."""
@@ -157,6 +167,7 @@ class Fetch:
         ids = [os.urandom(16).hex() for _ in wants]
         database = self._rooms.database
         with database.write() as tx:
+            tx.usage.admit(self._rooms.namespace, _sizes(wants))
             for want, ingest_id in zip(wants, ids, strict=True):
                 tx.ingests.add(
                     ingest_id,
@@ -183,9 +194,15 @@ class Fetch:
         ingests = [want.ingest for want in wants if want.ingest is not None]
         _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
         with self._rooms.database.write() as tx:
+            tx.usage.admit(self._rooms.namespace, _sizes(wants))  # the quota may have been lowered
             self._record(tx, wants)
             for ingest_id in ids:
                 tx.ingests.delete(ingest_id)
+
+
+def _sizes(wants: Iterable[Want]) -> dict[str, int]:
+    """Bytes by digest: a blob that is wanted twice comes once."""
+    return {str(want.descriptor.digest): want.descriptor.size for want in wants}
 
 
 class _Carriers:

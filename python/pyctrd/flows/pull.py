@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import UnsafeArchiveError
+from pyctrd.errors import QuotaError, UnsafeArchiveError
 from pyctrd.flows.collect import collect
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
@@ -47,6 +48,7 @@ def pull(
     Raises:
         RegistryError, NotFoundError, InvalidError: The registry, or what it sent.
         IntegrityError, UnsafeArchiveError: Bytes that are not what they should be.
+        QuotaError: More than the namespace may have.
         OSError: The disk.
 
     Spec:
@@ -56,23 +58,35 @@ def pull(
     if unpack:
         resolved.manifest.check_is_image(str(reference))
     wants = wants_of(rooms, resolved, RegistryOrigin(rooms, reference), unpack=unpack)
+    with swept_after_failure(rooms), rooms.collection_lock(shared=True):
+        fetch = Fetch(
+            rooms,
+            is_present=partial(is_present, rooms),
+            record=partial(record_content, rooms, str(resolved.reference.repository_name)),
+            watch=watcher(str(resolved.reference), wants, progress),
+            watch_seconds=PROGRESS_INTERVAL_SECONDS,
+        )
+        fetch.run(wants)
+        if unpack and resolved.config is not None:
+            settle(rooms, resolved.config.rootfs.diff_ids)
+        with rooms.database.write() as tx:
+            return tx.images.put(image_record(rooms, resolved))
+
+
+@contextmanager
+def swept_after_failure(rooms: Rooms) -> Iterator[None]:
+    """Collect after a failure that leaves blobs recorded which no image is going to need."""
+    before = rooms.database.usage.charged(rooms.namespace)
     try:
-        with rooms.collection_lock(shared=True):
-            fetch = Fetch(
-                rooms,
-                is_present=partial(is_present, rooms),
-                record=partial(record_content, rooms, str(resolved.reference.repository_name)),
-                watch=watcher(str(resolved.reference), wants, progress),
-                watch_seconds=PROGRESS_INTERVAL_SECONDS,
-            )
-            fetch.run(wants)
-            if unpack and resolved.config is not None:
-                settle(rooms, resolved.config.rootfs.diff_ids)
-            with rooms.database.write() as tx:
-                return tx.images.put(image_record(rooms, resolved))
+        yield
     except UnsafeArchiveError:
         # Each layer was good by itself and is recorded by now; that they do not fit one another makes them garbage.
         collect(rooms)
+        raise
+    except QuotaError:
+        # Nearly always nothing had come yet. Somebody at their limit who tries again must not cost a sweep each time.
+        if rooms.database.usage.charged(rooms.namespace) != before:
+            collect(rooms)
         raise
 
 

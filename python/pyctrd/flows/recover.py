@@ -20,7 +20,7 @@ def recover(rooms: Rooms) -> None:
 
     Nothing of a live process is touched: whatever it works on has a lock that it holds.
     """
-    _undo_unrecorded(rooms)
+    undo_unrecorded(rooms)
     _undo_unfinished(rooms)
     _thaw(rooms)
     _core.sweep_ingests(str(rooms.root))
@@ -31,7 +31,7 @@ def recover(rooms: Rooms) -> None:
         SnapshotStore(rooms.root).sweep()
 
 
-def _undo_unrecorded(rooms: Rooms) -> None:
+def undo_unrecorded(rooms: Rooms) -> None:
     """Remove blobs and layers that were published by a process that died before it recorded them."""
     for reserved in rooms.database.ingests.list():
         with ExitStack() as held:

@@ -15,11 +15,18 @@ from pyctrd.content.archive import Archive
 from pyctrd.content.docker_archive import LIST_FILE, OLD_LIST_FILE, DockerArchive
 from pyctrd.content.layout import INDEX_FILE, LAYOUT_FILE, Layout
 from pyctrd.content.members import EXPECTED, Directory
-from pyctrd.errors import InvalidError, NotFoundError, UnsafeArchiveError, UnsupportedError
-from pyctrd.flows.collect import collect
+from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
 from pyctrd.flows.fetch import Fetch, Want
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback
-from pyctrd.flows.pull import image_record, is_present, record_content, settle, wants_of, watcher
+from pyctrd.flows.pull import (
+    image_record,
+    is_present,
+    record_content,
+    settle,
+    swept_after_failure,
+    wants_of,
+    watcher,
+)
 from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.oci.index import detect
 from pyctrd.oci.reference import DEFAULT_TAG, Reference
@@ -54,17 +61,16 @@ def load(
     Spec:
         image-spec v1.1 image-layout.md.
     """
-    try:
-        # A stream is read to its end first: who waits for its bytes holds nobody's collection up.
-        with _open_source(rooms, source) as origin, rooms.collection_lock(shared=True):
-            loading = _Loading(rooms, origin, platform=platform, unpack=unpack)
-            for reference, offered in name_images(origin.images(platform), name, called=origin.source):
-                loading.add(reference, offered.target)
-            return loading.run(progress)
-    except UnsafeArchiveError:
-        # Each layer was good by itself and is recorded by now; that they do not fit one another makes them garbage.
-        collect(rooms)
-        raise
+    # A stream is read to its end first: who waits for its bytes holds nobody's collection up.
+    with (
+        swept_after_failure(rooms),
+        _open_source(rooms, source) as origin,
+        rooms.collection_lock(shared=True),
+    ):
+        loading = _Loading(rooms, origin, platform=platform, unpack=unpack)
+        for reference, offered in name_images(origin.images(platform), name, called=origin.source):
+            loading.add(reference, offered.target)
+        return loading.run(progress)
 
 
 class _Loading:

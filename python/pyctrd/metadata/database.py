@@ -28,6 +28,7 @@ from pyctrd.metadata.layers import Layers
 from pyctrd.metadata.migrations import MIGRATIONS
 from pyctrd.metadata.namespaces import Namespaces
 from pyctrd.metadata.snapshots import Snapshots
+from pyctrd.metadata.usage import Usage
 
 # A writer holds the database for a few milliseconds; one that waits longer than this has met a stuck process.
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -47,6 +48,7 @@ class Tables:
         self.ingests = Ingests(run)
         self.snapshots = Snapshots(run)
         self.containers = Containers(run)
+        self.usage = Usage(run)
 
 
 class _Connection(NamedTuple):
