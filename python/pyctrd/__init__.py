@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyctrd.engine import unpack as unpack
     from pyctrd.engine import verify as verify
     from pyctrd.flows.check import Finding as Finding
+    from pyctrd.flows.events import Event as Event
     from pyctrd.flows.files import FileChange as FileChange
     from pyctrd.flows.files import FileEntry as FileEntry
     from pyctrd.flows.progress import LayerProgress as LayerProgress
@@ -66,6 +67,7 @@ _LAZY = {
     "ContentUsage": "pyctrd.metadata.usage",
     "Diffed": "pyctrd._core",
     "Engine": "pyctrd.engine",
+    "Event": "pyctrd.flows.events",
     "ExitStatus": "pyctrd.runtime.state",
     "FileChange": "pyctrd.flows.files",
     "FileEntry": "pyctrd.flows.files",

@@ -147,11 +147,12 @@ class Container:
             As ``start``.
         """
         from pyctrd.flows.run import bundle_path, delete_container, start_container
+        from pyctrd.flows.runs import notice
 
         try:
             start_container(self._rooms, self._record, terminal=terminal, stdin=stdin, attached=True)
             sys.stdout.flush()
-            return self._runtime.attach(
+            ended = self._runtime.attach(
                 self._record.id,
                 bundle_path(self._rooms, self._record),
                 stdin=0 if stdin else None,
@@ -159,6 +160,8 @@ class Container:
                 stderr=2,
                 terminal=terminal,
             )
+            notice(self._rooms, self._record)
+            return ended
         finally:
             if self._record.auto_remove:
                 delete_container(self._rooms, self._record, force=True)
@@ -194,11 +197,9 @@ class Container:
             ConflictError: It was never started.
             DeadlineError: ``timeout`` seconds went by.
         """
-        from pyctrd.flows.freeze import thaw
-        from pyctrd.flows.run import bundle_path
+        from pyctrd.flows.run import wait_container
 
-        thaw(self._rooms, self._record)
-        return self._runtime.wait(self._record.id, bundle_path(self._rooms, self._record), timeout)
+        return wait_container(self._rooms, self._record, timeout)
 
     def logs(self, *, stream: Literal["stdout", "stderr", "both"] = "both", tail: int | None = None) -> str:
         """What it wrote so far, as text; bytes that are no UTF-8 are replaced.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -104,6 +104,48 @@ class Engine:
         from pyctrd.flows.check import check
 
         return check(self._rooms, digests=digests)
+
+    def events(
+        self,
+        *,
+        since: str | None = None,
+        follow: bool = False,
+        timeout: float | None = None,
+        all_namespaces: bool = False,
+        types: Collection[str] = (),
+        actions: Collection[str] = (),
+        names: Collection[str] = (),
+    ) -> Iterator[pyctrd.Event]:
+        """What happened to images, containers and the namespace, by whichever process, oldest first.
+
+        An event is recorded with the change that it tells of: there is none for what did not happen, and none is
+        missing, but that a power cut may take those of containers' starts, ends and pauses. How a container ended is
+        told once, by whichever process notices first; this call looks. The last 10,000 of each namespace are kept.
+
+        Args:
+            since: The cursor of the last event that is known already; "0" for all that are kept. None is all that
+                are kept as well, but with ``follow`` only what comes from now on.
+            follow: Go on, waiting for more; an event comes at most 0.1 seconds late.
+            timeout: Seconds after which following ends; None for never.
+            all_namespaces: Those of every namespace, and of the store itself: for the store's owner.
+            types: Only these: "image", "container", "namespace", "gc", "store".
+            actions: Only these.
+            names: Only of these images, containers or namespaces.
+
+        Raises:
+            InvalidError: A cursor that this store has not given out, or so old that events after it are not kept any
+                more; the latter may come while following, too.
+        """
+        from pyctrd.flows.events import Filter, read_events
+
+        return read_events(
+            self._rooms,
+            since=since,
+            follow=follow,
+            timeout=timeout,
+            all_namespaces=all_namespaces,
+            wanted=Filter(types, actions, names),
+        )
 
     def stages(self) -> dict[str, dict[str, int]]:
         """Where the time of this engine's pulls went, by stage of the pipeline.

@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "pyctrd.cli.store",
     "commit": "pyctrd.cli.commit",
     "diff": "pyctrd.cli.commit",
+    "events": "pyctrd.cli.events",
     "images": "pyctrd.cli.images",
     "info": "pyctrd.cli.store",
     "inspect": "pyctrd.cli.inspect",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError
 from pyctrd.flows.load import get_image
+from pyctrd.metadata.events import STORE
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.index import Index
 from pyctrd.oci.manifest import Manifest
@@ -60,13 +62,20 @@ def _sweep(rooms: Rooms) -> None:
     """Mark from images and containers, remove the records in one transaction, then the files."""
     content, layers = _mark(rooms)
     with rooms.database.write() as tx:
+        blobs = Counter[str]()
         for item in list(tx.content.walk_all()):
             if (item.namespace, item.digest) not in content:
                 tx.content.delete(item.namespace, item.digest)
+                blobs[item.namespace] += 1
         tx.layers.forget_blobs()
-        for layer in list(tx.layers.list()):
-            if layer.diff_id not in layers:
-                tx.layers.delete(layer.diff_id)
+        unreached = [layer.diff_id for layer in tx.layers.list() if layer.diff_id not in layers]
+        for diff_id in unreached:
+            tx.layers.delete(diff_id)
+        # A namespace hears of its own blobs; layers are the store's.
+        for namespace, count in blobs.items():
+            tx.events.add(namespace, "gc", "freed", "", {"blobs": count})
+        if unreached:
+            tx.events.add(STORE, "gc", "freed", "", {"layers": len(unreached)})
     # Pulls hold the collection lock shared: nothing that is under way can be among these.
     kept = {digest for _, digest in content}
     for digest in list(rooms.blobs.walk()):

@@ -132,12 +132,12 @@ def _store(rooms: Rooms, wants: Sequence[Want], record: ImageRecord) -> ImageRec
     def record_all(tx: Tables, brought: Sequence[Want]) -> None:
         record_content(rooms, "", tx, brought)
         if all(want.state in ("present", "done") for want in wants):
-            named.append(tx.images.put(record))
+            named.append(tx.images.put(record, by="commit"))
 
     Fetch(rooms, is_present=partial(is_present, rooms), record=record_all).run(wants)
     if not named:  # all of it was there: somebody made the same before
         with rooms.database.write() as tx:
-            named.append(tx.images.put(record))
+            named.append(tx.images.put(record, by="commit"))
     return named[-1]
 
 

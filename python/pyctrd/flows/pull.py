@@ -70,7 +70,7 @@ def pull(
         if unpack and resolved.config is not None:
             settle(rooms, resolved.config.rootfs.diff_ids)
         with rooms.database.write() as tx:
-            return tx.images.put(image_record(rooms, resolved))
+            return tx.images.put(image_record(rooms, resolved), by="pull")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundEr
 from pyctrd.flows.freeze import thaw
 from pyctrd.flows.load import image_layers, load_config
 from pyctrd.flows.mount import record_snapshot
+from pyctrd.flows.runs import notice, tell
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.runtime.signals import signal_number
 from pyctrd.runtime.spec import RunOptions, build_spec
@@ -120,6 +121,7 @@ def start_container(
         transient=record.auto_remove,
         on_exit=_removal(rooms, record) if record.auto_remove and not attached else (),
     )
+    notice(rooms, record)
 
 
 def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> ExitStatus:
@@ -135,10 +137,25 @@ def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> 
         return status.exit
     _signal(rooms, record, signal_number(record.stop_signal))
     try:
-        return rooms.runtime(record.runtime).wait(record.id, bundle, timeout)
+        ended = rooms.runtime(record.runtime).wait(record.id, bundle, timeout)
     except DeadlineError:
         _signal(rooms, record, SIGKILL)
-    return rooms.runtime(record.runtime).wait(record.id, bundle, KILL_SECONDS)
+        ended = rooms.runtime(record.runtime).wait(record.id, bundle, KILL_SECONDS)
+    notice(rooms, record)
+    return ended
+
+
+def wait_container(rooms: Rooms, record: ContainerRecord, timeout: float | None) -> ExitStatus:
+    """Wait for its end; one that a killed process left frozen goes on first.
+
+    Raises:
+        ConflictError: It was never started.
+        DeadlineError: ``timeout`` seconds went by.
+    """
+    thaw(rooms, record)
+    ended = rooms.runtime(record.runtime).wait(record.id, bundle_path(rooms, record), timeout)
+    notice(rooms, record)
+    return ended
 
 
 def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = False) -> None:
@@ -150,6 +167,7 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
     bundle = bundle_path(rooms, record)
     if bundle.exists():
         rooms.runtime(record.runtime).delete(record.id, bundle, force=force)
+        notice(rooms, record)  # how it ended is known from here on by the event alone
         rooms.snapshotter.unmount(bundle / "rootfs")
     # The bundle goes first, in one step: a record without one is what recovery finishes to delete.
     _remove_bundle(rooms, bundle)
@@ -174,7 +192,7 @@ def get_container(rooms: Rooms, name: str) -> ContainerRecord:
 def container_status(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
     """What it is doing now; one that a killed process left frozen goes on first."""
     thaw(rooms, record)
-    return rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record))
+    return notice(rooms, record)
 
 
 def pause_container(rooms: Rooms, record: ContainerRecord) -> None:
@@ -185,6 +203,7 @@ def pause_container(rooms: Rooms, record: ContainerRecord) -> None:
     """
     thaw(rooms, record)  # or the next engine would take this for what a killed process left
     rooms.runtime(record.runtime).pause(record.id)
+    tell(rooms, record, "paused")
 
 
 def resume_container(rooms: Rooms, record: ContainerRecord) -> None:
@@ -195,6 +214,7 @@ def resume_container(rooms: Rooms, record: ContainerRecord) -> None:
     """
     if not thaw(rooms, record):
         rooms.runtime(record.runtime).resume(record.id)
+        tell(rooms, record, "resumed")
 
 
 def bundle_path(rooms: Rooms, record: ContainerRecord) -> Path:

@@ -117,7 +117,7 @@ class _Loading:
             for diff_ids in self._stacks:
                 settle(rooms, diff_ids)
         with rooms.database.write() as tx:
-            return [tx.images.put(record) for record in self._records]
+            return [tx.images.put(record, by="load") for record in self._records]
 
 
 @contextmanager

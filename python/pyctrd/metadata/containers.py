@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import builtins
 import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pyctrd.errors import AlreadyExistsError, InvalidError
+from pyctrd.metadata.events import Events
 from pyctrd.metadata.table import Table
 
 _COLUMNS = (
     "namespace, id, name, image_name, image_digest, snapshot_key, command, labels, auto_remove, stop_signal, runtime, "
     "created_ns"
 )
+# Of a run whose end nobody saw: as runtimes say it.
+UNKNOWN_EXIT_CODE = 255
 
 
 class ContainerRecord(NamedTuple):
@@ -48,7 +52,11 @@ class ContainerRecord(NamedTuple):
 
 
 class Containers(Table):
-    """The containers of all namespaces."""
+    """The containers of all namespaces. What changes is told as an event."""
+
+    def __init__(self, run: Callable[[str, Sequence[Any]], builtins.list[Any]], events: Events) -> None:
+        super().__init__(run)
+        self._events = events
 
     def add(self, record: ContainerRecord) -> None:
         """Record one, before anything of it is made.
@@ -82,6 +90,7 @@ class Containers(Table):
                 name=record.name,
                 hint=f"choose another --name, or delete it: pyctrd rm {record.name}",
             ) from error
+        self.tell(record.namespace, record.id, "created")
 
     def find(self, namespace: str, name: str) -> ContainerRecord | None:
         """By name, by id, or by the beginning of an id that only one has; None where there is none."""
@@ -99,7 +108,75 @@ class Containers(Table):
 
     def delete(self, namespace: str, container_id: str) -> None:
         """Forget one, after everything of it is gone."""
+        if (told := self.told(namespace, container_id)) is not None:
+            self._tell_lost(namespace, container_id, told)
+            self.tell(namespace, container_id, "removed")
         self._run("DELETE FROM containers WHERE namespace = ? AND id = ?", (namespace, container_id))
+
+    def told(self, namespace: str, container_id: str) -> tuple[int, int] | None:
+        """Which run events have told to have started, and which to have ended.
+
+        Returns:
+            The times at which those runs started, 0 for none; None where there is no such container.
+        """
+        row: tuple[int, int] | None = self._first(
+            "SELECT told_start_ns, told_end_ns FROM containers WHERE namespace = ? AND id = ?",
+            (namespace, container_id),
+        )
+        return row
+
+    def tell_start(self, namespace: str, container_id: str, started_ns: int) -> None:
+        """Tell that a run has started, if that was not told yet; before it, that the one before has ended."""
+        told = self.told(namespace, container_id)
+        if told is None or told[0] == started_ns:
+            return
+        self._tell_lost(namespace, container_id, told)
+        self._mark("told_start_ns", namespace, container_id, started_ns)
+        self.tell(namespace, container_id, "started", time_ns=started_ns)
+
+    def tell_end(
+        self, namespace: str, container_id: str, started_ns: int, *, exit_code: int, signal: int, exited_ns: int
+    ) -> None:
+        """Tell how a run has ended, if that was not told yet; before it, that it had started."""
+        self.tell_start(namespace, container_id, started_ns)
+        told = self.told(namespace, container_id)
+        if told is None or told[1] == started_ns:
+            return
+        self._mark("told_end_ns", namespace, container_id, started_ns)
+        status = {"exit_code": exit_code, "signal": signal, "started_ns": started_ns, "exited_ns": exited_ns}
+        self.tell(namespace, container_id, "exited", status, time_ns=exited_ns)
+
+    def tell(
+        self,
+        namespace: str,
+        container_id: str,
+        action: str,
+        more: Mapping[str, Any] | None = None,
+        *,
+        time_ns: int = 0,
+    ) -> None:
+        """Tell what was done with it, as "paused", at a time (0: now); nothing where it is gone."""
+        sql = "SELECT name, image_name, image_digest FROM containers WHERE namespace = ? AND id = ?"
+        for name, image, digest in self._run(sql, (namespace, container_id)):
+            attributes = {"id": container_id, "image": image, "image_digest": digest, **(more or {})}
+            self._events.add(namespace, "container", action, name, attributes, time_ns=time_ns)
+
+    def list_untold(self) -> builtins.list[ContainerRecord]:
+        """Those of all namespaces that were told to have started, and not to have ended."""
+        sql = f"SELECT {_COLUMNS} FROM containers WHERE told_start_ns <> told_end_ns"
+        return [_record(row) for row in self._run(sql)]
+
+    def _mark(self, column: str, namespace: str, container_id: str, value: int) -> None:
+        sql = f"UPDATE containers SET {column} = ? WHERE namespace = ? AND id = ?"
+        self._run(sql, (value, namespace, container_id))
+
+    def _tell_lost(self, namespace: str, container_id: str, told: tuple[int, int]) -> None:
+        """Of a run whose end nobody saw, as at a power cut, no more is told than that it is over."""
+        started_ns, ended = told
+        if started_ns != ended:
+            self._mark("told_end_ns", namespace, container_id, started_ns)
+            status = {"exit_code": UNKNOWN_EXIT_CODE, "signal": 0, "started_ns": started_ns, "exited_ns": 0}
+            self.tell(namespace, container_id, "exited", status)
 
     def list(self, namespace: str) -> builtins.list[ContainerRecord]:
         """Newest first."""

@@ -22,6 +22,7 @@ from pyctrd.errors import (
 )
 from pyctrd.metadata.containers import Containers
 from pyctrd.metadata.content import ContentRecords
+from pyctrd.metadata.events import Events
 from pyctrd.metadata.images import Images
 from pyctrd.metadata.ingests import Ingests
 from pyctrd.metadata.layers import Layers
@@ -41,13 +42,14 @@ class Tables:
     """All records, over one connection."""
 
     def __init__(self, run: Callable[[str, Sequence[Any]], list[Any]]) -> None:
-        self.namespaces = Namespaces(run)
+        self.events = Events(run)
+        self.namespaces = Namespaces(run, self.events)
         self.content = ContentRecords(run)
         self.layers = Layers(run)
-        self.images = Images(run)
+        self.images = Images(run, self.events)
         self.ingests = Ingests(run)
         self.snapshots = Snapshots(run)
-        self.containers = Containers(run)
+        self.containers = Containers(run, self.events)
         self.usage = Usage(run)
 
 
@@ -106,6 +108,22 @@ class Database(Tables):
             self._roll_back()
             raise
         self._execute("commit", "COMMIT")
+
+    @contextmanager
+    def note(self) -> Iterator[Tables]:
+        """One transaction that is not flushed: a power cut may take it, with whatever was noted after it.
+
+        For news of what a power cut ends as well, as running containers. The next ``write()`` flushes it too.
+
+        Raises:
+            DeadlineError: Another process kept the database locked.
+        """
+        self._execute("note", "PRAGMA synchronous=NORMAL")
+        try:
+            with self.write() as tx:
+                yield tx
+        finally:
+            self._execute("note", "PRAGMA synchronous=FULL")
 
     def close(self) -> None:
         """Close every thread's connection; idempotent. In a forked child it does nothing: SQLite forbids it there."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+from pyctrd.metadata.events import Events
 from pyctrd.metadata.table import Table
 
 _COLUMNS = (
@@ -42,10 +44,22 @@ class ImageRecord(NamedTuple):
 
 
 class Images(Table):
-    """The names of all namespaces."""
+    """The names of all namespaces. What changes is told as an event."""
 
-    def put(self, record: ImageRecord) -> ImageRecord:
-        """Set the name; a name that exists keeps its first time. Returns what is stored now."""
+    def __init__(self, run: Callable[[str, Sequence[Any]], builtins.list[Any]], events: Events) -> None:
+        super().__init__(run)
+        self._events = events
+
+    def put(self, record: ImageRecord, *, by: str = "") -> ImageRecord:
+        """Set the name; a name that exists keeps its first time.
+
+        Args:
+            record: What it means from now on.
+            by: What brought the image in ("pull", "load", "commit"), for the event.
+
+        Returns:
+            What is stored now.
+        """
         before = self.find(record.namespace, record.name)
         if before is not None:
             record = record._replace(created_ns=before.created_ns)
@@ -53,6 +67,11 @@ class Images(Table):
             f"INSERT OR REPLACE INTO images({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             record,
         )
+        if before is None or before._replace(updated_ns=record.updated_ns) != record:
+            told = {"digest": record.target_digest, "manifest": record.manifest_digest, "by": by}
+            if before is not None:
+                told |= {"previous_digest": before.target_digest, "previous_manifest": before.manifest_digest}
+            self._events.add(record.namespace, "image", "created" if before is None else "updated", record.name, told)
         return record
 
     def find(self, namespace: str, name: str) -> ImageRecord | None:
@@ -65,7 +84,9 @@ class Images(Table):
 
     def delete(self, namespace: str, name: str) -> None:
         """Take a name away."""
-        self._run("DELETE FROM images WHERE namespace = ? AND name = ?", (namespace, name))
+        sql = "DELETE FROM images WHERE namespace = ? AND name = ? RETURNING target_digest, manifest_digest"
+        for digest, manifest in self._run(sql, (namespace, name)):
+            self._events.add(namespace, "image", "removed", name, {"digest": digest, "manifest": manifest})
 
     def list(self, namespace: str) -> builtins.list[ImageRecord]:
         """By name."""

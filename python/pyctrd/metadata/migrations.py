@@ -91,4 +91,26 @@ _TENANTS = (
     "ALTER TABLE namespaces ADD COLUMN quota INTEGER",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS)
+_EVENTS = (
+    # Numbers count up in each namespace and in the whole store; both are never given out again.
+    """CREATE TABLE events (
+        seq INTEGER PRIMARY KEY,
+        namespace TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        time_ns INTEGER NOT NULL,
+        type TEXT NOT NULL,
+        action TEXT NOT NULL,
+        name TEXT NOT NULL,
+        attributes TEXT NOT NULL
+    ) STRICT""",
+    "CREATE UNIQUE INDEX events_by_namespace ON events(namespace, id)",
+    """CREATE TABLE events_trimmed (
+        namespace TEXT PRIMARY KEY,
+        seq INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    # Which run of a container was told to have started, and which to have ended: the time at which it started.
+    "ALTER TABLE containers ADD COLUMN told_start_ns INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE containers ADD COLUMN told_end_ns INTEGER NOT NULL DEFAULT 0",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import builtins
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pyctrd.errors import AlreadyExistsError, InvalidError, NotFoundError
+from pyctrd.metadata.events import Events
 from pyctrd.metadata.table import Table
 
 Policy = Literal["isolated", "shared"]
@@ -115,11 +116,17 @@ def _wrong_with(key: str, value: str) -> str | None:
 
 
 class Namespaces(Table):
-    """All of them."""
+    """All of them. What changes is told as an event."""
+
+    def __init__(self, run: Callable[[str, Sequence[Any]], list[Any]], events: Events) -> None:
+        super().__init__(run)
+        self._events = events
 
     def ensure(self, name: str) -> None:
         """Make it where it is missing: isolated, with no quota."""
-        self._run("INSERT OR IGNORE INTO namespaces(name, created_ns) VALUES (?, ?)", (name, time.time_ns()))
+        sql = "INSERT OR IGNORE INTO namespaces(name, created_ns) VALUES (?, ?) RETURNING name"
+        for (made,) in self._run(sql, (name, time.time_ns())):
+            self._tell(made, "created")
 
     def add(self, record: Namespace) -> None:
         """Make one.
@@ -135,6 +142,7 @@ class Namespaces(Table):
                 hint=f"change it: pyctrd namespace set {record.name}",
             )
         self._run(f"INSERT INTO namespaces({_COLUMNS}) VALUES (?, ?, ?, ?, ?)", _row(record))
+        self._tell(record.name, "created")
 
     def put(self, record: Namespace) -> None:
         """Store what is known of one in place of what was."""
@@ -142,6 +150,7 @@ class Namespaces(Table):
             "UPDATE namespaces SET labels = ?, policy = ?, quota = ? WHERE name = ?",
             (*_row(record)[2:], record.name),
         )
+        self._tell(record.name, "updated")
 
     def find(self, name: str) -> Namespace | None:
         """The record, None where there is none."""
@@ -165,10 +174,14 @@ class Namespaces(Table):
     def delete(self, name: str) -> None:
         """Forget one, after all that is recorded of it."""
         self._run("DELETE FROM namespaces WHERE name = ?", (name,))
+        self._tell(name, "removed")
 
     def list(self) -> builtins.list[Namespace]:
         """By name."""
         return [_record(row) for row in self._run(f"SELECT {_COLUMNS} FROM namespaces ORDER BY name")]
+
+    def _tell(self, name: str, action: str) -> None:
+        self._events.add(name, "namespace", action, name, {})
 
 
 def _row(record: Namespace) -> tuple[Any, ...]:

@@ -1,0 +1,72 @@
+"""A container's runs as events: whoever first sees that one has begun or ended tells it, and nobody tells it again.
+
+A container begins and ends outside of any transaction: the shim, which knows no database, writes down when. So the
+container's record says which run events have told of, and is compared with the shim's files by all who look at them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.containers import ContainerRecord
+    from pyctrd.runtime.state import ContainerStatus
+
+
+def notice(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
+    """What a container is doing now; a start or an end that nobody has told becomes an event.
+
+    Returns:
+        Its state, as the runtime's files have it.
+    """
+    status = _status(rooms, record)
+    told = rooms.database.containers.told(record.namespace, record.id)
+    if told is not None and _is_news(status, told):
+        with rooms.database.note() as tx:
+            # Looked at again: who waited for the transaction may have seen a run that is not the last one any more.
+            status = _status(rooms, record)
+            if status.exit is not None and status.started_ns:
+                tx.containers.tell_end(
+                    record.namespace,
+                    record.id,
+                    status.started_ns,
+                    exit_code=status.exit.exit_code,
+                    signal=status.exit.signal,
+                    exited_ns=status.exit.exited_ns,
+                )
+            elif status.started_ns:
+                tx.containers.tell_start(record.namespace, record.id, status.started_ns)
+    return status
+
+
+def notice_all(rooms: Rooms, namespace: str | None) -> None:
+    """Tell of all runs that began or ended and were not told; ``namespace``: whose, None for everybody's."""
+    for known in rooms.database.namespaces.list():
+        if namespace in (None, known.name):
+            for record in rooms.database.containers.list(known.name):
+                notice(rooms, record)
+
+
+def notice_ends(rooms: Rooms, namespace: str | None) -> None:
+    """Tell of runs that were told to have begun, and have an exit record by now: one look at a file for each."""
+    from pyctrd.runtime.state import EXIT_RECORD
+
+    for record in rooms.database.containers.list_untold():
+        if namespace in (None, record.namespace) and (rooms.bundle(record.namespace, record.id) / EXIT_RECORD).exists():
+            notice(rooms, record)
+
+
+def tell(rooms: Rooms, record: ContainerRecord, action: str) -> None:
+    """Tell what was just done with a container: "paused", "resumed"."""
+    with rooms.database.note() as tx:
+        tx.containers.tell(record.namespace, record.id, action)
+
+
+def _is_news(status: ContainerStatus, told: tuple[int, int]) -> bool:
+    told_start, told_end = told
+    return status.started_ns not in (0, told_start if status.exit is None else told_end)
+
+
+def _status(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
+    return rooms.runtime(record.runtime).status(record.id, rooms.bundle(record.namespace, record.id))
