@@ -91,16 +91,33 @@ class Engine:
 
         return gather(self._rooms)
 
-    def check(self, *, digests: bool = False) -> list[pyctrd.Finding]:
-        """Compare what is recorded with what is on disk; reads only.
+    def check(self, *, digests: bool = False, repair: bool = False) -> list[pyctrd.Finding]:
+        """Compare what is recorded with what is on disk, of all namespaces; reads only, unless it is to repair.
+
+        Repair waits for those who use the store, and keeps others waiting. What it takes away goes to ``quarantine/``
+        in the root, where somebody may look at it and remove it; nothing that is reachable and good is touched.
+        Blobs are fetched again from where they came, with this engine's credentials; layers are unpacked again. A
+        database that is lost or damaged is built anew from what can be read of it and from what is on disk: images
+        whose names are lost are called ``localhost/recovered:…``, in their namespace where that is known, else in this
+        engine's.
 
         Args:
             digests: Hash every blob too, not only look at its size, and prove every layer: its tar, made again from
-                its tree, must hash to its diff_id.
+                its tree, must hash to its diff_id. All processors are at work.
+            repair: Mend what is found.
 
         Returns:
-            What is wrong, the worst first; empty for a clean store.
+            What is wrong, each with its repair; empty for a clean store.
+
+        Raises:
+            IntegrityError: The database is lost or damaged, and ``repair`` is not set.
+            ConflictError: The database is to be built anew, and another process has it open.
+            DeadlineError: Others did not let go of the store.
         """
+        if repair:
+            from pyctrd.flows.repair import repair as repair_store
+
+            return repair_store(self._rooms, digests=digests)
         from pyctrd.flows.check import check
 
         return check(self._rooms, digests=digests)

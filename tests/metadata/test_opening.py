@@ -169,7 +169,7 @@ def test_a_file_that_is_no_database_is_one_clear_error_and_is_left_as_it_was(pat
     with pytest.raises(IntegrityError, match="not a database") as caught:
         Database(path)
     assert str(path) in str(caught.value)
-    assert "move it away" in caught.value.hint
+    assert "pyctrd check --repair" in caught.value.hint
     assert path.read_bytes() == content
     assert open_files(path) == []
 

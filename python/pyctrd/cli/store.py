@@ -43,22 +43,27 @@ def info_command(options: Globals, *, as_json: bool) -> None:
 
 
 @click.command("check")
-@click.option("--digests", is_flag=True, help="Hash every blob, not only look at its size.")
+@click.option(
+    "--digests", "--deep", "digests", is_flag=True, help="Hash every blob and every layer, on all processors."
+)
+@click.option("--repair", is_flag=True, help="Mend what is found; what is taken away goes to quarantine/ in the root.")
 @json_option
 @pass_globals
 @click.pass_context
-def check_command(context: click.Context, options: Globals, *, digests: bool, as_json: bool) -> None:
-    """Compare what is recorded with what is on disk; exits 1 if anything is wrong."""
+def check_command(context: click.Context, options: Globals, *, digests: bool, repair: bool, as_json: bool) -> None:
+    """Compare what is recorded with what is on disk; exits 1 if anything is wrong, and stays so."""
     with options.engine() as engine:
-        findings = engine.check(digests=digests)
+        findings = engine.check(digests=digests, repair=repair)
     if as_json or options.json:
         print_json_lines(_describe(finding) for finding in findings)
     else:
         for finding in findings:
             click.echo(f"{finding.kind} {printable(finding.name)}: {printable(finding.problem)}")
+            word = "repaired" if finding.repaired else "not repaired" if repair else "repair"
+            click.echo(f"  {word}: {printable(finding.repair)}")
         if not findings:
             click.echo("clean")
-    if findings:
+    if not all(finding.repaired for finding in findings):
         context.exit(EXIT_FAILED)
 
 
@@ -111,7 +116,7 @@ def unpack_command(
 
 
 def _describe(finding: Finding) -> dict[str, Any]:
-    return {"kind": finding.kind, "name": finding.name, "problem": finding.problem}
+    return finding._asdict()
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
@@ -13,75 +15,112 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
 
+# What ``repair`` does about a kind of thing and what is wrong with it.
+REPAIRS = {
+    ("database", "damaged"): "it is built anew from what can be read of it and from what is on disk",
+    ("blob", "missing"): "it is fetched again from where it came, else its record is dropped",
+    ("blob", "damaged"): "it is moved to quarantine and fetched again from where it came, else its record is dropped",
+    ("blob", "unrecorded"): "it is moved to quarantine",
+    ("layer", "missing"): "it is unpacked again from its blob, else its record is dropped",
+    ("layer", "damaged"): "it is moved to quarantine and unpacked again from its blob, else its record is dropped",
+    ("layer", "unrecorded"): "it is moved to quarantine",
+    ("file", "foreign"): "it is moved to quarantine",
+    ("image", "incomplete"): "what it needs is recorded or fetched again; without its documents its name is dropped",
+    ("ingest", "left"): "it is undone",
+    ("snapshot", "unrecorded"): "it is moved to quarantine",
+    ("container", "lost"): "it is deleted, if it does not run",
+    ("container", "frozen"): "it goes on",
+}
+
 
 class Finding(NamedTuple):
     """One thing that is not as it should be.
 
     Attributes:
-        kind: "blob", "layer", "image", "ingest", "snapshot", "container", or "file" for what is not pyctrd's.
-        name: Which one: a digest, a reference, an id.
+        kind: "database", "blob", "layer", "image", "ingest", "snapshot", "container", or "file" for what is not
+            pyctrd's.
+        name: Which one: a digest, a reference, an id, a path.
         problem: What is wrong.
+        cause: The same in a word: "missing", "damaged", "unrecorded", "foreign", "incomplete", "left", "lost" or
+            "frozen".
+        repair: What ``check(repair=True)`` would do about it, or what it did, or why it could not.
+        repaired: Whether it is as it should be now.
+        namespace: Whose, for images and containers.
     """
 
     kind: str
     name: str
     problem: str
+    cause: str
+    repair: str = ""
+    repaired: bool = False
+    namespace: str = ""
 
 
 def check(rooms: Rooms, *, digests: bool = False) -> list[Finding]:
     """Every finding, by kind; see ``Engine.check``."""
     with rooms.collection_lock(shared=True):
-        return [
-            *_check_blobs(rooms, digests=digests),
-            *_check_layers(rooms, digests=digests),
-            *_check_images(rooms),
-            *_check_leftovers(rooms),
-            *_check_containers(rooms),
-        ]
+        # What a damaged database says of the rest is worth nothing.
+        found = check_database(rooms) or [finding for stage in STAGES for finding in stage(rooms, digests)]
+    return [finding._replace(repair=REPAIRS[finding.kind, finding.cause]) for finding in found]
 
 
-def _check_blobs(rooms: Rooms, *, digests: bool) -> Iterator[Finding]:
+def check_database(rooms: Rooms) -> list[Finding]:
+    """What is wrong with the database's own file."""
+    name = str(rooms.root / "pyctrd.db")
+    return [Finding("database", name, problem, "damaged") for problem in rooms.database.find_damage()]
+
+
+def _check_blobs(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FBT001 - a stage
     recorded: dict[str, int] = {item.digest: item.size for item in rooms.database.content.walk_all()}
+    whole: list[str] = []
     for digest, size in sorted(recorded.items()):
         try:
             actual = rooms.blobs.stat(digest).size
         except NotFoundError:
-            yield Finding("blob", digest, "recorded and not on disk")
+            yield Finding("blob", digest, "recorded and not on disk", "missing")
             continue
         if actual != size:
-            yield Finding("blob", digest, f"has {actual} bytes, {size} are recorded")
-        elif digests:
-            yield from _check_digest(rooms, digest)
-    for digest in rooms.blobs.walk():
-        if digest not in recorded and not _is_under_way(rooms, digest):
-            yield Finding("blob", digest, "on disk and not recorded")
-    for path in rooms.blobs.strays():
-        yield Finding("file", str(path), "is no blob, and not pyctrd's")
+            yield Finding("blob", digest, f"has {actual} bytes, {size} are recorded", "damaged")
+        else:
+            whole.append(digest)
+    if digests:
+        whole.sort(key=recorded.__getitem__, reverse=True)
+        yield from sorted(side_by_side(lambda digest: _check_digest(rooms, digest), whole))
 
 
-def _check_digest(rooms: Rooms, digest: str) -> Iterator[Finding]:
+def side_by_side(look: Callable[[str], Finding | None], names: Iterable[str]) -> list[Finding]:
+    """What a look at each thing finds, on all processors: hashing leaves the interpreter to others."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="pyctrd-check") as workers:
+        return [finding for finding in workers.map(look, names) if finding is not None]
+
+
+def _check_digest(rooms: Rooms, digest: str) -> Finding | None:
     try:
         rooms.blobs.verify(digest)
     except IntegrityError as error:
-        yield Finding("blob", digest, f"damaged: hashes to {error.actual}")
+        return Finding("blob", digest, f"damaged: hashes to {error.actual}", "damaged")
     except OSError as error:
-        yield Finding("blob", digest, f"cannot be read: {error.strerror}")
+        return Finding("blob", digest, f"cannot be read: {error.strerror}", "damaged")
+    return None
 
 
-def _check_layers(rooms: Rooms, *, digests: bool) -> Iterator[Finding]:
-    recorded = {layer.diff_id for layer in rooms.database.layers.list()}
-    for diff_id in sorted(recorded):
+def _check_layers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FBT001 - a stage
+    recorded = {layer.diff_id: layer.bytes for layer in rooms.database.layers.list()}
+
+    def look(diff_id: str) -> Finding | None:
         try:
             rooms.layers.verify(diff_id)
             if digests:
                 rooms.layers.rebuild(diff_id)
-        except (NotFoundError, IntegrityError, InvalidError, OSError) as error:
-            yield Finding("layer", diff_id, str(error))
-    for diff_id in rooms.layers.walk():
-        if diff_id not in recorded and not _is_under_way(rooms, diff_id):
-            yield Finding("layer", diff_id, "on disk and not recorded")
-    for path in rooms.layers.strays():
-        yield Finding("file", str(path), "is no layer, and not pyctrd's")
+        except NotFoundError as error:
+            return Finding("layer", diff_id, str(error), "missing")
+        except (IntegrityError, InvalidError, OSError) as error:
+            return Finding("layer", diff_id, str(error), "damaged")
+        return None
+
+    largest_first = sorted(recorded, key=recorded.__getitem__, reverse=True)
+    yield from sorted(side_by_side(look, largest_first))
 
 
 def _is_under_way(rooms: Rooms, name: str) -> bool:
@@ -89,38 +128,79 @@ def _is_under_way(rooms: Rooms, name: str) -> bool:
     return any(name in (reserved.digest, reserved.diff_id) for reserved in rooms.database.ingests.list())
 
 
-def _check_images(rooms: Rooms) -> Iterator[Finding]:
+def _check_images(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
     for namespace in rooms.database.namespaces.list():
         for record in rooms.database.images.list(namespace.name):
             try:
-                yield from _check_image(rooms, record)
+                yield from check_image(rooms, record)
             except (NotFoundError, IntegrityError, ValueError, OSError) as error:
-                yield Finding("image", record.name, str(error))
+                yield Finding("image", record.name, str(error), "incomplete", namespace=record.namespace)
 
 
-def _check_image(rooms: Rooms, record: ImageRecord) -> Iterator[Finding]:
+def check_image(rooms: Rooms, record: ImageRecord) -> Iterator[Finding]:
+    """What an image lacks; it raises where its documents cannot be read."""
     manifest = load_manifest(rooms, record)
     if manifest.is_image:
         manifest.check_config(load_config(rooms, record))
     for descriptor in (manifest.config, *manifest.layers):
         if rooms.database.content.find(record.namespace, str(descriptor.digest)) is None:
-            yield Finding("image", record.name, f"needs {descriptor.digest}, which is not recorded")
+            problem = f"needs {descriptor.digest}, which is not recorded"
+            yield Finding("image", record.name, problem, "incomplete", namespace=record.namespace)
 
 
-def _check_leftovers(rooms: Rooms) -> Iterator[Finding]:
+def _check_leftovers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
     """Ingests whose process is gone; opening the root removes them, so these came since."""
     for reserved in rooms.database.ingests.list():
         lock = rooms.lock("digest", reserved.digest.replace(":", "-"))
         if lock.acquire(timeout=0):
             lock.release()
             if rooms.database.ingests.find(reserved.id) is not None:
-                yield Finding("ingest", reserved.id, f"left behind by a process that is gone: {reserved.digest}")
+                yield Finding(
+                    "ingest", reserved.id, f"left behind by a process that is gone: {reserved.digest}", "left"
+                )
 
 
-def _check_containers(rooms: Rooms) -> Iterator[Finding]:
+def _check_strays(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
+    """What no record names. An image that lacks a record has got it back by then, if this is a repair."""
+    blobs = {item.digest for item in rooms.database.content.walk_all()}
+    for name in map(str, rooms.blobs.walk()):
+        if name not in blobs and not _is_under_way(rooms, name):
+            yield Finding("blob", name, "on disk and not recorded", "unrecorded")
+    layers = {layer.diff_id for layer in rooms.database.layers.list()}
+    for name in map(str, rooms.layers.walk()):
+        if name not in layers and not _is_under_way(rooms, name):
+            yield Finding("layer", name, "on disk and not recorded", "unrecorded")
+    snapshots = rooms.root / "snapshots"
+    for path in sorted(snapshots.iterdir()) if snapshots.is_dir() else ():
+        # The record comes before the directory, and goes after it.
+        if path.name.startswith(("fixup-", "trial-")) or rooms.database.snapshots.find(path.name) is not None:
+            continue
+        if path.exists():  # it was not deleted just now
+            yield Finding("snapshot", path.name, "on disk and not recorded", "unrecorded")
+    for path in rooms.blobs.strays():
+        yield Finding("file", str(path), "is no blob, and not pyctrd's", "foreign")
+    for path in rooms.layers.strays():
+        yield Finding("file", str(path), "is no layer, and not pyctrd's", "foreign")
+
+
+def _check_containers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
     for namespace in rooms.database.namespaces.list():
         for container in rooms.database.containers.list(namespace.name):
             if rooms.snapshotter.find(container.snapshot_key) is None:
-                yield Finding("container", container.name, "its snapshot is gone")
+                yield Finding(
+                    "container", container.name, "its snapshot is gone", "lost", namespace=container.namespace
+                )
             if is_left_frozen(rooms, container):
-                yield Finding("container", container.name, "is frozen by a process that is gone")
+                problem = "is frozen by a process that is gone"
+                yield Finding("container", container.name, problem, "frozen", namespace=container.namespace)
+
+
+# In this order: what a later one looks at, an earlier one has looked after.
+STAGES: tuple[Callable[[Rooms, bool], Iterator[Finding]], ...] = (
+    _check_leftovers,
+    _check_blobs,
+    _check_layers,
+    _check_images,
+    _check_strays,
+    _check_containers,
+)

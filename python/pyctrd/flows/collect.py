@@ -94,13 +94,13 @@ def _mark(rooms: Rooms) -> tuple[set[tuple[str, str]], set[str]]:
     layers = {diff_id for snapshot in database.snapshots.list() for diff_id in snapshot.diff_ids}
     for namespace in database.namespaces.list():
         for record in database.images.list(namespace.name):
-            digests, diff_ids = _reachable(rooms, record)
+            digests, diff_ids = reachable(rooms, record)
             content.update((namespace.name, digest) for digest in digests)
             layers.update(diff_ids)
     return content, layers
 
 
-def _reachable(rooms: Rooms, record: ImageRecord) -> tuple[set[str], set[str]]:
+def reachable(rooms: Rooms, record: ImageRecord) -> tuple[set[str], set[str]]:
     """The blobs and layers that an image needs."""
     digests = {record.target_digest, record.manifest_digest, record.config_digest}
     if is_index(record.target_media_type):

@@ -144,18 +144,23 @@ def record_content(rooms: Rooms, source: str, tx: Tables, wants: Sequence[Want])
             media_type=want.descriptor.media_type,
             source=source,
         )
-        if want.diff_id is None or want.result is None:
-            continue
-        tx.layers.add_blob(str(want.descriptor.digest), want.diff_id)
-        if want.unpack:
-            tx.layers.add(
-                want.diff_id,
-                bytes=want.result.layer_bytes,
-                entries=want.result.layer_entries,
-                implied=want.result.implied,
-                foreign_links=want.result.foreign_links,
-                blob=str(want.descriptor.digest),
-            )
+        record_layer(tx, want)
+
+
+def record_layer(tx: Tables, want: Want) -> None:
+    """Record which layer a blob turned out to be, and its tree, if it has one."""
+    if want.diff_id is None or want.result is None:
+        return
+    tx.layers.add_blob(str(want.descriptor.digest), want.diff_id)
+    if want.unpack:
+        tx.layers.add(
+            want.diff_id,
+            bytes=want.result.layer_bytes,
+            entries=want.result.layer_entries,
+            implied=want.result.implied,
+            foreign_links=want.result.foreign_links,
+            blob=str(want.descriptor.digest),
+        )
 
 
 def image_record(rooms: Rooms, resolved: Resolved) -> ImageRecord:

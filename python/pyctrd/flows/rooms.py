@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import PyctrdError
+from pyctrd.errors import IntegrityError, PyctrdError
 from pyctrd.flows.stages import StageTotals
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pyctrd.snapshots.protocol import Snapshotter
 
 PRIVATE_MODE = 0o700
+# In the root while a database is built anew: what it has by then is not all that it will have, and nothing may be
+# collected by it.
+REBUILDING = "rebuilding"
 
 
 class Rooms:
@@ -64,6 +67,7 @@ class Rooms:
         with self._opening:
             if (opened := self.__dict__.get("database")) is not None:
                 return opened  # type: ignore[no-any-return] # __dict__ is untyped; only this property fills it
+            _refuse_lost(self.root)
             database = Database(self.root / "pyctrd.db")
             self.__dict__["database"] = database
             recover(self)
@@ -71,6 +75,13 @@ class Rooms:
                 with database.write() as tx:
                     tx.namespaces.ensure(self.namespace)
             return database
+
+    def use_database(self, database: Database | None) -> None:
+        """Close the database that is open, if one is, and use another, at which nothing was looked: for repairs."""
+        if (before := self.__dict__.pop("database", None)) is not None:
+            before.close()
+        if database is not None:
+            self.__dict__["database"] = database
 
     @cached_property
     def blobs(self) -> Blobs:
@@ -160,3 +171,32 @@ class Rooms:
                     first = first or error
         if first is not None:
             raise first
+
+
+def _refuse_lost(root: Path) -> None:
+    """A new database beside content would be a store that has lost everything, and say nothing.
+
+    Raises:
+        IntegrityError: The database is missing or empty, and the root is not; or it was not built to its end.
+    """
+    path = root / "pyctrd.db"
+    if (root / REBUILDING).exists():
+        raise _lost(path, "it is being built anew, or whoever did that was stopped")
+    if _has_bytes(path):
+        return
+    kept = next((name for name in ("content/blobs", "layers", "containers") if any((root / name).glob("*/*"))), None)
+    if kept is not None and not _has_bytes(path):  # another process may have made both meanwhile
+        raise _lost(path, f"it is missing or empty, and there is something in {root / kept}")
+
+
+def _lost(path: Path, why: str) -> IntegrityError:
+    from pyctrd.metadata.database import REBUILD_HINT
+
+    return IntegrityError(f"database lost: {path}: {why}", subject=str(path), hint=REBUILD_HINT)
+
+
+def _has_bytes(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False

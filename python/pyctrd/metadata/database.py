@@ -34,6 +34,7 @@ from pyctrd.metadata.usage import Usage
 # A writer holds the database for a few milliseconds; one that waits longer than this has met a stuck process.
 BUSY_TIMEOUT_SECONDS = 30.0
 FILE_MODE = 0o600
+REBUILD_HINT = "build it anew from what is on disk: pyctrd check --repair"
 # The file system has no unnamed files, or (EISDIR) the kernel is older than they are.
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)
 
@@ -124,6 +125,14 @@ class Database(Tables):
                 yield tx
         finally:
             self._execute("note", "PRAGMA synchronous=FULL")
+
+    def find_damage(self) -> list[str]:
+        """What SQLite finds wrong in its file, reading all of it; empty for a sound one."""
+        try:
+            rows = [str(row[0]) for row in self._run("PRAGMA integrity_check(10)")]
+        except IntegrityError as error:
+            return [str(error)]
+        return [] if rows == ["ok"] else rows
 
     def close(self) -> None:
         """Close every thread's connection; idempotent. In a forked child it does nothing: SQLite forbids it there."""
@@ -312,7 +321,7 @@ def _translated(operation: str, path: Path) -> Iterator[None]:
         raise IntegrityError(
             f"database damaged: {path}: {error}",
             subject=str(path),
-            hint="restore it from a backup, or move it away and pull the images again",
+            hint=REBUILD_HINT,
         ) from error
 
 

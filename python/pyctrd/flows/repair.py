@@ -1,0 +1,250 @@
+"""Repair: what ``check`` finds is mended, or taken out of the way; nothing that is reachable and good is touched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyctrd.errors import ConflictError, DeadlineError, IntegrityError, PyctrdError, UnavailableError
+from pyctrd.flows.check import STAGES, Finding, check_image
+from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
+from pyctrd.flows.freeze import thaw
+from pyctrd.flows.pull import BytesBody, record_layer
+from pyctrd.flows.recover import undo
+from pyctrd.flows.resolve import RegistryOrigin
+from pyctrd.oci.descriptor import Descriptor
+from pyctrd.oci.digest import Digest
+from pyctrd.oci.manifest import Manifest
+from pyctrd.oci.media_types import is_index, is_manifest
+from pyctrd.oci.reference import Reference
+
+if TYPE_CHECKING:
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.content import ContentRecord
+    from pyctrd.metadata.database import Tables
+
+# Pulls under way are waited for; a registry that is slow may hold one for longer.
+STORE_WAIT_SECONDS = 60.0
+PRIVATE_MODE = 0o700
+
+
+def repair(rooms: Rooms, *, digests: bool = False) -> list[Finding]:
+    """Check, and mend what is found; see ``Engine.check``.
+
+    Returns:
+        What was found, each with what was done about it.
+    """
+    lock = rooms.collection_lock(shared=False)
+    if not lock.acquire(timeout=STORE_WAIT_SECONDS):
+        raise DeadlineError(
+            f"store in use: {rooms.root}: by process {lock.holder}",
+            operation="repair",
+            timeout_seconds=STORE_WAIT_SECONDS,
+            hint="wait until pulls are done, and try again",
+        )
+    try:
+        done = _repair_database(rooms)
+        for stage in STAGES:
+            for finding in list(stage(rooms, digests)):
+                done.append(_mend(rooms, finding))
+        return done
+    finally:
+        lock.release()
+
+
+def quarantine(rooms: Rooms, path: Path) -> Path:
+    """Move something out of the way, for somebody to look at: where it is now."""
+    directory = rooms.root / "quarantine"
+    directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+    target = directory / f"{time.time_ns()}-{path.parent.name}-{path.name}"
+    path.rename(target)
+    return target
+
+
+def _repair_database(rooms: Rooms) -> list[Finding]:
+    name = rooms.root / "pyctrd.db"
+    try:
+        damage = rooms.database.find_damage()
+    except IntegrityError as error:
+        damage = [str(error)]
+    if not damage:
+        return []
+    from pyctrd.flows.salvage import build_anew
+
+    return [Finding("database", str(name), damage[0], "damaged", build_anew(rooms), repaired=True)]
+
+
+def _mend(rooms: Rooms, finding: Finding) -> Finding:
+    try:
+        text, repaired = _MENDING[finding.kind](rooms, finding)
+    except (PyctrdError, OSError) as error:
+        text, repaired = f"failed: {error}", False
+    return finding._replace(repair=text, repaired=repaired)
+
+
+def _mend_ingest(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    if (reserved := rooms.database.ingests.find(finding.name)) is not None:
+        undo(rooms, reserved)  # those who could work on it wait for the store
+    return "undone", True
+
+
+def _mend_blob(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    done = []
+    if finding.cause != "missing":
+        done.append(f"moved to {quarantine(rooms, rooms.blobs.path(finding.name))}")
+    if finding.cause == "unrecorded":
+        return done[0], True
+    owners = [item for item in rooms.database.content.walk_all() if item.digest == finding.name]
+    try:
+        source = _fetch_again(rooms, owners)
+    except UnavailableError as error:
+        return "; ".join([*done, f"cannot be fetched again now: {error}"]), False
+    if source:
+        return "; ".join([*done, f"fetched again from {source}"]), True
+    with rooms.database.write() as tx:
+        for owner in owners:
+            tx.content.delete(owner.namespace, owner.digest)
+        tx.layers.forget_blobs()
+    return "; ".join([*done, "record dropped: nobody has it to give"]), True
+
+
+def _fetch_again(rooms: Rooms, owners: list[ContentRecord]) -> str:
+    """Fetch a blob from the first of its sources that has it: which one; "" where none has.
+
+    Raises:
+        UnavailableError: None gave it, and one of them may later.
+    """
+    unavailable: UnavailableError | None = None
+    for owner in owners:
+        if not owner.source:
+            continue
+        descriptor = Descriptor(owner.media_type, Digest.parse(owner.digest), owner.size)
+        try:
+            origin = RegistryOrigin(rooms, Reference.parse(owner.source))
+            opens: Callable[[int], Body] = partial(origin.open_blob, descriptor)
+            if is_manifest(owner.media_type) or is_index(owner.media_type):
+                opens = partial(BytesBody, origin.read_manifest(descriptor))
+            _bring_in(rooms, Want(descriptor, opens))
+        except UnavailableError as error:
+            unavailable = error
+        except PyctrdError:
+            continue  # this source has it no more, or other bytes, or not for us
+        else:
+            return owner.source
+    if unavailable is not None:
+        raise unavailable
+    return ""
+
+
+def _bring_in(rooms: Rooms, want: Want) -> None:
+    """Verify and publish; whose it is stays as it is recorded."""
+    Fetch(rooms, is_present=lambda _want: False, record=_record_layers).run([want])
+
+
+def _record_layers(tx: Tables, wants: Sequence[Want]) -> None:
+    for want in wants:
+        record_layer(tx, want)
+
+
+def _mend_layer(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    done = []
+    if finding.cause != "missing":
+        done.append(f"moved to {quarantine(rooms, rooms.layers.path(finding.name))}")
+    if finding.cause == "unrecorded":
+        return done[0], True
+    blob = next(
+        (
+            item
+            for item in rooms.database.content.walk_all()
+            if rooms.database.layers.is_layer_of(item.digest, finding.name) and rooms.blobs.exists(item.digest)
+        ),
+        None,
+    )
+    with rooms.database.write() as tx:
+        tx.layers.delete(finding.name)
+    if blob is None:
+        return "; ".join([*done, "record dropped: its blob is not here any more; pull its images again"]), True
+    descriptor = Descriptor(blob.media_type, Digest.parse(blob.digest), blob.size)
+    opens = partial(FileBody, rooms.blobs.path(blob.digest))
+    _bring_in(rooms, Want(descriptor, opens, diff_id=finding.name, unpack=True, local=True))
+    return "; ".join([*done, f"unpacked again from {blob.digest}"]), True
+
+
+def _mend_file(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    return f"moved to {quarantine(rooms, Path(finding.name))}", True
+
+
+def _mend_snapshot(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    return f"moved to {quarantine(rooms, rooms.root / 'snapshots' / finding.name)}", True
+
+
+def _mend_image(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    """Give an image back what it had: that its name is recorded says that its namespace had all of it."""
+    record = rooms.database.images.find(finding.namespace, finding.name)
+    if record is None:
+        return "gone meanwhile", True
+    manifest = config = None
+    if rooms.blobs.exists(record.manifest_digest):
+        manifest = Manifest.parse(rooms.blobs.read(record.manifest_digest))
+        config = manifest.config if rooms.blobs.exists(manifest.config.digest) else None
+    if manifest is None or config is None:
+        with rooms.database.write() as tx:
+            tx.images.delete(record.namespace, record.name)
+        return f"name dropped: its documents are lost; pull it again: {record.name}", True
+    known = [item for item in rooms.database.content.walk(record.namespace) if item.source]
+    source = next((item.source for item in known if item.digest == record.manifest_digest), "")
+    missing = []
+    for descriptor in (manifest.config, *manifest.layers):
+        digest = str(descriptor.digest)
+        if rooms.database.content.find(record.namespace, digest) is not None:
+            continue
+        if rooms.blobs.exists(digest):
+            rooms.blobs.verify(digest)
+        else:
+            _bring_in(rooms, Want(descriptor, partial(_origin(rooms, source, digest).open_blob, descriptor)))
+        missing.append(digest)
+        with rooms.database.write() as tx:
+            tx.content.add(
+                record.namespace, digest, size=descriptor.size, media_type=descriptor.media_type, source=source
+            )
+    left = [problem.problem for problem in check_image(rooms, record)]
+    done = f"recorded again: {', '.join(missing)}" if missing else "done with another finding"
+    return (left[0], False) if left else (done, True)
+
+
+def _origin(rooms: Rooms, source: str, digest: str) -> RegistryOrigin:
+    if not source:
+        raise ConflictError(
+            f"blob lost: {digest}: it was brought in from files, or by a commit: load or pull the image again",
+            kind="blob",
+            name=digest,
+            state="lost",
+        )
+    return RegistryOrigin(rooms, Reference.parse(source))
+
+
+def _mend_container(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    record = rooms.database.containers.find(finding.namespace, finding.name)
+    if record is None:
+        return "gone meanwhile", True
+    if finding.cause == "frozen":
+        thaw(rooms, record)
+        return "goes on", True
+    from pyctrd.flows.run import delete_container
+
+    delete_container(rooms, record)
+    return "deleted: it cannot run without its files", True
+
+
+_MENDING: dict[str, Callable[[Rooms, Finding], tuple[str, bool]]] = {
+    "ingest": _mend_ingest,
+    "blob": _mend_blob,
+    "layer": _mend_layer,
+    "file": _mend_file,
+    "image": _mend_image,
+    "snapshot": _mend_snapshot,
+    "container": _mend_container,
+}
