@@ -169,6 +169,6 @@ def test_check_exits_1_and_names_what_it_finds(stored: str) -> None:
     done = run("check", "--json")
     assert (done.status, done.err) == (1, "")
     (finding,) = done.lines
-    assert set(finding) == {"kind", "name", "problem"}
+    assert set(finding) == {"kind", "name", "problem", "cause", "repair", "repaired", "namespace"}
     assert (finding["kind"], finding["name"]) == ("blob", digest)
     assert run("check").out == f"blob {digest}: {finding['problem']}\n"

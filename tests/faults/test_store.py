@@ -90,6 +90,16 @@ def test_d15_a_blob_is_named_and_fetched_again_and_all_else_is_the_same(
     assert any((root / "quarantine").iterdir()) if damage is not remove else not (root / "quarantine").exists()
 
 
+def test_a_full_quota_keeps_nothing_from_being_fetched_again(engine: pyctrd.Engine, images: Images, root: Path) -> None:
+    pushed = images.push(build_image([Tar().file("f", b"content").build()]))
+    with pyctrd.Engine(namespace="other") as other:
+        image = other.images.pull(pushed.reference)
+    engine.namespaces.set("default", quota=0)
+    blob_path(root, str(image.manifest.layers[0].digest)).unlink()
+    assert [finding.repaired for finding in engine.check(repair=True)] == [True]
+    assert engine.check(digests=True) == []
+
+
 @pytest.mark.parametrize("kind", ["manifest", "layer"])
 def test_d15_what_nobody_can_give_again_is_dropped_and_told(
     engine: pyctrd.Engine, images: Images, root: Path, tmp_path: Path, kind: str

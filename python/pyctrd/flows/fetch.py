@@ -96,6 +96,7 @@ class Fetch:
         record: Records a batch of published wants; in a transaction, while their locks are held.
         watch: Called a few times a second while bytes arrive.
         watch_seconds: How often.
+        charged: Whether the engine's namespace must have room for them; not for what is brought back to its owners.
     """
 
     def __init__(
@@ -106,8 +107,10 @@ class Fetch:
         record: Callable[[Tables, Sequence[Want]], None],
         watch: Callable[[], None] | None = None,
         watch_seconds: float = 0.1,
+        charged: bool = True,
     ) -> None:
         self._rooms = rooms
+        self._charged = charged
         self._is_present = is_present
         self._record = record
         self._watch = watch
@@ -121,7 +124,7 @@ class Fetch:
             PyctrdError, OSError: The first failure; nothing of its batch is visible then.
         """
         pending = sorted(wants, key=lambda want: want.descriptor.size, reverse=True)
-        self._admit(pending)
+        self._admit_all(pending)
         while pending:
             with ExitStack() as locks:
                 claimed, busy = self._claim(pending, locks)
@@ -131,13 +134,17 @@ class Fetch:
             if busy:
                 self._wait_for(busy[0][1])
 
-    def _admit(self, wants: Sequence[Want]) -> None:
-        usage, sizes = self._rooms.database.usage, _sizes(wants)
+    def _admit(self, tables: Tables, wants: Sequence[Want]) -> None:
+        if self._charged:
+            sizes = {str(want.descriptor.digest): want.descriptor.size for want in wants}  # one wanted twice comes once
+            tables.usage.admit(self._rooms.namespace, sizes)
+
+    def _admit_all(self, wants: Sequence[Want]) -> None:
         try:
-            usage.admit(self._rooms.namespace, sizes)
+            self._admit(self._rooms.database, wants)
         except QuotaError:
             undo_unrecorded(self._rooms)  # what a process reserved that is gone is no use
-            usage.admit(self._rooms.namespace, sizes)
+            self._admit(self._rooms.database, wants)
 
     def _claim(self, wants: Sequence[Want], locks: ExitStack) -> tuple[list[Want], list[tuple[Want, _core.FileLock]]]:
         """Those whose locks were free and that are really missing; and those that another has, with the lock."""
@@ -167,7 +174,7 @@ class Fetch:
         ids = [os.urandom(16).hex() for _ in wants]
         database = self._rooms.database
         with database.write() as tx:
-            tx.usage.admit(self._rooms.namespace, _sizes(wants))
+            self._admit(tx, wants)
             for want, ingest_id in zip(wants, ids, strict=True):
                 tx.ingests.add(
                     ingest_id,
@@ -194,15 +201,10 @@ class Fetch:
         ingests = [want.ingest for want in wants if want.ingest is not None]
         _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
         with self._rooms.database.write() as tx:
-            tx.usage.admit(self._rooms.namespace, _sizes(wants))  # the quota may have been lowered
+            self._admit(tx, wants)  # the quota may have been lowered
             self._record(tx, wants)
             for ingest_id in ids:
                 tx.ingests.delete(ingest_id)
-
-
-def _sizes(wants: Iterable[Want]) -> dict[str, int]:
-    """Bytes by digest: a blob that is wanted twice comes once."""
-    return {str(want.descriptor.digest): want.descriptor.size for want in wants}
 
 
 class _Carriers:

@@ -141,7 +141,7 @@ def _fetch_again(rooms: Rooms, owners: list[ContentRecord]) -> str:
 
 def _bring_in(rooms: Rooms, want: Want) -> None:
     """Verify and publish; whose it is stays as it is recorded."""
-    Fetch(rooms, is_present=lambda _want: False, record=_record_layers).run([want])
+    Fetch(rooms, is_present=lambda _want: False, record=_record_layers, charged=False).run([want])
 
 
 def _record_layers(tx: Tables, wants: Sequence[Want]) -> None:
