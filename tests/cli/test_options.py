@@ -171,4 +171,4 @@ def test_check_exits_1_and_names_what_it_finds(stored: str) -> None:
     (finding,) = done.lines
     assert set(finding) == {"kind", "name", "problem", "cause", "repair", "repaired", "namespace"}
     assert (finding["kind"], finding["name"]) == ("blob", digest)
-    assert run("check").out == f"blob {digest}: {finding['problem']}\n"
+    assert run("check").out == f"blob {digest}: {finding['problem']}\n  repair: {finding['repair']}\n"
