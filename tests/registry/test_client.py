@@ -588,3 +588,12 @@ def test_host_that_was_declared_plain_is_talked_to_without_tls(
     client = Client(plain_http=[faulty.host])
     assert client.manifest(Reference.parse(faulty.add(image, "app"))).descriptor.digest == image.digest
     client.close()
+
+
+def test_a_blob_that_is_there_is_said_to_be_and_no_other(images: Images, client: Client) -> None:
+    layer = layer_of(images.tree.built)
+    reference = Reference.parse(images.tree.reference)
+    assert client.has_blob(reference, layer)
+    assert not client.has_blob(reference, Descriptor(layer.media_type, layer.digest, layer.size + 1))
+    assert not client.has_blob(reference, Descriptor(layer.media_type, Digest(f"sha256:{'0' * 64}"), layer.size))
+    assert not client.has_blob(Reference.parse("127.0.0.1:1/refused"), layer)

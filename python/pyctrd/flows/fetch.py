@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pyctrd import _core
 from pyctrd.errors import CancelledError, QuotaError, UnavailableError, UnreachableError, UnsafeArchiveError
@@ -31,6 +31,8 @@ RETRY_PAUSE_SECONDS = 0.5
 RETRY_PAUSE_MAX_SECONDS = 60.0
 # A block that breaks off with fewer bytes is asked for again whole.
 MIN_COMMIT_BYTES = 512
+# What of a want the store may give to a namespace that does not have it; see `share`.
+Given = Literal["nothing", "blob", "all"]
 
 
 class Body(Protocol):
@@ -56,21 +58,36 @@ class Want:
         opens: Makes a body that starts at or before a byte offset.
         diff_id: For a layer, the digest of its tar.
         unpack: Whether the layer's tree is to be made.
-        local: The blob is in this store already: it is read from there, and not stored again.
+        shareable: Its bytes are at its source only, and so worth a look at what the store has for others.
+        local: The namespace has the blob already: it is read from the store, and not stored again.
+        given: What the store gave of it; what is read then is read from there as well.
     """
 
     descriptor: Descriptor
     opens: Callable[[int], Body]
     diff_id: str | None = None
     unpack: bool = False
+    shareable: bool = False
     local: bool = False
+    given: Given = "nothing"
     ingest: _core.Ingest | None = None
     result: _core.Ingested | None = None
     state: LayerState = "waiting"
     body: Body | None = field(default=None, repr=False)
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the store has the blob's bytes, and may read them for this namespace."""
+        return self.local or self.given != "nothing"
+
+    def start_again(self) -> None:
+        """Forget what came of it: it is as it was wanted first."""
+        self.given = "nothing"
+        self.ingest = self.result = None
+        self.state = "waiting"
+
     def progress(self) -> LayerProgress:
-        """A look at it from outside."""
+        """A look at it from outside; of what the store gave it says the same as of what came."""
         ingest = self.ingest
         size = self.descriptor.size
         finished = self.state in ("present", "done")
@@ -81,6 +98,10 @@ class Want:
             size_bytes=size,
             unpacked_bytes=ingest.bytes_unpacked if ingest else 0,
         )
+
+
+class _GoneError(Exception):
+    """The last namespace that had a blob let go of it before this one had it for its own."""
 
 
 class Fetch:
@@ -94,6 +115,7 @@ class Fetch:
         rooms: The engine's rooms.
         is_present: Whether the store has all of a want already.
         record: Records a batch of published wants; in a transaction, while their locks are held.
+        share: What the store may give of a shareable want; nothing by default. Called in the carriers' threads.
         watch: Called a few times a second while bytes arrive.
         watch_seconds: How often.
         charged: Whether the engine's namespace must have room for them; not for what is brought back to its owners.
@@ -105,6 +127,7 @@ class Fetch:
         *,
         is_present: Callable[[Want], bool],
         record: Callable[[Tables, Sequence[Want]], None],
+        share: Callable[[Want], Given] | None = None,
         watch: Callable[[], None] | None = None,
         watch_seconds: float = 0.1,
         charged: bool = True,
@@ -113,6 +136,7 @@ class Fetch:
         self._charged = charged
         self._is_present = is_present
         self._record = record
+        self._share = share
         self._watch = watch
         self._watch_seconds = watch_seconds
 
@@ -129,7 +153,7 @@ class Fetch:
             with ExitStack() as locks:
                 claimed, busy = self._claim(pending, locks)
                 if claimed:
-                    self._transfer(claimed)
+                    self._bring(claimed)
             pending = [want for want, _ in busy]
             if busy:
                 self._wait_for(busy[0][1])
@@ -170,6 +194,15 @@ class Fetch:
                 self._watch()
         lock.release()
 
+    def _bring(self, wants: list[Want]) -> None:
+        try:
+            self._transfer(wants)
+        except _GoneError:
+            for want in wants:
+                want.start_again()
+            self._share = None
+            self._transfer(wants)
+
     def _transfer(self, wants: list[Want]) -> None:
         ids = [os.urandom(16).hex() for _ in wants]
         database = self._rooms.database
@@ -184,7 +217,7 @@ class Fetch:
                     size=want.descriptor.size,
                 )
         try:
-            _Carriers(self._rooms, wants, ids).run(self._watch, self._watch_seconds)
+            _Carriers(self._rooms, wants, ids, self._share).run(self._watch, self._watch_seconds)
             self._rooms.stages.add(want.ingest.stages() for want in wants if want.ingest is not None)
             self._commit(wants, ids)
         except BaseException:
@@ -201,6 +234,10 @@ class Fetch:
         ingests = [want.ingest for want in wants if want.ingest is not None]
         _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
         with self._rooms.database.write() as tx:
+            # Looked at again in the transaction that keeps it, or it could go in between.
+            given = [str(want.descriptor.digest) for want in wants if want.given != "nothing"]
+            if not all(tx.content.is_recorded(digest) for digest in given):
+                raise _GoneError
             self._admit(tx, wants)  # the quota may have been lowered
             self._record(tx, wants)
             for ingest_id in ids:
@@ -210,8 +247,11 @@ class Fetch:
 class _Carriers:
     """A few threads that carry bodies into ingests, largest first."""
 
-    def __init__(self, rooms: Rooms, wants: Sequence[Want], ids: Sequence[str]) -> None:
+    def __init__(
+        self, rooms: Rooms, wants: Sequence[Want], ids: Sequence[str], share: Callable[[Want], Given] | None
+    ) -> None:
         self._rooms = rooms
+        self._share = share
         self._queue = list(zip(wants, ids, strict=True))[::-1]
         self._wants = wants
         self._lock = threading.Lock()
@@ -277,6 +317,14 @@ class _Carriers:
                 ingest.abort()
 
     def _carry(self, want: Want, ingest_id: str) -> None:
+        want.state = "pulling"
+        if self._share is not None and want.shareable and not want.local:
+            want.given = self._share(want)
+        if want.given != "all":
+            self._carry_through(want, ingest_id)
+        want.state = "done"
+
+    def _carry_through(self, want: Want, ingest_id: str) -> None:
         ingest = _core.Ingest(
             str(self._rooms.root),
             ingest_id,
@@ -285,13 +333,12 @@ class _Carriers:
             diff_id=want.diff_id,
             unpack=want.unpack,
             content_digests=self._rooms.settings.content_digests,
-            keep_blob=not want.local,
+            keep_blob=not want.is_stored,
             limits=self._rooms.settings.limits,
         )
         want.ingest = ingest
         if self._stopped.is_set():
             raise CancelledError("cancelled")
-        want.state = "pulling"
         retries = 0
         while True:
             before = ingest.received
@@ -311,10 +358,9 @@ class _Carriers:
         except UnsafeArchiveError as error:
             raise _of_layer(error, want) from error
         _tell_oddities(want, want.result)
-        want.state = "done"
 
     def _carry_body(self, want: Want, ingest: _core.Ingest) -> None:
-        body = want.opens(ingest.received)
+        body = self._open(want, ingest.received)
         want.body = body
         try:
             if self._stopped.is_set():
@@ -325,6 +371,11 @@ class _Carriers:
         finally:
             want.body = None
             body.close()
+
+    def _open(self, want: Want, offset: int) -> Body:
+        if want.given == "blob":
+            return FileBody(self._rooms.blobs.path(want.descriptor.digest), offset)
+        return want.opens(offset)
 
 
 def _tell_oddities(want: Want, result: _core.Ingested) -> None:

@@ -13,6 +13,7 @@ from pyctrd.flows.collect import collect
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
 from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved, resolve
+from pyctrd.flows.share import has_layer, share
 from pyctrd.metadata.images import ImageRecord
 from pyctrd.snapshots.protocol import LayerRef
 
@@ -62,7 +63,8 @@ def pull(
         fetch = Fetch(
             rooms,
             is_present=partial(is_present, rooms),
-            record=partial(record_content, rooms, str(resolved.reference.repository_name)),
+            record=partial(record_content, rooms, resolved.reference.repository_name),
+            share=partial(share, rooms, reference),
             watch=watcher(str(resolved.reference), wants, progress),
             watch_seconds=PROGRESS_INTERVAL_SECONDS,
         )
@@ -109,7 +111,8 @@ def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool) 
         blobs = [(blob, str(d)) for blob, d in zip(manifest.layers, config.rootfs.diff_ids, strict=True)]
     for blob, diff_id in blobs:
         opens = partial(_open_blob, rooms, origin, blob)
-        want = Want(descriptor=blob, opens=opens, diff_id=diff_id, unpack=unpack and diff_id is not None)
+        unpacks = unpack and diff_id is not None
+        want = Want(descriptor=blob, opens=opens, diff_id=diff_id, unpack=unpacks, shareable=True)
         wants.setdefault((str(blob.digest), diff_id or ""), want)
     for document in resolved.documents:
         described = document.descriptor
@@ -120,30 +123,20 @@ def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool) 
 
 
 def is_present(rooms: Rooms, want: Want) -> bool:
-    """Whether this namespace has all that is wanted: the blob, and the tree where one is wanted.
-
-    That the store has a layer of the wanted diff_id is not enough: the namespace's own blob must be that layer, or
-    a config could show it another namespace's.
-    """
-    digest, layers = str(want.descriptor.digest), rooms.database.layers
-    want.local = rooms.database.content.find(rooms.namespace, digest) is not None
-    if not want.local or want.diff_id is None:
-        return want.local
-    if not layers.is_layer_of(digest, want.diff_id):
-        return False
-    return not want.unpack or layers.find(want.diff_id) is not None
+    """Whether this namespace has all that is wanted: the blob, and the tree where one is wanted."""
+    want.local = rooms.database.content.find(rooms.namespace, str(want.descriptor.digest)) is not None
+    return want.local and has_layer(rooms, want)
 
 
 def record_content(rooms: Rooms, source: str, tx: Tables, wants: Sequence[Want]) -> None:
     """Record blobs that were published, and the layers that they are; ``source``: "" for what was made here."""
     for want in wants:
+        digest = str(want.descriptor.digest)
         tx.content.add(
-            rooms.namespace,
-            str(want.descriptor.digest),
-            size=want.descriptor.size,
-            media_type=want.descriptor.media_type,
-            source=source,
+            rooms.namespace, digest, size=want.descriptor.size, media_type=want.descriptor.media_type, source=source
         )
+        if source and not want.is_stored:
+            tx.content.add_source(digest, source)
         record_layer(tx, want)
 
 

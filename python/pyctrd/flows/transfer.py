@@ -28,6 +28,7 @@ from pyctrd.flows.pull import (
     watcher,
 )
 from pyctrd.flows.resolve import Document, resolve_top
+from pyctrd.flows.share import share
 from pyctrd.oci.index import detect
 from pyctrd.oci.reference import DEFAULT_TAG, Reference
 
@@ -110,6 +111,7 @@ class _Loading:
             rooms,
             is_present=partial(is_present, rooms),
             record=partial(record_content, rooms, ""),
+            share=partial(share, rooms, None),
             watch=watcher(self._origin.source, wants, progress),
             watch_seconds=PROGRESS_INTERVAL_SECONDS,
         ).run(wants)

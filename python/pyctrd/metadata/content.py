@@ -19,7 +19,7 @@ class ContentRecord(NamedTuple):
         digest: ``algorithm:hex``.
         size: Bytes.
         media_type: As the descriptor said.
-        source: ``registry/repository`` that it came from.
+        source: ``registry/repository`` that it was pulled from, "" for what was loaded or made here.
         created_ns: When, in nanoseconds since 1970.
     """
 
@@ -53,9 +53,34 @@ class ContentRecords(Table):
         """Whether any namespace has it: for removal from disk, never for an answer to a tenant."""
         return self._first("SELECT 1 FROM content WHERE digest = ? LIMIT 1", (digest,)) is not None
 
+    def is_common(self, namespace: str, digest: str) -> bool:
+        """Whether a namespace has it to which this one is open: both have the policy "shared"."""
+        row = self._first(
+            "SELECT 1 FROM content JOIN namespaces AS holder ON holder.name = content.namespace "
+            "JOIN namespaces AS asker ON asker.name = ? "
+            "WHERE digest = ? AND holder.policy = 'shared' AND asker.policy = 'shared' LIMIT 1",
+            (namespace, digest),
+        )
+        return row is not None
+
+    def add_source(self, digest: str, source: str) -> None:
+        """Record that the store got the blob's bytes from there, all of them."""
+        self._run("INSERT OR IGNORE INTO blob_sources(digest, source) VALUES (?, ?)", (digest, source))
+
+    def came_from(self, digest: str, source: str) -> bool:
+        """Whether the store got a blob's bytes from there, and some namespace has it."""
+        row = self._first(
+            "SELECT 1 FROM blob_sources AS known JOIN content USING (digest) "
+            "WHERE known.digest = ? AND known.source = ? LIMIT 1",
+            (digest, source),
+        )
+        return row is not None
+
     def delete(self, namespace: str, digest: str) -> None:
-        """Take it from one namespace."""
+        """Take it from one namespace; with the last one goes where it came from."""
         self._run("DELETE FROM content WHERE namespace = ? AND digest = ?", (namespace, digest))
+        if not self.is_recorded(digest):
+            self._run("DELETE FROM blob_sources WHERE digest = ?", (digest,))
 
     def walk(self, namespace: str) -> Iterator[ContentRecord]:
         """The blobs of one namespace, by digest."""

@@ -89,6 +89,14 @@ _SECOND = (
 _TENANTS = (
     "ALTER TABLE namespaces ADD COLUMN policy TEXT NOT NULL DEFAULT 'isolated'",
     "ALTER TABLE namespaces ADD COLUMN quota INTEGER",
+    # Where the store itself got a blob's bytes from. A namespace's own record does not tell: it may have been given the
+    # blob for naming it, and what it pulled then was never asked for the bytes.
+    """CREATE TABLE blob_sources (
+        digest TEXT NOT NULL,
+        source TEXT NOT NULL,
+        PRIMARY KEY (digest, source)
+    ) STRICT, WITHOUT ROWID""",
+    "INSERT INTO blob_sources(digest, source) SELECT DISTINCT digest, source FROM content WHERE source <> ''",
 )
 
 _EVENTS = (

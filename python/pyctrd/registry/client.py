@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 from urllib.parse import urlencode, urlsplit
 
 import orjson
@@ -145,6 +145,24 @@ class Client:
             raise
         return BlobBody(answer, offset=start, length=length, url=url)
 
+    def has_blob(self, reference: Reference, descriptor: Descriptor) -> bool:
+        """Whether the registry says, to these credentials, that it has a blob of these many bytes in a repository.
+
+        Whatever else it says, or fails to, is a no: who asks for the bytes then is told what is wrong.
+
+        Spec:
+            distribution-spec v1.1, "Checking if content exists in the registry".
+        """
+        path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
+        headers = {"Accept-Encoding": "identity"}
+        try:
+            answer = self._ask("HEAD", reference, path, "blob", headers, subject=str(descriptor.digest), retry=False)
+        except (RegistryError, NotFoundError, UnsupportedError):
+            return False
+        answer.drain_conn()
+        length = answer.headers.get("Content-Length", "")
+        return answer.status == 200 and length in ("", str(descriptor.size))
+
     def read_blob(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """Get a small blob whole: a config.
 
@@ -189,7 +207,20 @@ class Client:
         subject: str = "",
         retry: bool = True,
     ) -> urllib3.BaseHTTPResponse:
-        """One GET with whatever authorization the registry asks for; answers other than 200 and 206 are raised."""
+        return self._ask("GET", reference, path, kind, headers, subject=subject, retry=retry)
+
+    def _ask(
+        self,
+        method: Literal["GET", "HEAD"],
+        reference: Reference,
+        path: str,
+        kind: str,
+        headers: Mapping[str, str],
+        *,
+        subject: str = "",
+        retry: bool = True,
+    ) -> urllib3.BaseHTTPResponse:
+        """One answer, with whatever authorization the registry asks for; others than 200 and 206 are raised."""
         registry = reference.registry
         scope = f"repository:{reference.repository}:pull"
         url = f"{self._scheme(registry)}://{api_host(registry)}{path}"
@@ -198,7 +229,7 @@ class Client:
         while True:
             sent = {**headers, "Authorization": grant} if grant else dict(headers)
             answer = self._transport.request(
-                "GET", url, headers=sent, plain_hosts=self._plain_hosts(registry), retry=retry
+                method, url, headers=sent, plain_hosts=self._plain_hosts(registry), retry=retry
             )
             # A blob server behind a redirect has its own ideas of 401; its challenge is not ours to answer.
             ours = urlsplit(answer.url or url).netloc == urlsplit(url).netloc
@@ -210,7 +241,7 @@ class Client:
             grant = self._answer(challenges, registry, scope, refresh=grant is not None)
             self._grants[registry, scope] = grant
         if answer.status not in (200, 206):
-            _raise_status(answer, reference, kind, subject or str(reference))
+            _raise_status(answer, method, reference, kind, subject or str(reference))
         return answer
 
     @staticmethod
@@ -356,13 +387,15 @@ def _read_limited(answer: urllib3.BaseHTTPResponse, most: int, what: str) -> byt
     return body
 
 
-def _raise_status(answer: urllib3.BaseHTTPResponse, reference: Reference, kind: str, subject: str) -> NoReturn:
+def _raise_status(
+    answer: urllib3.BaseHTTPResponse, method: str, reference: Reference, kind: str, subject: str
+) -> NoReturn:
     url = redacted(answer.url or "")
     status = answer.status
     retry_after = retry_after_seconds(answer.headers.get("Retry-After"))
     codes, message = _read_errors(answer)
     said = f": {message}" if message else ""
-    shared: dict[str, Any] = {"method": "GET", "url": url, "status": status, "codes": codes}
+    shared: dict[str, Any] = {"method": method, "url": url, "status": status, "codes": codes}
     host = urlsplit(url).netloc
     if status == 401:
         raise AuthenticationError(

@@ -1,0 +1,75 @@
+"""Sharing: what the store has for others, given to a namespace that could have had it anyway.
+
+A namespace is given a blob, with no transfer, in two ways:
+
+- With proof, under any policy: the repository from which the store itself once got the blob's bytes has just served to
+  this namespace, by its own credentials, the manifest that names the blob, and now answers HEAD for it. Another
+  repository proves nothing, be it on the same host: a tenant may own it, or what it passes requests on to.
+- For the naming, between two namespaces of the policy "shared".
+
+Only what a namespace has a record of is given: never what is on its way in, nor what is on disk for no one.
+
+Whatever fails here fails in silence, and the source is asked for the bytes as if the store had nothing: so every error
+is the source's own, and says the same whoever has the blob. A quota is charged before it is looked here. What a tenant
+can notice, by time, traffic or counters of work done, is that bytes did not come which its registry offers it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyctrd.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from pyctrd.flows.fetch import Given, Want
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.oci.descriptor import Descriptor
+    from pyctrd.oci.reference import Reference
+
+
+def share(rooms: Rooms, reference: Reference | None, want: Want) -> Given:
+    """What of a want the store may give to this namespace.
+
+    Args:
+        rooms: The engine's rooms.
+        reference: What is pulled, its manifest served a moment ago; None where no registry is the source.
+        want: A blob that this namespace does not have.
+
+    Returns:
+        "nothing"; "blob" where its bytes may be read from the store, to unpack it or to see that it is the layer that
+        the config says; "all" where nothing is left to be done.
+    """
+    blob = want.descriptor
+    if not (_is_whole(rooms, blob) and _may_have(rooms, reference, blob)):
+        return "nothing"
+    return "all" if has_layer(rooms, want) else "blob"
+
+
+def has_layer(rooms: Rooms, want: Want) -> bool:
+    """Whether all that is wanted of a blob beside its bytes is there.
+
+    That the store has a layer of the wanted diff_id is not enough: this very blob must have been seen to be that layer,
+    or a config could show a namespace another one's.
+    """
+    if want.diff_id is None:
+        return True
+    layers = rooms.database.layers
+    if not layers.is_layer_of(str(want.descriptor.digest), want.diff_id):
+        return False
+    return not want.unpack or layers.find(want.diff_id) is not None
+
+
+def _may_have(rooms: Rooms, reference: Reference | None, blob: Descriptor) -> bool:
+    content, digest = rooms.database.content, str(blob.digest)
+    if content.is_common(rooms.namespace, digest):
+        return True
+    if reference is None or not content.came_from(digest, reference.repository_name):
+        return False
+    return rooms.registry.has_blob(reference, blob)
+
+
+def _is_whole(rooms: Rooms, blob: Descriptor) -> bool:
+    try:
+        return rooms.blobs.stat(blob.digest).size == blob.size
+    except NotFoundError:
+        return False
