@@ -281,13 +281,14 @@ class _Carriers:
             raise self._error
 
     def _wait(self, watch: Callable[[], None] | None, seconds: float) -> None:
-        while True:
+        ended = False
+        while not ended:
             with self._done:
-                if self._running == 0:
-                    return
-                self._done.wait(seconds if watch is not None else None)
+                ended = self._running == 0
+                if not ended:
+                    self._done.wait(seconds if watch is not None else None)
             if watch is not None:
-                watch()
+                watch()  # after the end too, which may have come before anybody waited
 
     def _work(self) -> None:
         try:
