@@ -136,13 +136,14 @@ class Engine:
         """What happened to images, containers and the namespace, by whichever process, oldest first.
 
         An event is recorded with the change that it tells of: there is none for what did not happen, and none is
-        missing, but that a power cut may take those of containers' starts, ends and pauses. How a container ended is
-        told once, by whichever process notices first; this call looks. The last 10,000 of each namespace are kept.
+        missing, but that a power cut may take those of containers' starts, ends and pauses, and that a process which
+        is killed between a pause and its event tells nothing. How a container ended is told once, by whichever
+        process notices first; this call looks. The last 10,000 of each namespace are kept.
 
         Args:
             since: The cursor of the last event that is known already; "0" for all that are kept. None is all that
                 are kept as well, but with ``follow`` only what comes from now on.
-            follow: Go on, waiting for more; an event comes at most 0.1 seconds late.
+            follow: Go on, waiting for more; looking ten times a second.
             timeout: Seconds after which following ends; None for never.
             all_namespaces: Those of every namespace, and of the store itself: for the store's owner.
             types: Only these: "image", "container", "namespace", "gc", "store".

@@ -110,6 +110,18 @@ def test_a_policy_is_one_of_two(a: pyctrd.Engine) -> None:
             call("a", policy="open")  # type: ignore[arg-type] # a wrong one on purpose
 
 
+def test_the_next_namespace_of_a_name_reads_no_events_of_the_one_before(a: pyctrd.Engine, images: Images) -> None:
+    with pyctrd.Engine(namespace="again") as first:
+        first.images.pull(images.busybox.reference)
+        cursor = list(first.events())[-1].cursor
+    a.namespaces.remove("again", force=True)
+    told = list(a.events(all_namespaces=True, types=["namespace"]))[-1]
+    assert (told.namespace, told.action, told.name) == ("", "removed", "again")
+    with pyctrd.Engine(namespace="again") as second:
+        assert [(event.type, event.action) for event in second.events()] == [("namespace", "created")]
+        assert next(iter(second.events())).cursor > cursor
+
+
 def test_removing_what_is_not_there_says_so(a: pyctrd.Engine) -> None:
     for force in (False, True):
         with pytest.raises(NotFoundError, match="namespace not found: 'nobody'"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EventType = Literal["image", "container", "namespace", "gc", "store"]
 EVENT_TYPES: tuple[EventType, ...] = ("image", "container", "namespace", "gc", "store")
-# A look costs a few statements that read the cache, and this is how late an event comes at most.
+# A look costs a few statements that read the cache, and an event comes about so late.
 POLL_SECONDS = 0.1
 # A container whose shim was killed leaves no exit record: its process is looked at, less often.
 LONG_LOOK_SECONDS = 5.0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pyctrd.errors import AlreadyExistsError, InvalidError, NotFoundError
-from pyctrd.metadata.events import Events
+from pyctrd.metadata.events import STORE, Events
 from pyctrd.metadata.table import Table
 
 Policy = Literal["isolated", "shared"]
@@ -172,9 +172,10 @@ class Namespaces(Table):
         return record
 
     def delete(self, name: str) -> None:
-        """Forget one, after all that is recorded of it."""
+        """Forget one, after all that is recorded of it; whoever has the name next must not read its events."""
         self._run("DELETE FROM namespaces WHERE name = ?", (name,))
-        self._tell(name, "removed")
+        self._events.add(STORE, "namespace", "removed", name, {})
+        self._events.forget(name)
 
     def list(self) -> builtins.list[Namespace]:
         """By name."""
