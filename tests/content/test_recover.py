@@ -59,6 +59,28 @@ def opened_again() -> list[object]:
         return list(engine.check(digests=True))
 
 
+def test_no_thread_sees_a_store_that_another_one_is_still_opening(database: Database) -> None:
+    found: list[object] = []
+
+    with pyctrd.Engine(namespace="new") as engine:
+
+        def look() -> None:
+            try:
+                found.append(engine.namespaces.get("new").name)
+            except pyctrd.PyctrdError as error:
+                found.append(error)
+
+        threads = [threading.Thread(target=look) for _ in range(3)]
+        with database.write():  # its namespace cannot be made meanwhile
+            for thread in threads:
+                thread.start()
+                thread.join(timeout=0.2)
+            assert found == []
+        for thread in threads:
+            thread.join()
+    assert found == ["new"] * 3
+
+
 def reserve(database: Database, ingest_id: str = "left", *, diff_id: str | None = None) -> None:
     with database.write() as tx:
         tx.ingests.add(ingest_id, namespace="default", digest=BLOB, diff_id=diff_id, size=len(BYTES))

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import IntegrityError, PyctrdError
+from pyctrd.errors import IntegrityError
 from pyctrd.flows.stages import StageTotals
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Rooms:
         self.settings = settings
         self.stages = StageTotals()
         self._opening = threading.RLock()
+        self._database: Database | None = None
+        self._is_recovered = False
         self._runtimes: dict[str, Runtime] = {}
         for directory in (settings.root, settings.state):
             directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
@@ -58,30 +60,38 @@ class Rooms:
         """The namespace that every operation is scoped by."""
         return self.settings.namespace
 
-    @cached_property
+    @property
     def database(self) -> Database:
         """The metadata database; recovery has run when it is returned."""
+        if (opened := self._database) is not None and self._is_recovered:
+            return opened
+        with self._opening:
+            # Recovery asks for it itself, in this thread; another one waits here until it is over.
+            return self._database or self._open_database()
+
+    def _open_database(self) -> Database:
         from pyctrd.flows.recover import recover
         from pyctrd.metadata.database import Database
 
-        with self._opening:
-            if (opened := self.__dict__.get("database")) is not None:
-                return opened  # type: ignore[no-any-return] # __dict__ is untyped; only this property fills it
-            _refuse_lost(self.root)
-            database = Database(self.root / "pyctrd.db")
-            self.__dict__["database"] = database
+        _refuse_lost(self.root)
+        self._database = database = Database(self.root / "pyctrd.db")
+        try:
             recover(self)
             if database.namespaces.find(self.namespace) is None:
                 with database.write() as tx:
                     tx.namespaces.ensure(self.namespace)
-            return database
+        except BaseException:
+            self.use_database(None)
+            raise
+        self._is_recovered = True
+        return database
 
     def use_database(self, database: Database | None) -> None:
         """Close the database that is open, if one is, and use another, at which nothing was looked: for repairs."""
-        if (before := self.__dict__.pop("database", None)) is not None:
+        before, self._database = self._database, database
+        self._is_recovered = database is not None
+        if before is not None:
             before.close()
-        if database is not None:
-            self.__dict__["database"] = database
 
     @cached_property
     def blobs(self) -> Blobs:
@@ -162,15 +172,11 @@ class Rooms:
     def close(self) -> None:
         """Close what was opened; idempotent."""
         self.__dict__.pop("open_images", None)
-        first: PyctrdError | None = None
-        for name in ("registry", "database"):
-            if (room := self.__dict__.pop(name, None)) is not None:
-                try:
-                    room.close()
-                except PyctrdError as error:
-                    first = first or error
-        if first is not None:
-            raise first
+        try:
+            if (registry := self.__dict__.pop("registry", None)) is not None:
+                registry.close()
+        finally:
+            self.use_database(None)
 
 
 def _refuse_lost(root: Path) -> None:
