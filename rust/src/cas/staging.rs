@@ -143,8 +143,8 @@ pub fn sweep(root: &Root) -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// Whether no live process holds the ingest. One without a lock file belongs to a writer that is about to make it,
-/// unless there can be none: `alone`.
+/// Whether no live process holds the ingest. One whose lock file is missing or free may belong to a writer that is
+/// about to make it, or to take it, unless there can be none: `alone`.
 fn is_abandoned(ingests: &OwnedFd, name: &[u8], alone: bool) -> Result<bool> {
     let failed = |operation, e| Error::errno(operation, Path::new(INGEST).join(to_path(name)), e);
     let mut path = name.to_vec();
@@ -156,7 +156,7 @@ fn is_abandoned(ingests: &OwnedFd, name: &[u8], alone: bool) -> Result<bool> {
             Err(e) => return Err(failed("open", e)),
         };
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
+        Ok(()) => Ok(alone),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(e) => Err(failed("lock", e)),
     }
