@@ -29,6 +29,9 @@ MAX_BODY_RETRIES = 5
 RETRY_PAUSE_SECONDS = 0.5
 # A registry that asks for a longer pause has told the user something; it is not waited for.
 RETRY_PAUSE_MAX_SECONDS = 60.0
+# Each has locks and files open until all of them are recorded, at most eight: 1,024 descriptors are what most processes
+# may have. Few images have as many layers.
+MAX_CLAIMED = 100
 # A block that breaks off with fewer bytes is asked for again whole.
 MIN_COMMIT_BYTES = 512
 # What of a want the store may give to a namespace that does not have it; see `share`.
@@ -148,15 +151,18 @@ class Fetch:
             PyctrdError, OSError: The first failure; nothing of its batch is visible then.
         """
         pending = sorted(wants, key=lambda want: want.descriptor.size, reverse=True)
+        busy: list[tuple[Want, _core.FileLock]] = []
         self._admit_all(pending)
         while pending:
             with ExitStack() as locks:
-                claimed, busy = self._claim(pending, locks)
+                claimed, taken = self._claim(pending[:MAX_CLAIMED], locks)
                 if claimed:
                     self._bring(claimed)
-            pending = [want for want, _ in busy]
-            if busy:
+            del pending[:MAX_CLAIMED]
+            busy += taken
+            if busy and not pending:
                 self._wait_for(busy[0][1])
+                pending, busy = [want for want, _ in busy], []
 
     def _admit(self, tables: Tables, wants: Sequence[Want]) -> None:
         if self._charged:
