@@ -37,9 +37,14 @@ if TYPE_CHECKING:
     from pyctrd.flows.progress import LayerProgress as LayerProgress
     from pyctrd.flows.progress import ProgressCallback as ProgressCallback
     from pyctrd.flows.progress import PullProgress as PullProgress
+    from pyctrd.flows.survey import Collected as Collected
+    from pyctrd.flows.survey import Collection as Collection
     from pyctrd.images import Image as Image
     from pyctrd.images import Images as Images
+    from pyctrd.leases import Lease as Lease
+    from pyctrd.leases import Leases as Leases
     from pyctrd.metadata.content import ContentRecord as ContentRecord
+    from pyctrd.metadata.leases import LeaseResource as LeaseResource
     from pyctrd.metadata.namespaces import Namespace as Namespace
     from pyctrd.metadata.usage import ContentUsage as ContentUsage
     from pyctrd.metadata.usage import NamespaceUsage as NamespaceUsage
@@ -56,6 +61,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Collected": "pyctrd.flows.survey",
+    "Collection": "pyctrd.flows.survey",
     "Change": "pyctrd.snapshots.protocol",
     "ConfigChanges": "pyctrd.oci.changes",
     "Container": "pyctrd.containers",
@@ -77,6 +84,9 @@ _LAZY = {
     "Images": "pyctrd.images",
     "Ingested": "pyctrd._core",
     "LayerProgress": "pyctrd.flows.progress",
+    "Lease": "pyctrd.leases",
+    "LeaseResource": "pyctrd.metadata.leases",
+    "Leases": "pyctrd.leases",
     "Limits": "pyctrd.content.limits",
     "LogLine": "pyctrd.runtime.logs",
     "Manifest": "pyctrd.oci.manifest",

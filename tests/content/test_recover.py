@@ -228,6 +228,8 @@ def test_opening_checking_and_removing_leave_a_pull_in_another_process_alone(
             assert engine.check() == []
             engine.images.remove(f"{faulty.host}/other:latest")
             assert len(list((root / "content/ingest").iterdir())) >= 1
+            assert files_below(root / "content/blobs") == []  # collected beside the pull
+            assert files_below(root / "layers") == []
         go_on.set()
         assert child.hear() == under_way.digest
         child.say()
@@ -235,7 +237,6 @@ def test_opening_checking_and_removing_leave_a_pull_in_another_process_alone(
     with pyctrd.Engine() as engine:
         assert engine.check(digests=True) == []
         engine.images.remove(f"{faulty.host}/slow:latest")
-    # The removal beside the pull freed no bytes; the next one did.
     assert files_below(root / "content/blobs") == []
     assert files_below(root / "layers") == []
 

@@ -304,7 +304,7 @@ def test_what_goes_while_it_is_given_is_brought_in_instead(
         image = pulling.result(DEADLINE_SECONDS)
     assert asked(faulty, both.layers[0]) == ["GET", "HEAD", "GET"]
     assert len(image.read_file("/secret-0")) == 50_000
-    assert [finding.problem for finding in b.check(digests=True)] == ["on disk and not recorded"] * 2  # a's documents
+    assert b.check(digests=True) == []
     b.images.remove(image.name)
     assert b.check(digests=True) == []
 

@@ -124,8 +124,11 @@ def _check_layers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FB
 
 
 def _is_under_way(rooms: Rooms, name: str) -> bool:
-    """Whether a live process has published it and is about to record it."""
-    return any(name in (reserved.digest, reserved.diff_id) for reserved in rooms.database.ingests.list())
+    """Whether a live process has published it and is about to record it, or a collection is about to remove it."""
+    database = rooms.database
+    if any(name in (reserved.digest, reserved.diff_id) for reserved in database.ingests.list()):
+        return True
+    return database.doomed.holds("blob", name) or database.doomed.holds("layer", name)
 
 
 def _check_images(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pyctrd.metadata.ingests import IngestRecord
     from pyctrd.metadata.snapshots import SnapshotRecord
 
+# Some tens of milliseconds: opening a root is no collection.
+DOOMED_AT_OPENING = 500
+
 
 def recover(rooms: Rooms) -> None:
     """Bring the root back to what its records say; milliseconds where nothing is to be done.
@@ -21,6 +24,7 @@ def recover(rooms: Rooms) -> None:
     Nothing of a live process is touched: whatever it works on has a lock that it holds.
     """
     undo_unrecorded(rooms)
+    _finish_collection(rooms)
     _undo_unfinished(rooms)
     _thaw(rooms)
     _core.sweep_ingests(str(rooms.root))
@@ -40,6 +44,14 @@ def undo_unrecorded(rooms: Rooms) -> None:
             # Looked up again: its process may have ended well in the meantime.
             if (left := rooms.database.ingests.find(reserved.id)) is not None:
                 undo(rooms, left)
+
+
+def _finish_collection(rooms: Rooms) -> None:
+    """Remove what a collection wrote down and did not come to; of very much, the next collection does the rest."""
+    if rooms.database.doomed.list(1):
+        from pyctrd.flows.remove import remove_doomed
+
+        remove_doomed(rooms, limit=DOOMED_AT_OPENING)
 
 
 def _undo_unfinished(rooms: Rooms) -> None:
