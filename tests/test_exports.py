@@ -17,7 +17,7 @@ from pyctrd import _core, errors
 
 # DESIGN.md, "Public API", as far as it is delivered.
 PROMISED = {
-    "Engine": "images containers content namespaces leases namespace info check events gc stages close",
+    "Engine": "images containers content namespaces leases namespace info check events gc df stages close",
     "Images": "pull load get find list remove unmount",
     "Image": (
         "name digest manifest_digest platform created_ns manifest config size_bytes read_file open stat lstat walk "

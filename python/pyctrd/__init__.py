@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from pyctrd.flows.progress import LayerProgress as LayerProgress
     from pyctrd.flows.progress import ProgressCallback as ProgressCallback
     from pyctrd.flows.progress import PullProgress as PullProgress
+    from pyctrd.flows.space import ContainerSpace as ContainerSpace
+    from pyctrd.flows.space import ImageSpace as ImageSpace
+    from pyctrd.flows.space import NamespaceSpace as NamespaceSpace
+    from pyctrd.flows.space import Space as Space
+    from pyctrd.flows.space import StoreSpace as StoreSpace
     from pyctrd.flows.survey import Collected as Collected
     from pyctrd.flows.survey import Collection as Collection
     from pyctrd.images import Image as Image
@@ -61,12 +66,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Change": "pyctrd.snapshots.protocol",
     "Collected": "pyctrd.flows.survey",
     "Collection": "pyctrd.flows.survey",
-    "Change": "pyctrd.snapshots.protocol",
     "ConfigChanges": "pyctrd.oci.changes",
     "Container": "pyctrd.containers",
     "ContainerOptions": "pyctrd.containers",
+    "ContainerSpace": "pyctrd.flows.space",
     "ContainerStatus": "pyctrd.runtime.state",
     "Containers": "pyctrd.containers",
     "Content": "pyctrd.contents",
@@ -81,6 +87,7 @@ _LAZY = {
     "Finding": "pyctrd.flows.check",
     "Image": "pyctrd.images",
     "ImageConfig": "pyctrd.oci.config",
+    "ImageSpace": "pyctrd.flows.space",
     "Images": "pyctrd.images",
     "Ingested": "pyctrd._core",
     "LayerProgress": "pyctrd.flows.progress",
@@ -91,11 +98,14 @@ _LAZY = {
     "LogLine": "pyctrd.runtime.logs",
     "Manifest": "pyctrd.oci.manifest",
     "Namespace": "pyctrd.metadata.namespaces",
+    "NamespaceSpace": "pyctrd.flows.space",
     "NamespaceUsage": "pyctrd.metadata.usage",
     "Namespaces": "pyctrd.namespaces",
     "ProgressCallback": "pyctrd.flows.progress",
     "PullProgress": "pyctrd.flows.progress",
     "Reference": "pyctrd.oci.reference",
+    "Space": "pyctrd.flows.space",
+    "StoreSpace": "pyctrd.flows.space",
     "diff": "pyctrd.engine",
     "unpack": "pyctrd.engine",
     "verify": "pyctrd.engine",

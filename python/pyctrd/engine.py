@@ -190,6 +190,22 @@ class Engine:
 
         return (survey if dry_run else gc)(self._rooms, all_namespaces=all_namespaces)
 
+    def df(self, *, all_namespaces: bool = False) -> pyctrd.Space:
+        """What takes the disk.
+
+        Blobs are counted as they are stored, by the database, each once for every namespace that has it. Unpacked
+        layers belong to the store, not to a namespace, so they are told of only to its keeper.
+
+        Args:
+            all_namespaces: Of each namespace of the store as well, with what only it has: that tells of other tenants.
+
+        Raises:
+            OSError: The disk.
+        """
+        from pyctrd.flows.space import survey_space
+
+        return survey_space(self._rooms, all_namespaces=all_namespaces)
+
     def stages(self) -> dict[str, dict[str, int]]:
         """Where the time of this engine's pulls went, by stage of the pipeline.
 

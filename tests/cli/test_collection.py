@@ -52,3 +52,17 @@ def test_what_cannot_be_leased_leaves_no_lease_and_is_one_line(stored: str) -> N
     for text in ("", "x", "1w", "-1", "1.5h"):
         assert run("lease", "create", f"--expires={text}").status == 2
     assert run("lease", "create", "--expires=0").status == 1
+
+
+def test_df_tells_of_images_and_only_if_asked_of_namespaces(stored: str) -> None:
+    document = json.loads(run("--json", "df").out)
+    (image,) = document["images"]
+    assert image["bytes"] == image["unique_bytes"] == document["charged_bytes"] > 0
+    assert (document["namespaces"], document["store"]) == ([], None)
+    told = run("df").out
+    assert told.startswith("charged ")
+    assert "UNIQUE" in told
+    assert "EXCLUSIVE" not in told
+    assert "EXCLUSIVE" in run("df", "--all-namespaces").out
+    assert run("rmi", stored).status == 0
+    assert run("df").out == "charged 0 B\n"

@@ -17,6 +17,7 @@ COMMANDS = {
     "cat": "pyctrd.cli.files",
     "check": "pyctrd.cli.store",
     "commit": "pyctrd.cli.commit",
+    "df": "pyctrd.cli.space",
     "diff": "pyctrd.cli.commit",
     "events": "pyctrd.cli.events",
     "gc": "pyctrd.cli.collection",

@@ -64,6 +64,20 @@ class KeptLayer(NamedTuple):
     lease: str | None
 
 
+class ImageSize(NamedTuple):
+    """The blobs that an image needs and its namespace has.
+
+    Attributes:
+        image: Its name.
+        bytes: Of all of them.
+        unique_bytes: Of those that no other image of the namespace needs.
+    """
+
+    image: str
+    bytes: int
+    unique_bytes: int
+
+
 class Reachability(Table):
     """What images need, by the digests of their target and manifest, and who keeps what."""
 
@@ -124,6 +138,19 @@ class Reachability(Table):
         """Whether a layer is unpacked, and a blob of a namespace was seen to be this layer."""
         sql = f"SELECT 1 FROM layers y WHERE y.diff_id = ?2 AND {_LAYER_OF_NAMESPACE}"
         return self._first(sql, (namespace, diff_id)) is not None
+
+    def image_sizes(self, namespace: str) -> list[ImageSize]:
+        """The images of a namespace of which it is known what they need, by name."""
+        sql = """WITH needs AS (
+                SELECT i.name AS image, r.name AS digest, c.size AS size FROM images i
+                JOIN image_roots t ON t.target_digest = i.target_digest AND t.manifest_digest = i.manifest_digest
+                JOIN reachable r ON r.root = t.id AND r.kind = 'blob'
+                JOIN content c ON c.namespace = i.namespace AND c.digest = r.name
+                WHERE i.namespace = ?),
+            users AS (SELECT digest, count(*) AS count FROM needs GROUP BY digest)
+            SELECT image, sum(size), sum(CASE count WHEN 1 THEN size ELSE 0 END)
+            FROM needs JOIN users USING (digest) GROUP BY image ORDER BY image"""
+        return [ImageSize(*row) for row in self._run(sql, (namespace,))]
 
     def unrecorded(self, table: str, names: Sequence[str]) -> set[str]:
         """Those among some names that no record has: of "content" digests, of "layers" diff_ids."""
