@@ -143,10 +143,10 @@ def test_a_blob_that_was_recorded_stays_when_its_reservation_ends(root: Path, da
 def test_a_reservation_of_a_live_process_stays(root: Path, database: Database) -> None:
     reserve(database)
     path = place_blob(root)
-    locks = root / "locks/digest"
+    locks = root / "locks/transfer"
     locks.mkdir(parents=True)
     hold = "import sys\nfrom pyctrd._core import FileLock\nwith FileLock(sys.argv[1]):\n print(flush=True)\n input()"
-    with Child(hold, locks / BLOB.replace(":", "-")) as other:
+    with Child(hold, locks / f"default.{BLOB.replace(':', '-')}") as other:
         other.hear()
         assert opened_again() == []
         assert path.exists()

@@ -367,8 +367,8 @@ def test_an_image_of_more_blobs_than_a_process_may_have_files_open(images: Image
     del state
     layers = [Tar().file(f"f{i}", b"%d" % i).build() for i in range(250)]
     pushed = images.push(build_image(layers, compression="none"))
-    limited = [*command("--json", "pull", "--no-unpack", pushed.reference)]
-    done = subprocess.run(["prlimit", "--nofile=512", *limited], capture_output=True, check=False)
+    limited = ["prlimit", "--nofile=1024", *command("--json", "pull", pushed.reference)]
+    done = subprocess.run(limited, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     with pyctrd.Engine() as engine:
         assert len(engine.images.get(pushed.reference).manifest.layers) == 250

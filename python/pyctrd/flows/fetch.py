@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pyctrd import _core
 from pyctrd.errors import CancelledError, QuotaError, UnavailableError, UnreachableError, UnsafeArchiveError
 from pyctrd.flows.progress import LayerProgress, LayerState
-from pyctrd.flows.recover import digest_names, take_locks, undo, undo_unrecorded
+from pyctrd.flows.recover import digest_locks, take_locks, transfer_locks, undo, undo_unrecorded
 from pyctrd.oci.media_types import layer_compression
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class _GoneError(Exception):
 class Fetch:
     """Brings wants in: claims each digest, transfers, and publishes and records the finished ones.
 
-    A digest that another process is bringing in is left for last; when that process is done it is looked
-    up again, and is either present then or claimed here. No lock is held while waiting for another, so two
+    A digest that another process is bringing into the same namespace is left for last; when that process is done it is
+    looked up again, and is either present then or claimed here. No such lock is held while waiting for another, so two
     processes can never wait for each other.
 
     Args:
@@ -184,8 +184,8 @@ class Fetch:
             if self._is_present(want):
                 want.state = "present"
                 continue
-            taken = take_locks(self._rooms, digest_names(str(want.descriptor.digest), want.diff_id), locks)
-            if taken is not None:
+            own = transfer_locks(self._rooms, self._rooms.namespace, str(want.descriptor.digest), want.diff_id)
+            if (taken := take_locks(own, locks)) is not None:
                 busy.append((want, taken))
                 continue
             if self._is_present(want):  # it came while we looked
@@ -232,22 +232,29 @@ class Fetch:
                     want.ingest.abort()
             for ingest_id in ids:
                 if (reserved := database.ingests.find(ingest_id)) is not None:
-                    undo(self._rooms, reserved)
+                    with ExitStack() as held:
+                        for lock in digest_locks(self._rooms, reserved.digest, reserved.diff_id):
+                            held.enter_context(lock)
+                        undo(self._rooms, reserved)
             raise
 
     def _commit(self, wants: Sequence[Want], ids: Sequence[str]) -> None:
         """Publish with one flush; then, in one transaction, record and end the reservations."""
         ingests = [want.ingest for want in wants if want.ingest is not None]
-        _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
-        with self._rooms.database.write() as tx:
-            # Looked at again in the transaction that keeps it, or it could go in between.
-            given = [str(want.descriptor.digest) for want in wants if want.given != "nothing"]
-            if not all(tx.content.is_recorded(digest) for digest in given):
-                raise _GoneError
-            self._admit(tx, wants)  # the quota may have been lowered
-            self._record(tx, wants)
-            for ingest_id in ids:
-                tx.ingests.delete(ingest_id)
+        names = [name for want in wants for name in (str(want.descriptor.digest), want.diff_id)]
+        with ExitStack() as held:
+            for lock in digest_locks(self._rooms, *names):  # in their order, so that no two wait for each other
+                held.enter_context(lock)
+            _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
+            with self._rooms.database.write() as tx:
+                # Looked at again in the transaction that keeps it, or it could go in between.
+                given = [str(want.descriptor.digest) for want in wants if want.given != "nothing"]
+                if not all(tx.content.is_recorded(digest) for digest in given):
+                    raise _GoneError
+                self._admit(tx, wants)  # the quota may have been lowered
+                self._record(tx, wants)
+                for ingest_id in ids:
+                    tx.ingests.delete(ingest_id)
 
 
 class _Carriers:

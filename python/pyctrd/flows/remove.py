@@ -6,6 +6,7 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from pyctrd.flows.recover import digest_locks
 from pyctrd.metadata.doomed import Thing
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def find_unrecorded(rooms: Rooms) -> Iterator[Thing]:
 
 def remove_unrecorded(rooms: Rooms, kind: str, name: str) -> bool:
     """Remove a blob or layer that has no record; False where somebody is at work on it."""
-    # Whoever brings it in holds this lock until it is recorded.
-    lock = rooms.lock("digest", name.replace(":", "-"))
+    # Whoever brings it in holds this lock from when it has its name until it is recorded.
+    (lock,) = digest_locks(rooms, name)
     if not lock.acquire(timeout=0):
         return False
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyctrd.flows.collect import Swept, sweep_store
 from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.reach import learn_needs
+from pyctrd.flows.recover import is_held
 from pyctrd.flows.remove import PAGE, find_unrecorded, size_on_disk
 from pyctrd.metadata.reachability import KeptBlob, KeptLayer
 
@@ -132,9 +133,7 @@ def _users_of_layers(rooms: Rooms, namespace: str) -> dict[str, str]:
 def _survey_ingests(rooms: Rooms, namespace: str) -> Iterator[Collected]:
     for reserved in rooms.database.ingests.list():
         if namespace in ("", reserved.namespace):
-            lock = rooms.lock("digest", reserved.digest.replace(":", "-"))
-            alive = not lock.acquire(timeout=0)
-            lock.release()
+            alive = is_held(rooms, reserved)
             reason = "on its way in" if alive else "its process is gone"
             yield Collected("ingest", reserved.id, reserved.size, alive, reason, reserved.namespace)
 
