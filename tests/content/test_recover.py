@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import pyctrd
 from pyctrd import _core
+from pyctrd.flows.recover import hold, take_locks
 from pyctrd.metadata.database import Database
 from tests.archives import Tar
 from tests.children import Child
@@ -153,6 +155,28 @@ def test_a_reservation_of_a_live_process_stays(root: Path, database: Database) -
         assert [found.id for found in database.ingests.list()] == ["left"]
     assert opened_again() == []
     assert not path.exists()
+
+
+class Interrupted:
+    """A lock that Ctrl-C comes behind, before anybody has noted that it was taken."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = _core.FileLock(path)
+        self.release = self._lock.release
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        self._lock.acquire(timeout=timeout)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("take", [hold, take_locks])
+def test_a_lock_that_was_taken_as_ctrl_c_came_is_let_go_of(tmp_path: Path, take: Callable[..., object]) -> None:
+    interrupted = Interrupted(tmp_path / "lock")
+    with pytest.raises(KeyboardInterrupt), ExitStack() as held:
+        take([interrupted], held)
+    again = _core.FileLock(tmp_path / "lock")
+    assert again.acquire(timeout=0)
+    again.release()
 
 
 def test_what_was_on_its_way_out_goes(root: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pyctrd import _core
 from pyctrd.errors import CancelledError, QuotaError, UnavailableError, UnreachableError, UnsafeArchiveError
 from pyctrd.flows.progress import LayerProgress, LayerState
-from pyctrd.flows.recover import digest_locks, take_locks, transfer_locks, undo, undo_unrecorded
+from pyctrd.flows.recover import digest_locks, hold, take_locks, transfer_locks, undo, undo_unrecorded
 from pyctrd.oci.media_types import layer_compression
 
 if TYPE_CHECKING:
@@ -233,8 +233,7 @@ class Fetch:
             for ingest_id in ids:
                 if (reserved := database.ingests.find(ingest_id)) is not None:
                     with ExitStack() as held:
-                        for lock in digest_locks(self._rooms, reserved.digest, reserved.diff_id):
-                            held.enter_context(lock)
+                        hold(digest_locks(self._rooms, reserved.digest, reserved.diff_id), held)
                         undo(self._rooms, reserved)
             raise
 
@@ -243,8 +242,7 @@ class Fetch:
         ingests = [want.ingest for want in wants if want.ingest is not None]
         names = [name for want in wants for name in (str(want.descriptor.digest), want.diff_id)]
         with ExitStack() as held:
-            for lock in digest_locks(self._rooms, *names):  # in their order, so that no two wait for each other
-                held.enter_context(lock)
+            hold(digest_locks(self._rooms, *names), held)  # in their order, so that no two wait for each other
             _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
             with self._rooms.database.write() as tx:
                 # Looked at again in the transaction that keeps it, or it could go in between.

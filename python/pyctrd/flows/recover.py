@@ -140,10 +140,23 @@ def _file_names(names: Iterable[str | None]) -> list[str]:
 
 def take_locks(locks: Iterable[_core.FileLock], held: ExitStack) -> _core.FileLock | None:
     """Take all of some locks without waiting; where one is not free, none is kept and it is returned."""
-    with ExitStack() as taking:
-        for lock in locks:
-            if not lock.acquire(timeout=0):
-                return lock
-            taking.callback(lock.release)
-        held.push(taking.pop_all())
+    taken: list[_core.FileLock] = []
+    for lock in locks:
+        held.callback(lock.release)  # before it is taken: see hold()
+        if not lock.acquire(timeout=0):
+            for other in taken:
+                other.release()
+            return lock
+        taken.append(lock)
     return None
+
+
+def hold(locks: Iterable[_core.FileLock], held: ExitStack) -> None:
+    """Take all of some locks, waiting for each, to be let go of with ``held``.
+
+    What lets go stands there before a lock is taken: Ctrl-C may come between the two, and the error's frames would keep
+    the lock, for which whoever cleans up in this same process would wait for ever.
+    """
+    for lock in locks:
+        held.callback(lock.release)
+        lock.acquire()
