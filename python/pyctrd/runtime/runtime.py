@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from pyctrd import _core
-from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError
+from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError, naming
 from pyctrd.runtime import cgroup, state
 from pyctrd.runtime import terminal as terminals
 from pyctrd.runtime.logs import LogLine, read_log
@@ -46,7 +46,8 @@ class Runtime:
         """Make the directory that the runtime reads, or replace its ``config.json``."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         staged = directory / "config.json.tmp"
-        with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with naming(staged), os.fdopen(descriptor, "wb") as file:
             file.write(orjson.dumps(spec))
         staged.replace(directory / "config.json")
 

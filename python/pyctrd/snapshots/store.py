@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import orjson
 
 from pyctrd import _core
-from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError
+from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, naming
 from pyctrd.snapshots.protocol import Change, LayerRef, SnapshotKind
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
@@ -149,7 +149,8 @@ class SnapshotStore:
         """A lock on the directory itself: shared while a trial is in it."""
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, operation)
+            with naming(self.directory):
+                fcntl.flock(descriptor, operation)
             yield
         finally:
             os.close(descriptor)
@@ -174,7 +175,7 @@ def make_root(path: Path) -> None:
 
 def write_record(path: Path, record: object) -> None:
     """Write a JSON file, and flush it: after a power cut it is whole, or was never there."""
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         file.write(orjson.dumps(record))
         file.flush()
         os.fdatasync(file.fileno())
@@ -194,7 +195,7 @@ def flush_tree(directory: Path) -> None:
         for name in names:
             path = Path(where, name)
             if not path.is_symlink() and path.is_file():
-                with path.open("rb") as file:
+                with naming(path), path.open("rb") as file:
                     os.fdatasync(file.fileno())
 
 
