@@ -10,6 +10,8 @@ from pyctrd import _core
 from pyctrd.metadata.containers import ContainerRecord
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.ingests import IngestRecord
     from pyctrd.metadata.snapshots import SnapshotRecord
@@ -76,7 +78,7 @@ def _unfinished(rooms: Rooms) -> Iterator[ContainerRecord | SnapshotRecord]:
     for namespace in database.namespaces.list():
         for container in database.containers.list(namespace.name):
             # The bundle's spec is written last, and its directory goes before the record does.
-            if not (rooms.bundle(container.namespace, container.id) / "config.json").exists():
+            if not _has_bytes(rooms.bundle(container.namespace, container.id) / "config.json"):
                 yield container
     views = [snapshot for snapshot in database.snapshots.list() if snapshot.kind == "view"]
     if views:
@@ -85,6 +87,14 @@ def _unfinished(rooms: Rooms) -> Iterator[ContainerRecord | SnapshotRecord]:
         store = SnapshotStore(rooms.root)
         # Recorded and not there. One that is there may be mounted where this process cannot see it.
         yield from (view for view in views if not store.holds(view.key))
+
+
+def _has_bytes(path: Path) -> bool:
+    """Of a file that was not flushed a power cut may leave the name alone."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def undo(rooms: Rooms, reserved: IngestRecord) -> None:

@@ -247,7 +247,7 @@ def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, opt
     rootfs = mount_rootfs(rooms, record)
     user = find_user(rootfs, options.user or config.user)
     spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)
-    rooms.runtime(record.runtime).create_bundle(bundle, spec)
+    rooms.runtime(record.runtime).create_bundle(bundle, spec, transient=record.auto_remove)
 
 
 def _remove_bundle(rooms: Rooms, bundle: Path) -> None:
