@@ -159,6 +159,13 @@ class Call:
         self._watched._answer(self._id, -errno, 0)
 
     @property
+    def text(self) -> str:
+        """What is to be written, of ``write``."""
+        with Path(f"/proc/{self.thread}/mem").open("rb", buffering=0) as memory:
+            memory.seek(self.arguments[1])
+            return memory.read(self.arguments[2]).decode(errors="replace")
+
+    @property
     def path(self) -> str:
         """What it is done to: the last path among its arguments, or the file of its descriptor."""
         if self.name in _OF_A_FILE:

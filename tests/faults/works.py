@@ -6,6 +6,7 @@ thing that it was told is done.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -156,12 +157,13 @@ def open_shop(root: Path, directory: Path, registry: FaultyRegistry) -> Shop:
     return Shop(root, registry, directory / "layouts")
 
 
-def set_up(work: Work, shop: Shop) -> None:
-    """The store that each try begins with."""
+def set_up(work: Work, shop: Shop, *, keep: bool = True) -> None:
+    """Make the store that each try begins with, and keep it beside."""
     with pyctrd.Engine() as engine:
         engine.images.pull(shop.reference("kept"))
         work.prepare(engine, shop)
-    shop.keep()
+    if keep:
+        shop.keep()
 
 
 def judge(work: Work, shop: Shop, said: list[str]) -> None:
@@ -267,6 +269,22 @@ def _judge_committed(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None
     assert container.status.state == "created"
 
 
+def _has_old(engine: pyctrd.Engine, shop: Shop) -> None:
+    engine.containers.create(shop.reference("kept"), ["true"], name="old")
+
+
+def _judge_created(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    names = {container.name for container in engine.containers.list()}
+    assert "new" in names or "created" not in said, "new was made and is gone"
+    assert "old" not in names or "deleted" not in said, "old was deleted and is there"
+    for container in engine.containers.list():
+        bundle = shop.root / "containers/default" / container.id
+        assert json.loads((bundle / "config.json").read_bytes())["process"]["args"] == ["true"]
+        container.delete()
+    assert list((shop.root / "containers").glob("*/*")) == []
+    assert [path.name for path in (shop.root / "snapshots").iterdir() if not path.name.startswith("fixup-")] == []
+
+
 def _has_tenant(engine: pyctrd.Engine, shop: Shop) -> None:
     del engine
     with pyctrd.Engine(namespace="tenant") as tenant:
@@ -366,6 +384,15 @@ WORKS = [
         lambda shop: [],
         _has_container,
         _judge_committed,
+    ),
+    Work(
+        "create",
+        OPENED
+        + "    engine.containers.create(words[0], ['true'], name='new')\n    say('created')\n"
+        + "    engine.containers.get('old').delete()\n    say('deleted')",
+        lambda shop: [shop.reference("kept")],
+        _has_old,
+        _judge_created,
     ),
     Work(
         "namespace rm",
