@@ -61,7 +61,7 @@ pub struct Finished<'a> {
 /// [`Error::Io`], also for a failed flush, which is final.
 pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
     prepare(root)?;
-    flush(root, finished, durability)?;
+    flush(finished, durability)?;
     let mut touched: Vec<(String, OwnedFd)> = Vec::new();
     for item in finished {
         if let Some((digest, size)) = item.blob {
@@ -83,17 +83,19 @@ pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -
 
 /// A `syncfs` waits for all of the file system, a `fdatasync` for one file: with trees of many files the first is
 /// cheaper by far, with a few small blobs the second.
-fn flush(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
+fn flush(finished: &[Finished<'_>], durability: Durability) -> Result<()> {
     let trees = finished.iter().any(|item| item.layer.is_some());
     if durability == Durability::Full || (durability == Durability::Batch && !trees) {
         for item in finished.iter().filter(|item| item.blob.is_some()) {
             open_blob(item.staging)?.sync_data().map_err(|e| Error::io("fdatasync", "blob", &e))?;
         }
     }
-    if durability != Durability::None && trees {
-        rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::errno("syncfs", root.path(), e))?;
+    if durability == Durability::None || !trees {
+        return Ok(());
     }
-    Ok(())
+    // A descriptor that is opened now would not hear of what could not be written before, if somebody else did.
+    let first = finished.iter().map(|item| item.staging).min_by_key(|staging| staging.begun());
+    first.map_or(Ok(()), Staging::flush_all)
 }
 
 fn open_blob(staging: &Staging) -> Result<File> {

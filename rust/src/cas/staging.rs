@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
@@ -21,6 +22,8 @@ pub struct Staging {
     directory: OwnedFd,
     id: String,
     lock: File,
+    /// When `ingests` was opened: from then on it hears of whatever the disk could not write.
+    begun: Instant,
     /// Who made it: a child that is forked off gets a copy of this, and must leave the files alone.
     process: u32,
 }
@@ -40,6 +43,7 @@ impl Staging {
         }
         prepare(root)?;
         let ingests = root.directory(INGEST)?;
+        let begun = Instant::now();
         let failed = |operation, e| Error::errno(operation, format!("{INGEST}/{id}"), e);
         // Until the ingest has its own lock this one tells `sweep` that somebody is at it.
         lock_directory(&ingests, FlockOperation::LockShared)?;
@@ -53,7 +57,7 @@ impl Staging {
         // Nobody else can hold it: the directory was just made.
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed("lock", e))?;
         lock_directory(&ingests, FlockOperation::Unlock)?;
-        Ok(Self { ingests, directory, id: id.to_owned(), lock, process: std::process::id() })
+        Ok(Self { ingests, directory, id: id.to_owned(), lock, begun, process: std::process::id() })
     }
 
     /// The file that the blob's bytes go to.
@@ -73,6 +77,20 @@ impl Staging {
             .map_err(|e| Error::errno("make directory", "layer", e))?;
         crate::root::open_directory(self.directory.as_fd(), b"layer")
             .map_err(|e| Error::errno("open", "layer", e))
+    }
+
+    /// Flushes the file system. It fails for whatever could not be written since this was made, also where another
+    /// process' flush came first and was told: the kernel tells each open file of a failure once.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn flush_all(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.ingests).map_err(|e| Error::errno("syncfs", INGEST, e))
+    }
+
+    /// When this was made.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
     }
 
     /// The directory itself.
