@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -34,7 +35,18 @@ class Disk:
         self.target = target
         with image.open("wb") as file:
             file.truncate(size_bytes)
-        words = ["-q", "-F", "-m", "0", "-J", "size=4", "-E", "nodiscard,lazy_itable_init=1,root_owner=0:0"]
+        words = [
+            "-q",
+            "-F",
+            "-b",
+            "4096",
+            "-m",
+            "0",
+            "-J",
+            "size=4",
+            "-E",
+            "nodiscard,lazy_itable_init=1,root_owner=0:0",
+        ]
         words += ["-N", str(inodes)] if inodes else []
         subprocess.run(["mkfs.ext4", *words, str(image)], check=True)
         target.mkdir()
@@ -72,12 +84,11 @@ class Disk:
     def fill(self, leave_bytes: int = 0) -> Path:
         """Fill it up but for so much: the file that does it."""
         ballast = self.target / "ballast"
-        size = self.free_bytes() - leave_bytes
-        with ballast.open("wb") as file:
-            if size > 0:
-                os.posix_fallocate(file.fileno(), 0, size)
-            if leave_bytes == 0:
-                _fill_rest(file.fileno())
+        with ballast.open("wb", buffering=0) as file:
+            for size in (1 << 20, 1 << 16, 1 << 10):
+                _write_until_full(file.fileno(), size)
+            file.truncate(max(0, file.tell() - leave_bytes))
+            os.fsync(file.fileno())
         return ballast
 
     def __enter__(self) -> Self:
@@ -90,14 +101,15 @@ class Disk:
         self.unmount()
 
 
-def _fill_rest(descriptor: int) -> None:
-    """To the last block: what was promised was not all that there was."""
+def _write_until_full(descriptor: int, size: int) -> None:
+    block = bytes(size)
     try:
         while True:
-            os.write(descriptor, bytes(4096))
-            os.fsync(descriptor)
-    except OSError:
-        return
+            os.write(descriptor, block)
+            os.fsync(descriptor)  # or a promise would be taken for room
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
 
 
 @contextmanager

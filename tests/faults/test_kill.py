@@ -42,13 +42,9 @@ def try_all(work: Work, shop: Shop, points: Iterable[int], tally: Tally, more: C
             break
         shop.restore()
         _, said = run_until(work, shop, point)
-        tally.tried("killed", work.name)
-        try:
+        with tally.trying("killed", work.name, f"killed before call {point}, after {said}"):
             judge(work, shop, said)
-        except BaseException as error:
-            error.add_note(f"{work.name}: killed before call {point}, after {said}")
-            raise
-        tally.clean("killed", work.name)
+    tally.conclude()
 
 
 def test_d01_what_is_killed_before_some_of_its_calls_leaves_nothing_wrong(work: Work, shop: Shop, tally: Tally) -> None:

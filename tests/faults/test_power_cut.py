@@ -112,13 +112,9 @@ def assert_all_hold(
         if not more():
             break
         laboratory.open(cut)
-        tally.tried("power cut", work.name)
-        try:
+        with tally.trying("power cut", work.name, f"power cut {cut.where}"):
             judge(work, laboratory.shop, cut.said)
-        except BaseException as error:
-            error.add_note(f"{work.name}: power cut {cut.where}")
-            raise
-        tally.clean("power cut", work.name)
+    tally.conclude()
 
 
 @pytest.mark.parametrize(("name", "snapshotter"), SHORT)
