@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import IntegrityError
+from pyctrd.flows.directories import check_file_system, open_private
 from pyctrd.flows.stages import StageTotals
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class Rooms:
         settings: Where and how.
 
     Raises:
+        ConflictError: The root or the state directory is somebody else's, or open to others.
+        UnsupportedError: The root is on a network file system.
+        InvalidError: The umask takes the owner's own rights.
         OSError: The root or the state directory cannot be made or entered.
     """
 
@@ -47,8 +51,13 @@ class Rooms:
         self._database: Database | None = None
         self._is_recovered = False
         self._runtimes: dict[str, Runtime] = {}
-        for directory in (settings.root, settings.state):
-            directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+        # What had to be repaired of them is told as soon as there is a database to tell it in.
+        self._repaired = {
+            str(path): done
+            for what, path in (("root", settings.root), ("state", settings.state))
+            if (done := open_private(what, path))
+        }
+        check_file_system(settings.root)
 
     @property
     def root(self) -> Path:
@@ -77,6 +86,7 @@ class Rooms:
         self._database = database = Database(self.root / "pyctrd.db")
         try:
             recover(self)
+            self._tell_repaired(database)
             if database.namespaces.find(self.namespace) is None:
                 with database.write() as tx:
                     tx.namespaces.ensure(self.namespace)
@@ -85,6 +95,15 @@ class Rooms:
             raise
         self._is_recovered = True
         return database
+
+    def _tell_repaired(self, database: Database) -> None:
+        from pyctrd.metadata.events import STORE
+
+        if self._repaired:
+            with database.write() as tx:
+                for path, done in self._repaired.items():
+                    tx.events.add(STORE, "store", "repaired", path, {"what": done})
+            self._repaired = {}
 
     def use_database(self, database: Database | None) -> None:
         """Close the database that is open, if one is, and use another, at which nothing was looked: for repairs."""

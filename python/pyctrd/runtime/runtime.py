@@ -313,7 +313,9 @@ class Runtime:
         if status.state == "stopped":
             self.delete(container_id, bundle)
         directory = self._directory(container_id)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (directory.parent, directory):
+            path.mkdir(mode=0o700, exist_ok=True)
         for stale in (bundle / state.EXIT_RECORD, directory / state.RUNNING_RECORD, directory / "runtime.log"):
             stale.unlink(missing_ok=True)
         return directory

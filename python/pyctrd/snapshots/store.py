@@ -175,7 +175,8 @@ def make_root(path: Path) -> None:
 
 def write_record(path: Path, record: object) -> None:
     """Write a JSON file, and flush it: after a power cut it is whole, or was never there."""
-    with naming(path), path.open("wb") as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with naming(path), os.fdopen(descriptor, "wb") as file:
         file.write(orjson.dumps(record))
         file.flush()
         os.fdatasync(file.fileno())
