@@ -24,6 +24,9 @@ _WHY_NO_ROOT = pytest.StashKey[str]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The long forms are asked for: ``make soak``."""
     parser.addoption("--soak", action="store_true", help="run only the long forms, which are left out else")
+    parser.addoption("--soak-seconds", type=float, default=float("inf"), help="how long each of them may go on")
+    parser.addoption("--soak-rounds", type=int, default=5000, help="how often workers are killed at random")
+    parser.addoption("--soak-seed", type=int, help="of what is at random; the time by default")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,7 +15,6 @@ from tests.faults.tally import Tally
 from tests.faults.works import WORKS, Shop, Work, open_shop, set_up
 from tests.registry_faults import FaultyRegistry
 
-SECONDS_VARIABLE = "PYCTRD_SOAK_SECONDS"
 _PROPERTY = "faults"
 
 
@@ -29,10 +28,9 @@ def tally(record_property: Callable[[str, object], None]) -> Iterator[Tally]:
 
 
 @pytest.fixture
-def more() -> Callable[[], bool]:
-    """Whether the test's share of the time that ``make soak`` was given is left."""
-    seconds = float(os.environ.get(SECONDS_VARIABLE) or "inf")
-    end = time.monotonic() + seconds
+def more(request: pytest.FixtureRequest) -> Callable[[], bool]:
+    """Whether the time is left that ``make soak`` gives each test."""
+    end = time.monotonic() + request.config.getoption("--soak-seconds")
     return lambda: time.monotonic() < end
 
 

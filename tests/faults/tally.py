@@ -31,6 +31,11 @@ class Tally:
         else:
             self.counts[how, flow, "clean"] += 1
 
+    def add(self, how: str, flow: str, count: int) -> None:
+        """So many faults, after which nothing was wrong."""
+        self.counts[how, flow, "tried"] += count
+        self.counts[how, flow, "clean"] += count
+
     def conclude(self) -> None:
         """Raise what was wrong."""
         failures, self._failures = self._failures, []
