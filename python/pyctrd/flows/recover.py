@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.metadata.containers import ContainerRecord
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.ingests import IngestRecord
     from pyctrd.metadata.snapshots import SnapshotRecord
+
+MOUNTS = Path("/proc/self/mounts")
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def recover(rooms: Rooms) -> None:
@@ -25,12 +28,26 @@ def recover(rooms: Rooms) -> None:
     undo_unrecorded(rooms)
     _undo_unfinished(rooms)
     _thaw(rooms)
+    _unmount_trash(rooms)
     _core.sweep_ingests(str(rooms.root))
     if any((rooms.root / "snapshots").glob("trial-*")):
         # Imported only where there is work: every command opens the root.
         from pyctrd.snapshots.store import SnapshotStore
 
         SnapshotStore(rooms.root).sweep()
+
+
+def _unmount_trash(rooms: Rooms) -> None:
+    """Unmount what is on its way out with something still mounted in it: no directory can be removed from under it."""
+    trash = rooms.root / "trash"
+    if not trash.is_dir() or not any(trash.iterdir()):
+        return
+    # The kernel names them by their real paths, with what is blank as a backslash and three octal digits.
+    beneath = f"{trash.resolve()}/"
+    for line in reversed(MOUNTS.read_text(errors="surrogateescape").splitlines()):
+        target = _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), line.split(" ")[1])
+        if target.startswith(beneath):
+            _core.unmount(target, lazy=True)
 
 
 def undo_unrecorded(rooms: Rooms) -> None:

@@ -131,6 +131,7 @@ class SnapshotStore:
             try:
                 yield path
             finally:
+                _unmount_trial(path)  # an interrupt may have come before who mounted could unmount
                 self.remove(path)
 
     def sweep(self) -> None:
@@ -140,8 +141,7 @@ class SnapshotStore:
             for path in self.directory.glob(f"{_TRIAL}*"):
                 if (path / _RECORD).exists():
                     continue  # a snapshot whose key looks like a trial's name
-                for mounted in path.glob("merged"):
-                    _core.unmount(mounted)
+                _unmount_trial(path)
                 self.remove(path)
 
     @contextmanager
@@ -163,6 +163,11 @@ class SnapshotStore:
         except FileNotFoundError:
             return
         _core.remove_tree(self._trash, name)
+
+
+def _unmount_trial(path: Path) -> None:
+    for mounted in path.glob("merged"):
+        _core.unmount(mounted)
 
 
 def make_root(path: Path) -> None:
