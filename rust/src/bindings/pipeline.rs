@@ -396,7 +396,9 @@ fn unpack(
     let digest = digest.map(str::parse).transpose()?;
     let diff_id = diff_id.map(str::parse).transpose()?;
     let limits = limits.map_or_else(Limits::default, Limits::from);
-    let outcome = py.detach(|| unpack_file(&source, &dest, digest, diff_id, limits, ownership))?;
+    let interrupted = || Python::attach(|py| py.check_signals().inspect_err(|_| ()));
+    let outcome =
+        py.detach(|| unpack_file(&source, &dest, digest, diff_id, limits, ownership, interrupted))?;
     Ok(outcome.into())
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::options::{Apply, Options, Outcome};
 use super::run::Pipeline;
@@ -13,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::root::Root;
 use crate::tar::merge::Merger;
 use crate::tar::{LayerWriter, Limits, Ownership};
+
+/// How often somebody who waits for a layer's end looks whether the caller has had enough.
+const STOP_LOOK: Duration = Duration::from_millis(50);
 
 /// What is to be brought in.
 #[derive(Debug, Clone)]
@@ -132,19 +136,21 @@ impl Ingest {
     }
 }
 
-/// Applies a layer file to a directory that may hold the layers below.
+/// Applies a layer file to a directory that may hold the layers below. `stop` is asked again and again; what it returns
+/// as an error ends the work.
 ///
 /// # Errors
 /// What the layer or the kernel refuses; a mismatch with `digest` or `diff_id`, after which the content of
 /// `target` is undefined.
-pub fn unpack_file(
+pub fn unpack_file<E: From<Error>>(
     source: &Path,
     target: &Path,
     digest: Option<Digest>,
     diff_id: Option<Digest>,
     limits: Limits,
     ownership: Ownership,
-) -> Result<Outcome> {
+    stop: impl Fn() -> std::result::Result<(), E>,
+) -> std::result::Result<Outcome, E> {
     let mut file = File::open(source).map_err(|e| Error::io("open", source, &e))?;
     let merger = Merger::new(Root::open(target)?, limits, ownership)?;
     let pipeline = Pipeline::start(Options {
@@ -164,7 +170,7 @@ pub fn unpack_file(
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io("read", source, &e)),
+                Err(e) => return Err(Error::io("read", source, &e).into()),
             }
         }
         if filled == 0 {
@@ -172,7 +178,13 @@ pub fn unpack_file(
         }
         block.set_filled(filled);
         pipeline.push(block)?;
+        stop().inspect_err(|_| pipeline.cancel())?;
     }
     pipeline.close();
-    pipeline.wait(None)?.ok_or(Error::Cancelled)
+    loop {
+        if let Some(outcome) = pipeline.wait(Some(STOP_LOOK))? {
+            return Ok(outcome);
+        }
+        stop().inspect_err(|_| pipeline.cancel())?;
+    }
 }
