@@ -244,6 +244,10 @@ class Watched:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def interrupt(self) -> None:
+        """SIGINT, as by Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
     def said(self) -> str:
         """What it wrote until it was killed."""
         assert self._process.stdout is not None

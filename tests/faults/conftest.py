@@ -67,6 +67,16 @@ def shop(work: Work, root: Path, state: Path, tmp_path: Path) -> Iterator[Shop]:
         opened.restore()
 
 
+@pytest.fixture
+def shop_of_pull(root: Path, state: Path, tmp_path: Path) -> Iterator[Shop]:
+    """With the store that a pull begins with."""
+    del state
+    with FaultyRegistry() as registry:
+        opened = open_shop(root, tmp_path, registry)
+        set_up(next(work for work in WORKS if work.name == "pull"), opened)
+        yield opened
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The fault table: how a flow was disturbed, at how many points, and after how many nothing was wrong."""
     counts: Counter[tuple[str, str, str]] = Counter()

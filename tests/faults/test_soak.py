@@ -30,7 +30,7 @@ WORKERS = 3
 IMAGES = 6
 CHECK_EVERY = 12
 # A process forks for each round, so that no round waits for imports: it is this child that is killed. Each says what
-# it begins and what it was told is done, in one write that no kill cuts in two.
+# it begins and what it was told is done, in one write that no kill cuts in two. No container's id begins as its names.
 WORKER = """
 import os, random, sys
 import pyctrd
@@ -58,11 +58,11 @@ def work(chance, engine):
             elif what == "gc" and hasattr(engine, "gc"):
                 engine.gc()
             elif what == "create":
-                engine.containers.create(reference, ["true"], name=f"c{number}")
+                engine.containers.create(reference, ["true"], name=f"made-{number}")
             elif what == "commit":
-                engine.containers.get(f"c{number}").commit(f"example.com/{namespace}/{number}:1")
+                engine.containers.get(f"made-{number}").commit(f"example.com/{namespace}/{number}:1")
             elif what == "rm":
-                engine.containers.get(f"c{number}").delete(force=True)
+                engine.containers.get(f"made-{number}").delete(force=True)
             say("done", what, number)
         except (NotFoundError, AlreadyExistsError, ConflictError) as error:
             say("none", what, number)
@@ -90,20 +90,22 @@ class Worker:
     process: subprocess.Popen[str]
     has: dict[str, bool] = field(default_factory=dict)
     child: int = 0
+    _early: list[str] = field(default_factory=list)
 
     def begin(self, seed: int) -> None:
         """Let it work."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{seed}\n")
         self.process.stdin.flush()
-        self.child = int(self._hear(until="child")[-1].split()[1])
+        self._early = self._hear(until="child")  # the child may have been quicker than its parent
+        self.child = int(self._early.pop().split()[1])
 
     def kill(self) -> None:
         """End the child, and learn what it was told until then."""
         with suppress(ProcessLookupError):  # it has failed, and says so
             os.kill(self.child, signal.SIGKILL)
         begun: dict[str, str] = {}
-        for line in self._hear(until="end"):
+        for line in [*self._early, *self._hear(until="end")[:-1]]:
             said, what, number = (*line.split(), "", "")[:3]
             assert said != "failed", f"{self.namespace}: {line}"
             if said == "begin":
@@ -131,7 +133,7 @@ class Worker:
             line = self.process.stdout.readline()
             assert line, f"{self.namespace}: ended after {lines[-3:]}"
             lines.append(line.strip())
-        return lines if until == "child" else lines[:-1]
+        return lines
 
 
 def _touched(what: str, number: str) -> list[str]:
@@ -203,7 +205,7 @@ def _is_uncollected(finding: pyctrd.Finding) -> bool:
 def _is_there(engine: pyctrd.Engine, worker: Worker, kind: str, number: str) -> bool:
     try:
         if kind == "container":
-            return engine.containers.get(f"c{number}").status.state == "created"
+            return engine.containers.get(f"made-{number}").status.state == "created"
         name = (
             f"{worker.host}/image{number}:latest" if kind == "image" else f"example.com/{worker.namespace}/{number}:1"
         )

@@ -48,6 +48,11 @@ except (pyctrd.PyctrdError, OSError) as error:
     for link in held():
         say(f"leaked {link}")
     sys.exit(3)
+except KeyboardInterrupt:
+    say("interrupted")
+    for link in held():
+        say(f"leaked {link}")
+    sys.exit(5)
 except BaseException:
     say("untyped " + traceback.format_exc())
     sys.exit(4)
@@ -176,6 +181,17 @@ def judge(work: Work, shop: Shop, said: list[str]) -> None:
         assert engine.check(digests=True) == []
         assert engine.images.get(shop.reference("kept")).read_file("/kept") == b"stays"
         assert leftovers(shop.root) == []
+
+
+def judge_whole(shop: Shop, name: str, built: BuiltImage, told: bool) -> None:  # noqa: FBT001 - what was said
+    """As ``judge``, of one image that was pulled, or was not."""
+    with pyctrd.Engine() as engine:
+        assert engine.check(digests=True) == []
+        assert leftovers(shop.root) == []
+        image = engine.images.find(shop.reference(name))
+        assert image is not None or not told
+        _reads(engine.images.pull(shop.reference(name)), built)
+        assert engine.check(digests=True) == []
 
 
 def leftovers(root: Path) -> list[str]:
