@@ -183,7 +183,7 @@ def judge(work: Work, shop: Shop, said: list[str]) -> None:
         assert leftovers(shop.root) == []
 
 
-def judge_whole(shop: Shop, name: str, built: BuiltImage, told: bool) -> None:  # noqa: FBT001 - what was said
+def judge_whole(shop: Shop, name: str, built: BuiltImage, *, told: bool) -> None:
     """As ``judge``, of one image that was pulled, or was not."""
     with pyctrd.Engine() as engine:
         assert engine.check(digests=True) == []

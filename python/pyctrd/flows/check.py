@@ -91,8 +91,13 @@ def _check_blobs(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FBT
 
 def side_by_side(look: Callable[[str], Finding | None], names: Iterable[str]) -> list[Finding]:
     """What a look at each thing finds, on all processors: hashing leaves the interpreter to others."""
+    names = list(names)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="pyctrd-check") as workers:
-        return [finding for finding in workers.map(look, names) if finding is not None]
+        try:
+            found = workers.map(look, names)
+        except RuntimeError:  # not one thread can be started: one after the other, then
+            found = map(look, names)
+        return [finding for finding in found if finding is not None]
 
 
 def _check_digest(rooms: Rooms, digest: str) -> Finding | None:

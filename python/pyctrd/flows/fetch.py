@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -266,8 +267,7 @@ class _Carriers:
         self._running = count
         threads = [threading.Thread(target=self._work, name=f"pyctrd-pull-{i}") for i in range(count)]
         try:
-            for thread in threads:
-                thread.start()
+            self._start(threads)
             self._wait(watch, seconds)
         except BaseException:
             # Ctrl-C lands here, in the main thread; the carriers sit in recv and must be woken.
@@ -279,6 +279,18 @@ class _Carriers:
                     thread.join()
         if self._error is not None:
             raise self._error
+
+    def _start(self, threads: Sequence[threading.Thread]) -> None:
+        """Start them, or as many as can be: those carry what the others would have."""
+        for started, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError as error:  # no memory for a stack, or no more processes for this user
+                with self._done:
+                    self._running -= len(threads) - started
+                if started == 0:
+                    raise OSError(errno.EAGAIN, "no thread can be started", thread.name) from error
+                return
 
     def _wait(self, watch: Callable[[], None] | None, seconds: float) -> None:
         ended = False
