@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import IntegrityError
+from pyctrd.errors import ConflictError, IntegrityError
 from pyctrd.flows.directories import check_file_system, open_private
 from pyctrd.flows.stages import StageTotals
 
@@ -47,6 +47,7 @@ class Rooms:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stages = StageTotals()
+        self._process = os.getpid()
         self._opening = threading.RLock()
         self._database: Database | None = None
         self._is_recovered = False
@@ -74,6 +75,7 @@ class Rooms:
         """The metadata database; recovery has run when it is returned."""
         if (opened := self._database) is not None and self._is_recovered:
             return opened
+        self._refuse_forked()
         with self._opening:
             # Recovery asks for it itself, in this thread; another one waits here until it is over.
             return self._database or self._open_database()
@@ -126,9 +128,14 @@ class Rooms:
 
         return Layers(self.root)
 
-    @cached_property
+    @property
     def registry(self) -> Client:
         """The registry client, its connections shared by all pulls of this engine."""
+        self._refuse_forked()  # a thread that is not here may have locked them
+        return self._registry
+
+    @cached_property
+    def _registry(self) -> Client:
         from pyctrd.registry.client import Client
 
         with self._opening:
@@ -188,11 +195,23 @@ class Rooms:
             path.mkdir(mode=PRIVATE_MODE, exist_ok=True)
         return FileLock(os.fspath(directory / name), shared=shared)
 
+    def _refuse_forked(self) -> None:
+        if os.getpid() != self._process:
+            raise ConflictError(
+                f"engine opened by another process: {self.root}: this process was forked from {self._process}",
+                kind="engine",
+                name=str(self.root),
+                state="forked",
+                hint="open an engine in each process",
+            )
+
     def close(self) -> None:
-        """Close what was opened; idempotent."""
+        """Close what was opened; idempotent. In a forked child it does nothing: all of it is the parent's."""
+        if os.getpid() != self._process:
+            return
         self.__dict__.pop("open_images", None)
         try:
-            if (registry := self.__dict__.pop("registry", None)) is not None:
+            if (registry := self.__dict__.pop("_registry", None)) is not None:
                 registry.close()
         finally:
             self.use_database(None)
