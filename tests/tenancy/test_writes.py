@@ -78,10 +78,8 @@ def test_t17_t20_what_a_container_writes_changes_nothing_of_what_another_tenant_
 def test_t18_two_files_of_the_same_bytes_share_nothing_else(images: Images, state: Path, tmp_path: Path) -> None:
     del state
     of = {
-        "a": Tar().file("same", CONTENT, mode=0o644, mtime=1_000_000_000, xattrs={"user.of": b"a"}),
-        "b": Tar().file(
-            "same", CONTENT, mode=0o4755, uid=1000, gid=1001, mtime=1_500_000_000, xattrs={"user.of": b"b"}
-        ),
+        "a": Tar().file("same", CONTENT, mode=0o644, mtime=10**9, xattrs={"user.of": b"a"}),
+        "b": Tar().file("same", CONTENT, mode=0o4755, uid=1000, gid=1001, mtime=10**9 + 1, xattrs={"user.of": b"b"}),
     }
     seen = {}
     for namespace, tar in of.items():
