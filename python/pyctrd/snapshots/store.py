@@ -166,8 +166,9 @@ class SnapshotStore:
 
 
 def _unmount_trial(path: Path) -> None:
-    for mounted in path.glob("merged"):
-        _core.unmount(mounted)
+    merged = path / "merged"
+    if merged.is_mount():  # asked first: who may not mount may not even ask to unmount
+        _core.unmount(merged)
 
 
 def make_root(path: Path) -> None:
