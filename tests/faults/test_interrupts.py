@@ -47,6 +47,15 @@ except KeyboardInterrupt:
     assert not [link for link in links if sys.argv[2] in link], links
     print("interrupted", flush=True)
 """
+DIFF = """
+import sys
+import pyctrd
+print("waiting", flush=True)
+try:
+    pyctrd.diff(sys.argv[1], sys.argv[2])
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
 PULL = """
 import pyctrd, sys
 with pyctrd.Engine() as engine:
@@ -147,6 +156,22 @@ def test_d18_unpacking_is_ended_in_the_middle(tmp_path: Path) -> None:
     assert len(list((tmp_path / "dest").iterdir())) < FILES
     archive.unlink()
     shutil.rmtree(tmp_path / "dest")
+
+
+def test_d18_making_a_layer_is_ended_in_the_middle_and_leaves_no_file(tmp_path: Path) -> None:
+    tree, made = tmp_path / "tree", tmp_path / "made"
+    tree.mkdir()
+    made.mkdir()
+    for number in range(FILES // 4):
+        (tree / str(number)).write_bytes(os.urandom(256 << 10))  # a second's work for gzip
+    with Child(DIFF, tree, made / "layer") as child:
+        assert child.hear() == "waiting"
+        until(lambda: any(path.stat().st_size > 0 for path in made.iterdir()))
+        os.kill(child.pid, signal.SIGINT)
+        assert child.hear() == "interrupted"
+        assert child.wait() == 0
+    assert list(made.iterdir()) == []
+    shutil.rmtree(tree)
 
 
 def _sleeps(pid: int) -> bool:
