@@ -23,7 +23,7 @@ from tests.syscalls import CHANGES, Watched
 WHY_UNWATCHED = syscalls.why_not()
 pytestmark = [pytest.mark.root, pytest.mark.skipif(WHY_UNWATCHED != "", reason=WHY_UNWATCHED)]
 
-SAMPLE = 3
+SAMPLE = 2
 FILES = 800
 WAIT = """
 import sys, threading

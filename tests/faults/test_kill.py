@@ -16,7 +16,7 @@ WHY_UNWATCHED = syscalls.why_not()
 pytestmark = [pytest.mark.root, pytest.mark.skipif(WHY_UNWATCHED != "", reason=WHY_UNWATCHED)]
 
 # Of each work in ``make test``; ``make soak`` tries all.
-SAMPLE = 4
+SAMPLE = 3
 
 
 def run_until(work: Work, shop: Shop, point: int | None) -> tuple[int, list[str]]:

@@ -21,7 +21,7 @@ WHY_UNWATCHED = syscalls.why_not()
 pytestmark = [pytest.mark.root, pytest.mark.skipif(WHY_UNWATCHED != "", reason=WHY_UNWATCHED)]
 
 # Of each work in ``make test``; ``make soak`` tries all.
-SAMPLE = 5
+SAMPLE = 3
 FLUSHES = ("fsync", "fdatasync", "syncfs")
 _WRITES = ("write", "pwrite64", "copy_file_range")
 _NAMES = ("mkdir", "mkdirat", "rename", "renameat", "renameat2", "linkat", "link")
