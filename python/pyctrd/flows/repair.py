@@ -15,6 +15,7 @@ from pyctrd.flows.freeze import thaw
 from pyctrd.flows.pull import BytesBody, record_layer
 from pyctrd.flows.recover import undo
 from pyctrd.flows.resolve import RegistryOrigin
+from pyctrd.metadata.salvage import flush_directory
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
 from pyctrd.oci.manifest import Manifest
@@ -61,6 +62,8 @@ def quarantine(rooms: Rooms, path: Path) -> Path:
     directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)
     target = directory / f"{time.time_ns()}-{path.parent.name}-{path.name}"
     path.rename(target)
+    for touched in (path.parent, directory):
+        flush_directory(touched)  # or a power cut would bring it back after it was told as gone
     return target
 
 

@@ -176,7 +176,8 @@ def make_root(path: Path) -> None:
     path.mkdir(mode=0o755)
     os.chown(path, -1, os.getegid())  # a set-gid directory above would give its own group, and the bit
     path.chmod(0o755)
-    os.utime(path, ns=(0, 0))
+    with naming(path):
+        os.utime(path, ns=(0, 0))
 
 
 def write_record(path: Path, record: object) -> None:
