@@ -269,6 +269,8 @@ def _assert_only_kept(shop: Shop) -> None:
 def _has_container(engine: pyctrd.Engine, shop: Shop) -> None:
     container = engine.containers.create(engine.images.pull(shop.reference("first")), ["true"], name="made")
     rootfs = shop.root / "containers/default" / container.id / "rootfs"
+    if not rootfs.is_mount():  # a copied tree needs no mount
+        rootfs = shop.root / "snapshots" / f"container-{container.id}" / "rootfs"
     (rootfs / "d/changed").write_bytes(b"in the container")
     (rootfs / "d/g").unlink()
 
