@@ -64,7 +64,9 @@ def open_private(what: str, path: Path) -> str:
         if mode & ~PRIVATE_MODE == 0:
             return ""
         names = os.listdir(descriptor)  # noqa: PTH208 - of what was looked at, whatever its name is by now
-        if mode & stat.S_ISVTX or (names and not any(name in names for name in (*OURS[what], "lost+found"))):
+        ours = any(name in names for name in OURS[what])
+        # A sticky one that has something in it is the host's, as /tmp, also where a store was put into it once.
+        if [name for name in names if name != "lost+found"] and (mode & stat.S_ISVTX or not ours):
             raise _refused(what, path, f"is open to others (mode {mode:04o})", "a directory of pyctrd's own, mode 0700")
         os.fchmod(descriptor, PRIVATE_MODE)
         return f"mode was {mode:04o}, is {PRIVATE_MODE:04o}"
