@@ -40,22 +40,23 @@ def held():
     return sorted(link for link in links if os.environ["PYCTRD_ROOT"] in link)
 
 words = sys.argv[1:]
+status = 0
 try:
     with pyctrd.Engine() as engine:
         work(engine, words, say)
 except (pyctrd.PyctrdError, OSError) as error:
     say(f"refused {type(error).__name__} {getattr(error, 'filename', None)}: {error}")
-    for link in held():
-        say(f"leaked {link}")
-    sys.exit(3)
+    status = 3
 except KeyboardInterrupt:
     say("interrupted")
-    for link in held():
-        say(f"leaked {link}")
-    sys.exit(5)
+    status = 5
 except BaseException:
     say("untyped " + traceback.format_exc())
-    sys.exit(4)
+    status = 4
+# Not before: what an error's frames hold, as a lock that was just taken, goes with the error.
+for link in held() if status else ():
+    say(f"leaked {link}")
+sys.exit(status)
 """
 
 _SHARED = Tar().directory("d", mode=0o750).file("d/f", b"first").symlink("l", "d/f").build()
