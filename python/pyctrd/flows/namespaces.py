@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from pyctrd.errors import ConflictError
-from pyctrd.flows.collect import collect
+from pyctrd.flows.collect import collect, let_go
+from pyctrd.flows.lease import is_alive
 from pyctrd.flows.run import container_status, delete_container
 from pyctrd.metadata.namespaces import Namespace, check_labels, check_namespace, check_policy, check_quota
 
@@ -75,14 +76,15 @@ def remove_namespace(rooms: Rooms, name: str, *, force: bool) -> None:
     elif not (containers or database.images.list(name)):
         collect(rooms)  # what no image needs any more is no reason to keep it
     with database.write() as tx:
-        _refuse_under_way(tx, name)
+        _refuse_under_way(rooms, tx, name)
         if not force or tx.containers.list(name):
             _refuse_content(tx, name)
         _refuse_mounted(tx, name)
         for image in tx.images.list(name):
             tx.images.delete(name, image.name)
         for blob in list(tx.content.walk(name)):
-            tx.content.delete(name, blob.digest)
+            let_go(tx, name, blob.digest)
+        tx.leases.delete_all(name)
         tx.namespaces.delete(name)
     with suppress(FileNotFoundError):
         (rooms.root / "containers" / name).rmdir()
@@ -109,8 +111,11 @@ def _refuse_mounted(tables: Tables, name: str) -> None:
             )
 
 
-def _refuse_under_way(tables: Tables, name: str) -> None:
-    if any(reserved.namespace == name for reserved in tables.ingests.list()):
+def _refuse_under_way(rooms: Rooms, tables: Tables, name: str) -> None:
+    flows = [lease for lease in tables.leases.list() if lease.namespace == name and lease.purpose]
+    if any(is_alive(rooms, lease) for lease in flows) or any(
+        reserved.namespace == name for reserved in tables.ingests.list()
+    ):
         raise _in_use(name, "content is on its way into it", hint="wait for the pull, or end it")
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOUNTS = Path("/proc/self/mounts")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
+# Some tens of milliseconds: opening a root is no collection.
+DOOMED_AT_OPENING = 500
 
 
 def recover(rooms: Rooms) -> None:
@@ -26,6 +28,7 @@ def recover(rooms: Rooms) -> None:
     Nothing of a live process is touched: whatever it works on has a lock that it holds.
     """
     undo_unrecorded(rooms)
+    _finish_collection(rooms)
     _undo_unfinished(rooms)
     _thaw(rooms)
     _unmount_trash(rooms)
@@ -53,12 +56,23 @@ def _unmount_trash(rooms: Rooms) -> None:
 def undo_unrecorded(rooms: Rooms) -> None:
     """Remove blobs and layers that were published by a process that died before it recorded them."""
     for reserved in rooms.database.ingests.list():
+        names = reserved.digest, reserved.diff_id
         with ExitStack() as held:
-            if take_locks(rooms, digest_names(reserved.digest, reserved.diff_id), held) is not None:
+            if take_locks(transfer_locks(rooms, reserved.namespace, *names), held) is not None:
                 continue  # its process lives
+            if take_locks(digest_locks(rooms, *names), held) is not None:
+                continue  # somebody is publishing the same
             # Looked up again: its process may have ended well in the meantime.
             if (left := rooms.database.ingests.find(reserved.id)) is not None:
                 undo(rooms, left)
+
+
+def _finish_collection(rooms: Rooms) -> None:
+    """Remove what a collection wrote down and did not come to; of very much, the next collection does the rest."""
+    if rooms.database.doomed.list(1):
+        from pyctrd.flows.remove import remove_doomed
+
+        remove_doomed(rooms, limit=DOOMED_AT_OPENING)
 
 
 def _undo_unfinished(rooms: Rooms) -> None:
@@ -115,7 +129,7 @@ def _has_bytes(path: Path) -> bool:
 
 
 def undo(rooms: Rooms, reserved: IngestRecord) -> None:
-    """Remove what an ingest published and nobody recorded, then its reservation; its locks are held."""
+    """Remove what an ingest published and nobody recorded, then its reservation; its digest locks are held."""
     database = rooms.database
     if not database.content.is_recorded(reserved.digest):
         rooms.blobs.delete(reserved.digest, missing_ok=True)
@@ -125,18 +139,50 @@ def undo(rooms: Rooms, reserved: IngestRecord) -> None:
         tx.ingests.delete(reserved.id)
 
 
-def digest_names(digest: str, diff_id: str | None) -> list[str]:
-    """The names of the locks under which a blob and its layer come into the store or are removed."""
-    return sorted({name.replace(":", "-") for name in (digest, diff_id) if name is not None})
+def digest_locks(rooms: Rooms, *names: str | None) -> list[_core.FileLock]:
+    """The locks, in their order, under which blobs and layers get their names and records, or lose them.
+
+    They are everybody's, so they are held for milliseconds: who brings something in slowly must not hold up others, who
+    could tell by it as well what he does.
+    """
+    return [rooms.lock("digest", name) for name in _file_names(names)]
 
 
-def take_locks(rooms: Rooms, names: Iterable[str], held: ExitStack) -> _core.FileLock | None:
-    """Take all of some digests' locks without waiting; where one is not free, none is kept and it is returned."""
-    with ExitStack() as taking:
-        for name in names:
-            lock = rooms.lock("digest", name)
-            if not lock.acquire(timeout=0):
-                return lock
-            taking.callback(lock.release)
-        held.push(taking.pop_all())
+def transfer_locks(rooms: Rooms, namespace: str, *names: str | None) -> list[_core.FileLock]:
+    """The locks, in their order, of those who bring a blob and its layer into a namespace: each comes once."""
+    return [rooms.lock("transfer", f"{namespace}.{name}") for name in _file_names(names)]
+
+
+def is_held(rooms: Rooms, reserved: IngestRecord) -> bool:
+    """Whether the process that made a reservation lives, and works on it."""
+    with ExitStack() as held:
+        locks = transfer_locks(rooms, reserved.namespace, reserved.digest, reserved.diff_id)
+        return take_locks(locks, held) is not None
+
+
+def _file_names(names: Iterable[str | None]) -> list[str]:
+    return sorted({name.replace(":", "-") for name in names if name is not None})
+
+
+def take_locks(locks: Iterable[_core.FileLock], held: ExitStack) -> _core.FileLock | None:
+    """Take all of some locks without waiting; where one is not free, none is kept and it is returned."""
+    taken: list[_core.FileLock] = []
+    for lock in locks:
+        held.callback(lock.release)  # before it is taken: see hold()
+        if not lock.acquire(timeout=0):
+            for other in taken:
+                other.release()
+            return lock
+        taken.append(lock)
     return None
+
+
+def hold(locks: Iterable[_core.FileLock], held: ExitStack) -> None:
+    """Take all of some locks, waiting for each, to be let go of with ``held``.
+
+    What lets go stands there before a lock is taken: Ctrl-C may come between the two, and the error's frames would keep
+    the lock, for which whoever cleans up in this same process would wait for ever.
+    """
+    for lock in locks:
+        held.callback(lock.release)
+        lock.acquire()
