@@ -44,7 +44,7 @@ status = 0
 try:
     with pyctrd.Engine() as engine:
         work(engine, words, say)
-except (pyctrd.PyctrdError, OSError) as error:
+except (pyctrd.PyctrdError, OSError, MemoryError) as error:
     say(f"refused {type(error).__name__} {getattr(error, 'filename', None)}: {error}")
     status = 3
 except KeyboardInterrupt:
