@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError
 from pyctrd.flows.load import get_image
+from pyctrd.flows.recover import undo_unrecorded
 from pyctrd.metadata.events import STORE
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.index import Index
@@ -53,6 +54,7 @@ def collect(rooms: Rooms) -> None:
         logger.debug("collection skipped: %s is held by %s", "store", lock.holder)
         return
     try:
+        undo_unrecorded(rooms)
         _sweep(rooms)
     finally:
         lock.release()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Literal
 
 from pyctrd.errors import ConflictError
 from pyctrd.flows.collect import collect
+from pyctrd.flows.resume import Left, find_left, forget
 from pyctrd.flows.run import container_status, delete_container
 from pyctrd.metadata.namespaces import Namespace, check_labels, check_namespace, check_policy, check_quota
 
@@ -74,19 +75,31 @@ def remove_namespace(rooms: Rooms, name: str, *, force: bool) -> None:
             delete_container(rooms, container)
     elif not (containers or database.images.list(name)):
         collect(rooms)  # what no image needs any more is no reason to keep it
-    with database.write() as tx:
-        _refuse_under_way(tx, name)
+    with ExitStack() as held:
+        left = _remove_records(rooms, name, force=force, held=held)
+        forget(rooms, left)
+    with suppress(FileNotFoundError):
+        (rooms.root / "containers" / name).rmdir()
+    collect(rooms)
+
+
+def _remove_records(rooms: Rooms, name: str, *, force: bool, held: ExitStack) -> Left:
+    """Take the name away with all records; what is left of broken-off pulls is still on disk then, and locked."""
+    with rooms.database.write() as tx:
+        left = find_left(rooms, tx, name, held)
+        if left is None:
+            raise _in_use(name, "content is on its way into it", hint="wait for the pull, or end it")
         if not force or tx.containers.list(name):
             _refuse_content(tx, name)
         _refuse_mounted(tx, name)
+        for reserved in left.reserved:
+            tx.ingests.delete(reserved.id)
         for image in tx.images.list(name):
             tx.images.delete(name, image.name)
         for blob in list(tx.content.walk(name)):
             tx.content.delete(name, blob.digest)
         tx.namespaces.delete(name)
-    with suppress(FileNotFoundError):
-        (rooms.root / "containers" / name).rmdir()
-    collect(rooms)
+    return left
 
 
 def _refuse_running(rooms: Rooms, container: ContainerRecord) -> None:
@@ -107,11 +120,6 @@ def _refuse_mounted(tables: Tables, name: str) -> None:
                 f"an image is mounted at {snapshot.target}",
                 hint=f"unmount it first: pyctrd umount {snapshot.target}",
             )
-
-
-def _refuse_under_way(tables: Tables, name: str) -> None:
-    if any(reserved.namespace == name for reserved in tables.ingests.list()):
-        raise _in_use(name, "content is on its way into it", hint="wait for the pull, or end it")
 
 
 def _refuse_content(tables: Tables, name: str) -> None:

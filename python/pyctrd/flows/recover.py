@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ def recover(rooms: Rooms) -> None:
     undo_unrecorded(rooms)
     _undo_unfinished(rooms)
     _thaw(rooms)
-    _core.sweep_ingests(str(rooms.root))
+    _core.sweep_ingests(str(rooms.root), keep=[reserved.id for reserved in rooms.database.ingests.list()])
     if any((rooms.root / "snapshots").glob("trial-*")):
         # Imported only where there is work: every command opens the root.
         from pyctrd.snapshots.store import SnapshotStore
@@ -32,13 +32,20 @@ def recover(rooms: Rooms) -> None:
 
 
 def undo_unrecorded(rooms: Rooms) -> None:
-    """Remove blobs and layers that were published by a process that died before it recorded them."""
+    """Remove blobs and layers that were published by a process that died before it recorded them.
+
+    Of what it did not come to an end with, the bytes may be kept for a while.
+    """
     for reserved in rooms.database.ingests.list():
+        from pyctrd.flows.resume import keep
+
         with ExitStack() as held:
-            if take_locks(rooms, digest_names(reserved.digest, reserved.diff_id), held) is not None:
+            names = digest_names(reserved.digest, reserved.diff_id)
+            if take_locks(rooms, names, held) is not None:
                 continue  # its process lives
             # Looked up again: its process may have ended well in the meantime.
-            if (left := rooms.database.ingests.find(reserved.id)) is not None:
+            left = rooms.database.ingests.find(reserved.id)
+            if left is not None and not keep(rooms, left, locked=names):
                 undo(rooms, left)
 
 
@@ -89,18 +96,39 @@ def _unfinished(rooms: Rooms) -> Iterator[ContainerRecord | SnapshotRecord]:
 
 def undo(rooms: Rooms, reserved: IngestRecord) -> None:
     """Remove what an ingest published and nobody recorded, then its reservation; its locks are held."""
-    database = rooms.database
-    if not database.content.is_recorded(reserved.digest):
-        rooms.blobs.delete(reserved.digest, missing_ok=True)
-    if reserved.diff_id is not None and database.layers.find(reserved.diff_id) is None:
-        rooms.layers.delete(reserved.diff_id, missing_ok=True)
-    with database.write() as tx:
+    unpublish(rooms, reserved, locked=digest_names(reserved.digest, reserved.diff_id))
+    with rooms.database.write() as tx:
         tx.ingests.delete(reserved.id)
+    discard(rooms, reserved.id)
+
+
+def unpublish(rooms: Rooms, reserved: IngestRecord, *, locked: Container[str]) -> None:
+    """Remove what an ingest published and nobody recorded, as far as its locks are held.
+
+    Of what another has the lock, that one removes or records it.
+    """
+    database, digest, diff_id = rooms.database, reserved.digest, reserved.diff_id
+    if lock_name(digest) in locked and not database.content.is_recorded(digest):
+        rooms.blobs.delete(digest, missing_ok=True)
+    if diff_id is not None and lock_name(diff_id) in locked and database.layers.find(diff_id) is None:
+        rooms.layers.delete(diff_id, missing_ok=True)
+
+
+def discard(rooms: Rooms, ingest_id: str) -> None:
+    """Remove what an ingest has in staging, if anything; nobody writes to it."""
+    directory = rooms.root / "content" / "ingest"
+    if (directory / ingest_id).exists():
+        _core.remove_tree(directory, ingest_id)
 
 
 def digest_names(digest: str, diff_id: str | None) -> list[str]:
     """The names of the locks under which a blob and its layer come into the store or are removed."""
-    return sorted({name.replace(":", "-") for name in (digest, diff_id) if name is not None})
+    return sorted({lock_name(name) for name in (digest, diff_id) if name is not None})
+
+
+def lock_name(digest: str) -> str:
+    """The name of one such lock."""
+    return digest.replace(":", "-")
 
 
 def take_locks(rooms: Rooms, names: Iterable[str], held: ExitStack) -> _core.FileLock | None:

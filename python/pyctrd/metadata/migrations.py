@@ -121,4 +121,12 @@ _EVENTS = (
     "ALTER TABLE containers ADD COLUMN told_end_ns INTEGER NOT NULL DEFAULT 0",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS)
+_RESUME = (
+    # What is loaded from files here is there still after a failure: keeping a copy of it would gain nothing.
+    "ALTER TABLE ingests ADD COLUMN resumable INTEGER NOT NULL DEFAULT 0",
+    # Said by who has a digest's lock of all others that reserved it: the lock does not tell whose writer it is that
+    # lives.
+    "ALTER TABLE ingests ADD COLUMN abandoned INTEGER NOT NULL DEFAULT 0",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS, _RESUME)

@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
 
 use super::options::{Apply, Options, Outcome};
 use super::run::Pipeline;
-use crate::cas::{Durability, Finished, Staging, publish};
+use crate::cas::{Durability, Finished, KeptBlob, Staging, publish};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::root::Root;
@@ -29,6 +32,8 @@ pub struct IngestOptions {
     pub content_digests: bool,
     /// Keep the blob.
     pub keep_blob: bool,
+    /// Go on from what an earlier ingest of this id left, and let another one go on from this.
+    pub resumable: bool,
     /// What of a layer is too much.
     pub limits: Limits,
 }
@@ -40,16 +45,26 @@ pub struct Ingest {
     /// Declared before the staging: stages end before their directory is removed.
     pipeline: Pipeline,
     staging: Mutex<Option<Staging>>,
+    published: AtomicBool,
+    /// How many bytes an earlier ingest left, and they themselves until they were read.
+    kept: u64,
+    left: Mutex<Option<File>>,
 }
 
 impl Ingest {
-    /// Makes the staging directory and starts the stages.
+    /// Makes the staging directory, or takes it over, and starts the stages.
     ///
     /// # Errors
-    /// As [`Staging::create`] and [`Pipeline::start`].
+    /// As [`Staging::create`] or [`Staging::take_over`], and [`Pipeline::start`].
     pub fn start(root: &Root, id: &str, options: IngestOptions) -> Result<Self> {
-        let staging = Staging::create(root, id)?;
-        let store = if options.keep_blob { Some(staging.create_blob()?) } else { None };
+        let resumable = options.resumable && options.keep_blob;
+        let staging = if resumable { Staging::take_over(root, id)? } else { Staging::create(root, id)? };
+        let (store, left, kept) = if resumable {
+            let KeptBlob { file, reader, bytes } = staging.open_blob(options.size)?;
+            (Some(file), Some(reader), bytes)
+        } else {
+            (options.keep_blob.then(|| staging.create_blob()).transpose()?, None, 0)
+        };
         let apply = if options.unpack {
             let mut writer = LayerWriter::new(staging.create_layer()?, options.limits)?;
             if options.content_digests {
@@ -66,10 +81,45 @@ impl Ingest {
             layer: options.diff_id.is_some() || options.unpack,
             diff_id: options.diff_id,
             store,
+            kept,
             apply,
             limits: options.limits,
         })?;
-        Ok(Self { options, pipeline, staging: Mutex::new(Some(staging)) })
+        let options = IngestOptions { resumable, ..options };
+        let (staging, left) = (Mutex::new(Some(staging)), Mutex::new(left));
+        Ok(Self { options, pipeline, staging, published: AtomicBool::new(false), kept, left })
+    }
+
+    /// Bytes that an earlier ingest left.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.kept
+    }
+
+    /// Puts what an earlier ingest left through the stages, before anything else is handed over. Once: again does
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Pipeline::block`] and [`Pipeline::push`]; [`Error::Io`] for a disk that cannot give them back, or gives
+    /// fewer.
+    pub fn replay(&self) -> Result<()> {
+        let Some(mut left) = self.left.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let mut to_come = self.kept;
+        while to_come > 0 {
+            let mut block = self.pipeline.block()?;
+            let length = block.space().len();
+            let wanted = usize::try_from(to_come).map_or(length, |to_come| to_come.min(length));
+            let filled = fill(&mut left, &mut block.space()[..wanted], Path::new("blob"))?;
+            if filled < wanted {
+                return Err(Error::errno("read", "blob", Errno::IO)); // somebody cut it off meanwhile
+            }
+            block.set_filled(filled);
+            self.pipeline.push(block)?;
+            to_come -= filled as u64;
+        }
+        Ok(())
     }
 
     /// The stages.
@@ -78,7 +128,28 @@ impl Ingest {
         &self.pipeline
     }
 
-    /// Gives it up; nothing is left. Doing it again, or after publishing, does nothing.
+    /// Gives it up, and waits until no stage touches anything of it. What was handed over is written out, and stays
+    /// until it is aborted or left.
+    pub fn suspend(&self) {
+        self.pipeline.suspend();
+    }
+
+    /// Gives it up, and leaves the blob's bytes that came for an ingest of the same id; nothing where it is not
+    /// resumable.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; nothing is left then.
+    pub fn leave(&self) -> Result<()> {
+        if self.pipeline.is_forked() || !self.options.resumable {
+            self.abort();
+            return Ok(());
+        }
+        self.pipeline.suspend();
+        let staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner).take();
+        staging.map_or(Ok(()), Staging::leave)
+    }
+
+    /// Gives it up; nothing is left in staging. Doing it again does nothing, and after publishing only that.
     pub fn abort(&self) {
         if self.pipeline.is_forked() {
             return; // it is the parent's to give up
@@ -96,7 +167,8 @@ impl Ingest {
         }
     }
 
-    /// Publishes finished ingests together; see [`publish`].
+    /// Publishes finished ingests together; see [`publish`]. Of resumable ones the bytes stay in staging as well, until
+    /// they are aborted or left.
     ///
     /// # Errors
     /// [`Error::Conflict`] for one that has not finished well, or is named twice; as [`publish`].
@@ -115,18 +187,25 @@ impl Ingest {
         for (ingest, staging) in ingests.iter().zip(&held) {
             let options = &ingest.options;
             let unfinished = || ingest.conflict("not finished");
-            let staging = staging.as_ref().ok_or_else(|| ingest.conflict("published or given up"))?;
+            let staging = staging
+                .as_ref()
+                .filter(|_| !ingest.published.load(Ordering::Acquire))
+                .ok_or_else(|| ingest.conflict("published or given up"))?;
             let outcome = ingest.pipeline.wait(Some(std::time::Duration::ZERO))?.ok_or_else(unfinished)?;
             finished.push(Finished {
                 staging,
                 blob: options.keep_blob.then_some((outcome.digest, outcome.size)),
                 layer: outcome.diff_id.filter(|_| options.unpack),
+                stays: options.resumable,
             });
         }
         publish(root, &finished, durability)?;
         drop(finished);
-        for mut staging in held {
-            drop(staging.take()); // removes what is left of it: the lock file and its directory
+        for (ingest, mut staging) in ingests.iter().zip(held) {
+            ingest.published.store(true, Ordering::Release);
+            if !ingest.options.resumable {
+                drop(staging.take()); // removes what is left of it: the lock file and its directory
+            }
         }
         Ok(())
     }
@@ -158,15 +237,7 @@ pub fn unpack_file(
     })?;
     loop {
         let mut block = pipeline.block()?;
-        let mut filled = 0;
-        while filled < block.space().len() {
-            match file.read(&mut block.space()[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io("read", source, &e)),
-            }
-        }
+        let filled = fill(&mut file, block.space(), source)?;
         if filled == 0 {
             break;
         }
@@ -175,4 +246,18 @@ pub fn unpack_file(
     }
     pipeline.close();
     pipeline.wait(None)?.ok_or(Error::Cancelled)
+}
+
+/// Reads until all of a space is filled, or the file has ended: how many bytes.
+fn fill(file: &mut File, space: &mut [u8], name: &Path) -> Result<usize> {
+    let mut filled = 0;
+    while filled < space.len() {
+        match file.read(&mut space[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io("read", name, &e)),
+        }
+    }
+    Ok(filled)
 }

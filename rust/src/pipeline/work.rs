@@ -55,7 +55,10 @@ impl Shared {
         let Some(store) = actor.as_mut() else { return Ok(Turn::Ended) };
         store.hasher.update(block.content());
         if let Some(file) = &mut store.file {
-            file.write_all(block.content()).map_err(|e| Error::io("write", "blob", &e))?;
+            // A block is of the one kind or of the other, never of both: see `Ingest::replay`.
+            if store.written >= store.kept {
+                file.write_all(block.content()).map_err(|e| Error::io("write", "blob", &e))?;
+            }
             store.written += block.filled() as u64;
             if store.written - store.flushed >= WRITE_BACK_BYTES {
                 let from = store.flushed.saturating_sub(FORGET_BYTES);
