@@ -37,9 +37,19 @@ if TYPE_CHECKING:
     from pyctrd.flows.progress import LayerProgress as LayerProgress
     from pyctrd.flows.progress import ProgressCallback as ProgressCallback
     from pyctrd.flows.progress import PullProgress as PullProgress
+    from pyctrd.flows.space import ContainerSpace as ContainerSpace
+    from pyctrd.flows.space import ImageSpace as ImageSpace
+    from pyctrd.flows.space import NamespaceSpace as NamespaceSpace
+    from pyctrd.flows.space import Space as Space
+    from pyctrd.flows.space import StoreSpace as StoreSpace
+    from pyctrd.flows.survey import Collected as Collected
+    from pyctrd.flows.survey import Collection as Collection
     from pyctrd.images import Image as Image
     from pyctrd.images import Images as Images
+    from pyctrd.leases import Lease as Lease
+    from pyctrd.leases import Leases as Leases
     from pyctrd.metadata.content import ContentRecord as ContentRecord
+    from pyctrd.metadata.leases import LeaseResource as LeaseResource
     from pyctrd.metadata.namespaces import Namespace as Namespace
     from pyctrd.metadata.usage import ContentUsage as ContentUsage
     from pyctrd.metadata.usage import NamespaceUsage as NamespaceUsage
@@ -57,9 +67,12 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Change": "pyctrd.snapshots.protocol",
+    "Collected": "pyctrd.flows.survey",
+    "Collection": "pyctrd.flows.survey",
     "ConfigChanges": "pyctrd.oci.changes",
     "Container": "pyctrd.containers",
     "ContainerOptions": "pyctrd.containers",
+    "ContainerSpace": "pyctrd.flows.space",
     "ContainerStatus": "pyctrd.runtime.state",
     "Containers": "pyctrd.containers",
     "Content": "pyctrd.contents",
@@ -74,18 +87,25 @@ _LAZY = {
     "Finding": "pyctrd.flows.check",
     "Image": "pyctrd.images",
     "ImageConfig": "pyctrd.oci.config",
+    "ImageSpace": "pyctrd.flows.space",
     "Images": "pyctrd.images",
     "Ingested": "pyctrd._core",
     "LayerProgress": "pyctrd.flows.progress",
+    "Lease": "pyctrd.leases",
+    "LeaseResource": "pyctrd.metadata.leases",
+    "Leases": "pyctrd.leases",
     "Limits": "pyctrd.content.limits",
     "LogLine": "pyctrd.runtime.logs",
     "Manifest": "pyctrd.oci.manifest",
     "Namespace": "pyctrd.metadata.namespaces",
+    "NamespaceSpace": "pyctrd.flows.space",
     "NamespaceUsage": "pyctrd.metadata.usage",
     "Namespaces": "pyctrd.namespaces",
     "ProgressCallback": "pyctrd.flows.progress",
     "PullProgress": "pyctrd.flows.progress",
     "Reference": "pyctrd.oci.reference",
+    "Space": "pyctrd.flows.space",
+    "StoreSpace": "pyctrd.flows.space",
     "diff": "pyctrd.engine",
     "unpack": "pyctrd.engine",
     "verify": "pyctrd.engine",

@@ -13,6 +13,7 @@ from pyctrd.contents import Content
 from pyctrd.flows.rooms import Rooms
 from pyctrd.flows.settings import DEFAULT_CONCURRENCY, read_settings
 from pyctrd.images import Images
+from pyctrd.leases import Leases
 from pyctrd.namespaces import Namespaces
 
 
@@ -79,6 +80,7 @@ class Engine:
         self.containers = Containers(self._rooms)
         self.content = Content(self._rooms)
         self.namespaces = Namespaces(self._rooms)
+        self.leases = Leases(self._rooms)
 
     @property
     def namespace(self) -> str:
@@ -165,6 +167,45 @@ class Engine:
             wanted=Filter(types, actions, names),
         )
 
+    def gc(self, *, dry_run: bool = False, all_namespaces: bool = False) -> pyctrd.Collection:
+        """Free what nothing needs, and what killed processes left.
+
+        That is: blobs, layers and fix-up layers that no image, lease or container of any namespace reaches. Every
+        namespace is collected, beside pulls, runs and other collections in any process. It ends early, and
+        says so, where somebody keeps on reading layers (a check does), and frees nothing of a namespace that has a
+        damaged image: nobody knows what that needs.
+
+        Args:
+            dry_run: Remove nothing; tell of each thing why it would stay or go.
+            all_namespaces: Tell of all namespaces' things, and of those that belong to none. By default the result is
+                what this namespace would see if it were alone.
+
+        Returns:
+            What was freed; of a dry run, all that was looked at.
+
+        Raises:
+            OSError: The disk.
+        """
+        from pyctrd.flows.survey import gc, survey
+
+        return (survey if dry_run else gc)(self._rooms, all_namespaces=all_namespaces)
+
+    def df(self, *, all_namespaces: bool = False) -> pyctrd.Space:
+        """What takes the disk.
+
+        Blobs are counted as they are stored, by the database, each once for every namespace that has it. Unpacked
+        layers belong to the store, not to a namespace, so they are told of only to its keeper.
+
+        Args:
+            all_namespaces: Of each namespace of the store as well, with what only it has: that tells of other tenants.
+
+        Raises:
+            OSError: The disk.
+        """
+        from pyctrd.flows.space import survey_space
+
+        return survey_space(self._rooms, all_namespaces=all_namespaces)
+
     def stages(self) -> dict[str, dict[str, int]]:
         """Where the time of this engine's pulls went, by stage of the pipeline.
 
@@ -176,8 +217,11 @@ class Engine:
         return self._rooms.stages.read()
 
     def close(self) -> None:
-        """Close connections and the database; idempotent. Containers go on."""
-        self._rooms.close()
+        """Close connections and the database, and end leases that do not expire; idempotent. Containers go on."""
+        try:
+            self.leases.close()
+        finally:
+            self._rooms.close()
 
     def __enter__(self) -> Self:
         return self

@@ -289,12 +289,13 @@ class Images:
         """All images of this namespace, by name."""
         return [Image(self._rooms, record) for record in self._rooms.database.images.list(self._rooms.namespace)]
 
-    def remove(self, name: str, *, force: bool = False) -> None:
+    def remove(self, name: str, *, force: bool = False, collect: bool = True) -> None:
         """Take a name away, and what nothing else needs from the disk.
 
         Args:
             name: As ``get`` takes it.
             force: Even if a container was made from it; the container keeps its layers until it is deleted.
+            collect: Free what nothing needs then; without, ``Engine.gc`` does, or the next removal.
 
         Raises:
             NotFoundError: There is no such image.
@@ -302,7 +303,7 @@ class Images:
         """
         from pyctrd.flows.collect import remove_image
 
-        remove_image(self._rooms, name, force=force)
+        remove_image(self._rooms, name, force=force, collect_after=collect)
 
     def unmount(self, target: str | os.PathLike[str]) -> None:
         """Undo ``Image.mount``.

@@ -94,7 +94,7 @@ class Namespaces:
         return pyctrd.NamespaceUsage(usage.charged(name), usage.exclusive(name))
 
     def remove(self, name: str, *, force: bool = False) -> None:
-        """Take one away, and what nothing else needs from the disk; while others pull, that waits for the next removal.
+        """Take one away, and what nothing else needs from the disk.
 
         Args:
             name: Which; an engine that has it open finds it gone.

@@ -143,10 +143,10 @@ def test_a_blob_that_was_recorded_stays_when_its_reservation_ends(root: Path, da
 def test_a_reservation_of_a_live_process_stays(root: Path, database: Database) -> None:
     reserve(database)
     path = place_blob(root)
-    locks = root / "locks/digest"
+    locks = root / "locks/transfer"
     locks.mkdir(parents=True)
     hold = "import sys\nfrom pyctrd._core import FileLock\nwith FileLock(sys.argv[1]):\n print(flush=True)\n input()"
-    with Child(hold, locks / BLOB.replace(":", "-")) as other:
+    with Child(hold, locks / f"default.{BLOB.replace(':', '-')}") as other:
         other.hear()
         assert opened_again() == []
         assert path.exists()
@@ -228,6 +228,8 @@ def test_opening_checking_and_removing_leave_a_pull_in_another_process_alone(
             assert engine.check() == []
             engine.images.remove(f"{faulty.host}/other:latest")
             assert len(list((root / "content/ingest").iterdir())) >= 1
+            assert files_below(root / "content/blobs") == []  # collected beside the pull
+            assert files_below(root / "layers") == []
         go_on.set()
         assert child.hear() == under_way.digest
         child.say()
@@ -235,7 +237,6 @@ def test_opening_checking_and_removing_leave_a_pull_in_another_process_alone(
     with pyctrd.Engine() as engine:
         assert engine.check(digests=True) == []
         engine.images.remove(f"{faulty.host}/slow:latest")
-    # The removal beside the pull freed no bytes; the next one did.
     assert files_below(root / "content/blobs") == []
     assert files_below(root / "layers") == []
 

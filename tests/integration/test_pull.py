@@ -361,3 +361,15 @@ def test_one_layer_may_stand_in_an_image_twice(engine: pyctrd.Engine, images: Im
     assert image.read_file("/file") == b"x"
     engine.images.remove(image.name)
     assert engine.content.list() == []
+
+
+def test_an_image_of_more_blobs_than_a_process_may_have_files_open(images: Images, state: Path) -> None:
+    del state
+    layers = [Tar().file(f"f{i}", b"%d" % i).build() for i in range(250)]
+    pushed = images.push(build_image(layers, compression="none"))
+    limited = ["prlimit", "--nofile=1024", *command("--json", "pull", pushed.reference)]
+    done = subprocess.run(limited, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with pyctrd.Engine() as engine:
+        assert len(engine.images.get(pushed.reference).manifest.layers) == 250
+        assert engine.check() == []

@@ -158,7 +158,9 @@ def kill_in_the_middle(faulty: FaultyRegistry, root: Path, built: BuiltImage, *,
     faulty.lie(
         f"/blobs/{built.layers[0].digest}", Answer(body=None, stall=threading.Event(), stall_after=2 * BLOCK + 1)
     )
-    with Child(f"import sys, pyctrd\nwith pyctrd.Engine() as engine:\n engine.images.pull(sys.argv[1]{more})", reference):
+    with Child(
+        f"import sys, pyctrd\nwith pyctrd.Engine() as engine:\n engine.images.pull(sys.argv[1]{more})", reference
+    ):
         until(lambda: any(path.stat().st_size >= 2 * BLOCK for path in kept_of_dead(root)))
     return reference
 
@@ -521,9 +523,7 @@ def test_repair_ends_what_is_too_old_and_leaves_what_is_not(
     assert files_below(root / "content/ingest") == []
 
 
-def test_a_pull_that_lasts_longer_is_not_taken_for_left(
-    root: Path, faulty: FaultyRegistry, database: Database
-) -> None:
+def test_a_pull_that_lasts_longer_is_not_taken_for_left(root: Path, faulty: FaultyRegistry, database: Database) -> None:
     built = image_of(noise(25))
     reference = faulty.add(built, "app")
     go_on = threading.Event()

@@ -182,13 +182,14 @@ def test_an_empty_file_becomes_a_database(path: Path) -> None:
 
 @pytest.mark.parametrize("sound", [0.0, 0.5, 0.9], ids=["all but the schema", "the second half", "the last tenth"])
 def test_damage_is_one_clear_error_at_whatever_row_it_shows(database: Database, path: Path, sound: float) -> None:
+    schema_bytes = path.stat().st_size  # a new database is this and no more
     with database.write() as tx:
         for number in range(400):
             tx.images.put(image(f"image-{number:04}"))
     database.close()
     page_bytes = 4096
     content = path.read_bytes()
-    keep = max(1, int(len(content) / page_bytes * sound)) * page_bytes
+    keep = max(schema_bytes, int(len(content) / page_bytes * sound) * page_bytes)
     path.write_bytes(content[:keep] + b"\xff" * (len(content) - keep))
     with closing(Database(path)) as opened:
         with pytest.raises(IntegrityError, match="database damaged") as caught:

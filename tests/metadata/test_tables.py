@@ -208,7 +208,7 @@ def test_a_blob_is_the_layer_that_it_was_seen_to_be_until_no_namespace_has_it(da
         tx.layers.add_blob(digest(1), digest(10))
         tx.layers.add_blob(digest(1), digest(10))
         tx.layers.add_blob(digest(2), digest(20))
-        tx.layers.forget_blobs()
+        tx.layers.forget_blob(digest(2))
     assert database.layers.is_layer_of(digest(1), digest(10))
     assert not database.layers.is_layer_of(digest(1), digest(20))
     assert not database.layers.is_layer_of(digest(10), digest(1))

@@ -84,9 +84,7 @@ def test_another_namespace_neither_goes_on_from_it_nor_takes_it(
     assert staged() == []
 
 
-def test_what_another_has_whole_does_not_hinder_it(
-    a: pyctrd.Engine, b: pyctrd.Engine, faulty: FaultyRegistry
-) -> None:
+def test_what_another_has_whole_does_not_hinder_it(a: pyctrd.Engine, b: pyctrd.Engine, faulty: FaultyRegistry) -> None:
     built = noise(2)
     mine = cut(a, faulty, built, "mine")
     b.images.pull(faulty.add(built, "theirs"))

@@ -167,12 +167,13 @@ def images_command(options: Globals, *, quiet: bool, as_json: bool) -> None:
 @click.command("rmi")
 @click.argument("names", metavar="IMAGE...", nargs=-1, required=True)
 @click.option("-f", "--force", is_flag=True, help="Even if a container was made from it.")
+@click.option("--no-collect", is_flag=True, help="Leave what nothing needs then on the disk, until gc.")
 @pass_globals
-def rmi_command(options: Globals, names: tuple[str, ...], *, force: bool) -> None:
+def rmi_command(options: Globals, names: tuple[str, ...], *, force: bool, no_collect: bool) -> None:
     """Remove images, and what nothing else needs from the disk."""
     with options.engine() as engine:
         for name in names:
-            engine.images.remove(name, force=force)
+            engine.images.remove(name, force=force, collect=not no_collect)
             click.echo(name)
 
 

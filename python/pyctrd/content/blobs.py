@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pyctrd import _core
-from pyctrd.content.names import walk_digests, walk_strays
+from pyctrd.content.names import scan_digests, walk_digests, walk_strays
 from pyctrd.errors import NotFoundError
 from pyctrd.oci.digest import Digest
 
@@ -83,6 +83,10 @@ class Blobs:
     def walk(self) -> Iterator[Digest]:
         """The digests of all blobs, sorted."""
         return walk_digests(self._blobs)
+
+    def scan(self) -> Iterator[str]:
+        """As ``walk``, in no order and with no list of all."""
+        return scan_digests(self._blobs)
 
     def strays(self) -> Iterator[Path]:
         """What somebody else put among them; it is never touched."""

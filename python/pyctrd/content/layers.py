@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.content.names import walk_digests, walk_strays
+from pyctrd.content.names import scan_digests, walk_digests, walk_strays
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.oci.digest import Digest
 
@@ -50,6 +50,10 @@ class Layers:
     def walk(self) -> Iterator[Digest]:
         """The diff_ids of all layers, sorted."""
         return walk_digests(self._layers)
+
+    def scan(self) -> Iterator[str]:
+        """As ``walk``, in no order and with no list of all."""
+        return scan_digests(self._layers)
 
     def strays(self) -> Iterator[Path]:
         """What somebody else put among them; it is never touched."""

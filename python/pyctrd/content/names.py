@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pyctrd.errors import InvalidError
@@ -15,6 +17,15 @@ def walk_digests(base: Path) -> Iterator[Digest]:
         for path in _children(base / algorithm):
             if (digest := _digest_of(path)) is not None:
                 yield digest
+
+
+def scan_digests(base: Path) -> Iterator[str]:
+    """As ``walk_digests``, in no order and one at a time: there may be millions."""
+    for algorithm in HEX_CHARS:
+        with suppress(FileNotFoundError), os.scandir(base / algorithm) as entries:
+            for entry in entries:
+                with suppress(InvalidError):
+                    yield Digest.parse(f"{algorithm}:{entry.name}")
 
 
 def walk_strays(base: Path) -> Iterator[Path]:

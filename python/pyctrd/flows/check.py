@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.flows.freeze import is_left_frozen
 from pyctrd.flows.load import load_config, load_manifest
+from pyctrd.flows.recover import is_held
 from pyctrd.flows.resume import is_kept
 
 if TYPE_CHECKING:
@@ -125,8 +126,11 @@ def _check_layers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FB
 
 
 def _is_under_way(rooms: Rooms, name: str) -> bool:
-    """Whether a live process has published it and is about to record it."""
-    return any(name in (reserved.digest, reserved.diff_id) for reserved in rooms.database.ingests.list())
+    """Whether a live process has published it and is about to record it, or a collection is about to remove it."""
+    database = rooms.database
+    if any(name in (reserved.digest, reserved.diff_id) for reserved in database.ingests.list()):
+        return True
+    return database.doomed.holds("blob", name) or database.doomed.holds("layer", name)
 
 
 def _check_images(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
@@ -152,14 +156,11 @@ def check_image(rooms: Rooms, record: ImageRecord) -> Iterator[Finding]:
 def _check_leftovers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
     """Ingests whose process is gone; opening the root removes them, so these came since, or were kept for too long."""
     for reserved in rooms.database.ingests.list():
-        lock = rooms.lock("digest", reserved.digest.replace(":", "-"))
-        if lock.acquire(timeout=0):
-            lock.release()
-            left = rooms.database.ingests.find(reserved.id)
-            if left is not None and not is_kept(rooms, left):
-                yield Finding(
-                    "ingest", reserved.id, f"left behind by a process that is gone: {reserved.digest}", "left"
-                )
+        if is_held(rooms, reserved):
+            continue
+        left = rooms.database.ingests.find(reserved.id)
+        if left is not None and not is_kept(rooms, left):
+            yield Finding("ingest", reserved.id, f"left behind by a process that is gone: {reserved.digest}", "left")
 
 
 def _check_strays(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage

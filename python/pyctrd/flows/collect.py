@@ -1,30 +1,64 @@
-"""Removal: a name goes first, then what no name reaches."""
+"""Collection: what nothing reaches goes, beside whoever else is at work.
+
+Each step is a page: a look, and where that finds something, a short transaction that looks again and removes the
+records, and writes down what lost its last one. Then that goes from disk, each thing under its own lock. A pull keeps
+what it wants by a lease before it looks for it; so it never finds what goes, and never waits longer than for one step.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyctrd.errors import ConflictError
+from pyctrd.flows.choose import SNAPSHOTTERS
+from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.load import get_image
-from pyctrd.flows.recover import undo_unrecorded
+from pyctrd.flows.reach import learn_needs, learn_new_needs
+from pyctrd.flows.recover import recover
+from pyctrd.flows.remove import PAGE, find_unrecorded, remove_doomed, remove_unrecorded, size_on_disk
 from pyctrd.metadata.events import STORE
-from pyctrd.oci.config import ImageConfig
-from pyctrd.oci.index import Index
-from pyctrd.oci.manifest import Manifest
-from pyctrd.oci.media_types import is_index
+from pyctrd.metadata.reachability import KeptBlob, KeptLayer
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
-    from pyctrd.metadata.images import ImageRecord
+    from pyctrd.metadata.database import Tables
 
 logger = logging.getLogger("pyctrd.flows")
-# A pull under way holds the lock; waiting longer for it would make `rmi` seem to hang.
+# Whoever reads layers or makes a container holds the lock for milliseconds, a check for minutes; waiting longer for it
+# would make `rmi` seem to hang.
 COLLECTION_WAIT_SECONDS = 2.0
 
 
-def remove_image(rooms: Rooms, name: str, *, force: bool = False) -> None:
+class Swept(NamedTuple):
+    """What a collection removed.
+
+    Attributes:
+        blobs: Records of blobs, by namespace.
+        layers: Records of layers.
+        orphans: What was on disk without a record: kind, name and bytes.
+        freed_bytes: On disk, of all three.
+        skipped: Why it ended early; "" where it did not.
+        damaged: By namespace, an image of which nobody knows what it needs: so nothing of that namespace went, and no
+            layer.
+    """
+
+    blobs: list[KeptBlob]
+    layers: list[KeptLayer]
+    orphans: list[tuple[str, str, int]]
+    freed_bytes: int
+    skipped: str
+    damaged: dict[str, str]
+
+
+class _StoreBusyError(Exception):
+    """Somebody reads the store for longer than a collection waits."""
+
+
+def remove_image(rooms: Rooms, name: str, *, force: bool = False, collect_after: bool = True) -> None:
     """Take an image's name away, then free what nothing reaches.
 
     Raises:
@@ -44,86 +78,149 @@ def remove_image(rooms: Rooms, name: str, *, force: bool = False) -> None:
         )
     with rooms.database.write() as tx:
         tx.images.delete(rooms.namespace, record.name)
-    collect(rooms)
+    if collect_after:
+        collect(rooms)
+
+
+def let_go(tx: Tables, namespace: str, digest: str) -> bool:
+    """Take a blob from a namespace; whether that was the last that had it, and it goes from disk."""
+    tx.content.delete(namespace, digest)
+    if tx.content.is_recorded(digest):
+        return False
+    tx.layers.forget_blob(digest)
+    tx.doomed.add([("blob", digest)])
+    return True
 
 
 def collect(rooms: Rooms) -> None:
-    """Free what no image or container of any namespace reaches; skipped while a pull is under way."""
-    lock = rooms.collection_lock(shared=False)
-    if not lock.acquire(timeout=COLLECTION_WAIT_SECONDS):
-        logger.debug("collection skipped: %s is held by %s", "store", lock.holder)
-        return
+    """Free what no image, lease or container of any namespace reaches; skipped where others read for long."""
+    sweep = _Sweep(rooms)
     try:
-        undo_unrecorded(rooms)
-        _sweep(rooms)
-    finally:
-        lock.release()
+        sweep.records()
+    except _StoreBusyError as error:
+        logger.debug("collection skipped: %s", error)
 
 
-def _sweep(rooms: Rooms) -> None:
-    """Mark from images and containers, remove the records in one transaction, then the files."""
-    content, layers = _mark(rooms)
-    with rooms.database.write() as tx:
-        blobs = Counter[str]()
-        for item in list(tx.content.walk_all()):
-            if (item.namespace, item.digest) not in content:
-                tx.content.delete(item.namespace, item.digest)
-                blobs[item.namespace] += 1
-        tx.layers.forget_blobs()
-        unreached = [layer.diff_id for layer in tx.layers.list() if layer.diff_id not in layers]
-        for diff_id in unreached:
-            tx.layers.delete(diff_id)
-        # A namespace hears of its own blobs; layers are the store's.
-        for namespace, count in blobs.items():
-            tx.events.add(namespace, "gc", "freed", "", {"blobs": count})
-        if unreached:
-            tx.events.add(STORE, "gc", "freed", "", {"layers": len(unreached)})
-    # Pulls hold the collection lock shared: nothing that is under way can be among these.
-    kept = {digest for _, digest in content}
-    for digest in list(rooms.blobs.walk()):
-        if digest not in kept:
-            rooms.blobs.delete(digest, missing_ok=True)
-    for diff_id in list(rooms.layers.walk()):
-        if diff_id not in layers:
-            rooms.layers.delete(diff_id, missing_ok=True)
-    rooms.snapshotter.collect(layers)
+def sweep_store(rooms: Rooms) -> Swept:
+    """As ``collect``, and free what else no record names: what killed processes left, and what nobody recorded."""
+    recover(rooms)
+    sweep = _Sweep(rooms)
+    skipped = ""
+    try:
+        sweep.records()
+    except _StoreBusyError as error:
+        skipped = str(error)
+    sweep.disk()
+    return Swept(sweep.blobs, sweep.layers, sweep.orphans, sweep.freed_bytes, skipped, sweep.damaged)
 
 
-def _mark(rooms: Rooms) -> tuple[set[tuple[str, str]], set[str]]:
-    """What must stay: blobs by namespace, and layers."""
-    database = rooms.database
-    content: set[tuple[str, str]] = set()
-    layers = {diff_id for snapshot in database.snapshots.list() for diff_id in snapshot.diff_ids}
-    for namespace in database.namespaces.list():
-        for record in database.images.list(namespace.name):
-            digests, diff_ids = reachable(rooms, record)
-            content.update((namespace.name, digest) for digest in digests)
-            layers.update(diff_ids)
-    return content, layers
+class _Sweep:
+    """One collection. Any number of them may run at once: each step looks again before it removes."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self.blobs: list[KeptBlob] = []
+        self.layers: list[KeptLayer] = []
+        self.orphans: list[tuple[str, str, int]] = []
+        self.freed_bytes = 0
+        self.damaged: dict[str, str] = {}
+
+    def records(self) -> None:
+        """Remove records that nothing keeps, page by page, and then what they named.
+
+        Raises:
+            _StoreBusyError: Somebody holds the collection lock.
+        """
+        self.damaged = learn_needs(self._rooms)
+        end_dead_leases(self._rooms)
+        try:
+            for page in self._pages_of_blobs():
+                self._remove_blobs(page)
+            unkept = [layer.diff_id for layer in self._rooms.database.reachability.layers() if not _is_kept(layer)]
+            for start in range(0, len(unkept), PAGE):
+                self._remove_layers(unkept[start : start + PAGE])
+        finally:
+            remove_doomed(self._rooms)
+            self._forget_needs()
+
+    def disk(self) -> None:
+        """Remove what is on disk and recorded nowhere."""
+        for kind, name in find_unrecorded(self._rooms):
+            size = size_on_disk(self._rooms, kind, name)
+            if remove_unrecorded(self._rooms, kind, name) and size:
+                self.orphans.append((kind, name, size))
+                self.freed_bytes += size
+
+    def _pages_of_blobs(self) -> Iterator[list[KeptBlob]]:
+        """Blobs that nothing keeps, as far as a look without a lock can tell."""
+        after = ("", "")
+        while page := self._rooms.database.reachability.blobs(PAGE, after=after):
+            after = page[-1].namespace, page[-1].digest
+            if unkept := [blob for blob in page if not _is_kept(blob)]:
+                yield unkept
+
+    def _remove_blobs(self, looked: Sequence[KeptBlob]) -> None:
+        removed: list[KeptBlob] = []
+        freed = 0
+        with self._alone() as tx:
+            for namespace, digest, *_ in looked:
+                blob = tx.reachability.find_blob(namespace, digest)
+                if blob is None or _is_kept(blob) or namespace in self.damaged:
+                    continue
+                removed.append(blob)
+                freed += blob.size if let_go(tx, namespace, digest) else 0
+            # A namespace hears of its own blobs; layers are the store's.
+            for namespace, count in Counter(blob.namespace for blob in removed).items():
+                tx.events.add(namespace, "gc", "freed", "", {"blobs": count})
+        self.blobs += removed
+        self.freed_bytes += freed
+        # Page by page: what is written down is gone before the next is.
+        remove_doomed(self._rooms)
+
+    def _remove_layers(self, looked: Sequence[str]) -> None:
+        removed: list[KeptLayer] = []
+        with self._alone() as tx:
+            used = {diff_id for snapshot in tx.snapshots.list() for diff_id in snapshot.diff_ids}
+            for diff_id in [] if self.damaged else looked:
+                layer = tx.reachability.find_layer(diff_id)
+                if layer is None or _is_kept(layer) or diff_id in used:
+                    continue
+                removed.append(layer)
+                tx.layers.delete(diff_id)
+            tx.doomed.add(("layer", layer.diff_id) for layer in removed)
+            if removed:
+                # In the transaction: a stack that gets its layer back must not find its fix-up, and lose it then.
+                self._remove_fixups(tx)
+                tx.events.add(STORE, "gc", "freed", "", {"layers": len(removed)})
+        self.layers += removed
+        self.freed_bytes += sum(layer.bytes for layer in removed)
+        remove_doomed(self._rooms)
+
+    def _remove_fixups(self, tx: Tables) -> None:
+        recorded = [layer.diff_id for layer in tx.layers.list()]
+        for snapshotter in SNAPSHOTTERS.values():
+            snapshotter(self._rooms.root).collect(recorded)
+
+    def _forget_needs(self) -> None:
+        while True:
+            with self._rooms.database.write() as tx:
+                if tx.reachability.forget_removed(PAGE) < PAGE:
+                    return
+
+    @contextmanager
+    def _alone(self) -> Iterator[Tables]:
+        """A transaction in which every image's needs are known, and nobody uses what he has just looked up."""
+        rooms = self._rooms
+        lock = rooms.collection_lock(shared=False)
+        if not lock.acquire(timeout=COLLECTION_WAIT_SECONDS):
+            raise _StoreBusyError("the store is in use by a check, or by somebody who reads layers")
+        try:
+            with rooms.database.write() as tx:
+                self.damaged |= learn_new_needs(rooms, tx)
+                yield tx
+        finally:
+            lock.release()
 
 
-def reachable(rooms: Rooms, record: ImageRecord) -> tuple[set[str], set[str]]:
-    """The blobs and layers that an image needs."""
-    digests = {record.target_digest, record.manifest_digest, record.config_digest}
-    if is_index(record.target_media_type):
-        # An index in between is kept as well: the chain from the name to the manifest stays whole.
-        digests.update(_indexes_between(rooms, record))
-    manifest = Manifest.parse(rooms.blobs.read(record.manifest_digest))
-    digests.update(str(layer.digest) for layer in manifest.layers)
-    if not manifest.is_image:
-        return digests, set()
-    config = ImageConfig.parse(rooms.blobs.read(record.config_digest))
-    return digests, {str(diff_id) for diff_id in config.rootfs.diff_ids}
-
-
-def _indexes_between(rooms: Rooms, record: ImageRecord) -> set[str]:
-    found: set[str] = set()
-    pending = [record.target_digest]
-    while pending:
-        index = Index.parse(rooms.blobs.read(pending.pop()))
-        for child in index.manifests:
-            digest = str(child.digest)
-            if is_index(child.media_type) and digest not in found and rooms.blobs.exists(digest):
-                found.add(digest)
-                pending.append(digest)
-    return found
+def _is_kept(thing: KeptBlob | KeptLayer) -> bool:
+    return thing.image is not None or thing.lease is not None

@@ -13,8 +13,10 @@ from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError
 from pyctrd.flows.fetch import Fetch, FileBody, Want
 from pyctrd.flows.freeze import held_still
+from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.pull import BytesBody, is_present, record_content, swept_after_failure
 from pyctrd.metadata.images import ImageRecord
+from pyctrd.metadata.leases import LeaseResource
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.derived import derive_config, derive_manifest
 from pyctrd.oci.descriptor import Descriptor
@@ -61,7 +63,6 @@ def commit_container(
     created = time.time() if clamp_mtime is None else clamp_mtime
     with (
         swept_after_failure(rooms),
-        rooms.collection_lock(shared=True),
         _core.Workspace(str(rooms.root), os.urandom(16).hex()) as workspace,
     ):
         manifest, config = _base_of(rooms, container)
@@ -89,10 +90,12 @@ def commit_container(
             Want(target, partial(BytesBody, manifest_body)),
         ]
         made_config = ImageConfig.parse(config_body)
-        record = _store(rooms, wants, _record_of(rooms, reference, target, described, made_config))
-        # Whatever the layers need beside them is made now, so that the first container need not wait for it.
-        refs = [LayerRef(str(diff_id), rooms.layers.path(diff_id)) for diff_id in made_config.rootfs.diff_ids]
-        rooms.snapshotter.settle(refs)
+        with kept(rooms, "commit", [*_resources_of_base(container, manifest, config), *resources_of(wants)]):
+            _base_of(rooms, container)  # nothing kept it until now
+            record = _store(rooms, wants, _record_of(rooms, reference, target, described, made_config))
+            # Whatever the layers need beside them is made now, so that the first container need not wait for it.
+            refs = [LayerRef(str(diff_id), rooms.layers.path(diff_id)) for diff_id in made_config.rootfs.diff_ids]
+            rooms.snapshotter.settle(refs)
         return record
 
 
@@ -123,6 +126,15 @@ def _base_of(rooms: Rooms, container: ContainerRecord) -> tuple[Manifest, ImageC
         name=container.image_name,
         hint=f"bring them in again: pyctrd pull {container.image_name.partition('@')[0]}",
     )
+
+
+def _resources_of_base(container: ContainerRecord, manifest: Manifest, config: ImageConfig) -> list[LeaseResource]:
+    """The image that the container was made from, whose layers the new one has too."""
+    digests = (container.image_digest, manifest.config.digest, *(layer.digest for layer in manifest.layers))
+    return [
+        *(LeaseResource("blob", str(digest)) for digest in digests),
+        *(LeaseResource("layer", str(diff_id)) for diff_id in config.rootfs.diff_ids),
+    ]
 
 
 def _store(rooms: Rooms, wants: Sequence[Want], record: ImageRecord) -> ImageRecord:

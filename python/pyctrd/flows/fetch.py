@@ -19,7 +19,7 @@ from pyctrd.errors import (
     UnsafeArchiveError,
 )
 from pyctrd.flows.progress import LayerProgress, LayerState
-from pyctrd.flows.recover import digest_names, discard, take_locks
+from pyctrd.flows.recover import digest_locks, discard, take_locks, transfer_locks
 from pyctrd.flows.resume import end_failed, find_kept, make_room, may_be_damage, reserve
 from pyctrd.oci.media_types import layer_compression
 
@@ -36,6 +36,9 @@ MAX_BODY_RETRIES = 5
 RETRY_PAUSE_SECONDS = 0.5
 # A registry that asks for a longer pause has told the user something; it is not waited for.
 RETRY_PAUSE_MAX_SECONDS = 60.0
+# Each has locks and files open until all of them are recorded, at most eight: 1,024 descriptors are what most processes
+# may have. Few images have as many layers.
+MAX_CLAIMED = 100
 # A body that breaks off with fewer has brought nothing on: a server that sends a byte at a time is given up.
 MIN_PROGRESS_BYTES = 512
 # What of a want the store may give to a namespace that does not have it; see `share`.
@@ -118,8 +121,8 @@ class _GoneError(Exception):
 class Fetch:
     """Brings wants in: claims each digest, transfers, and publishes and records the finished ones.
 
-    A digest that another process is bringing in is left for last; when that process is done it is looked
-    up again, and is either present then or claimed here. No lock is held while waiting for another, so two
+    A digest that another process is bringing into the same namespace is left for last; when that process is done it is
+    looked up again, and is either present then or claimed here. No such lock is held while waiting for another, so two
     processes can never wait for each other.
 
     Args:
@@ -159,15 +162,18 @@ class Fetch:
             PyctrdError, OSError: The first failure; nothing of its batch is visible then.
         """
         pending = sorted(wants, key=lambda want: want.descriptor.size, reverse=True)
+        busy: list[tuple[Want, _core.FileLock]] = []
         self._admit_all(pending)
         while pending:
             with ExitStack() as locks:
-                claimed, busy = self._claim(pending, locks)
+                claimed, taken = self._claim(pending[:MAX_CLAIMED], locks)
                 if claimed:
                     self._bring(claimed)
-            pending = [want for want, _ in busy]
-            if busy:
+            del pending[:MAX_CLAIMED]
+            busy += taken
+            if busy and not pending:
                 self._wait_for(busy[0][1])
+                pending, busy = [want for want, _ in busy], []
 
     def _admit(self, tables: Tables, wants: Sequence[Want]) -> None:
         if self._charged:
@@ -195,8 +201,8 @@ class Fetch:
             if self._is_present(want):
                 want.state = "present"
                 continue
-            taken = take_locks(self._rooms, digest_names(str(want.descriptor.digest), want.diff_id), locks)
-            if taken is not None:
+            own = transfer_locks(self._rooms, self._rooms.namespace, str(want.descriptor.digest), want.diff_id)
+            if (taken := take_locks(own, locks)) is not None:
                 busy.append((want, taken))
                 continue
             if self._is_present(want):  # it came while we looked
@@ -236,16 +242,20 @@ class Fetch:
     def _commit(self, wants: Sequence[Want], ids: Sequence[str]) -> None:
         """Publish with one flush; then, in one transaction, record and end the reservations."""
         ingests = [want.ingest for want in wants if want.ingest is not None]
-        _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
-        with self._rooms.database.write() as tx:
-            # Looked at again in the transaction that keeps it, or it could go in between.
-            given = [str(want.descriptor.digest) for want in wants if want.given != "nothing"]
-            if not all(tx.content.is_recorded(digest) for digest in given):
-                raise _GoneError
-            self._admit(tx, wants)  # the quota may have been lowered
-            self._record(tx, wants)
-            for ingest_id in ids:
-                tx.ingests.delete(ingest_id)
+        names = [name for want in wants for name in (str(want.descriptor.digest), want.diff_id)]
+        with ExitStack() as held:
+            for lock in digest_locks(self._rooms, *names):  # in their order, so that no two wait for each other
+                held.enter_context(lock)
+            _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
+            with self._rooms.database.write() as tx:
+                # Looked at again in the transaction that keeps it, or it could go in between.
+                given = [str(want.descriptor.digest) for want in wants if want.given != "nothing"]
+                if not all(tx.content.is_recorded(digest) for digest in given):
+                    raise _GoneError
+                self._admit(tx, wants)  # the quota may have been lowered
+                self._record(tx, wants)
+                for ingest_id in ids:
+                    tx.ingests.delete(ingest_id)
         for ingest in ingests:
             ingest.abort()  # what was kept until now, lest it had to be fetched again
 

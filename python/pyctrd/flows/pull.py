@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pyctrd.errors import QuotaError, UnsafeArchiveError
 from pyctrd.flows.collect import collect
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
+from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
 from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved, resolve
 from pyctrd.flows.share import has_layer, share
@@ -59,7 +60,8 @@ def pull(
     if unpack:
         resolved.manifest.check_is_image(str(reference))
     wants = wants_of(rooms, resolved, RegistryOrigin(rooms, reference), unpack=unpack)
-    with swept_after_failure(rooms), rooms.collection_lock(shared=True):
+    # What is wanted is kept before it is looked for: whatever is there now stays there.
+    with swept_after_failure(rooms), kept(rooms, "pull", resources_of(wants)) as lease:
         fetch = Fetch(
             rooms,
             is_present=partial(is_present, rooms),
@@ -72,6 +74,7 @@ def pull(
         if unpack and resolved.config is not None:
             settle(rooms, resolved.config.rootfs.diff_ids)
         with rooms.database.write() as tx:
+            lease.end(tx)
             return tx.images.put(image_record(rooms, resolved), by="pull")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pyctrd.metadata.ingests import IngestRecord
     from pyctrd.metadata.snapshots import SnapshotRecord
 
+# Some tens of milliseconds: opening a root is no collection.
+DOOMED_AT_OPENING = 500
+
 
 def recover(rooms: Rooms) -> None:
     """Bring the root back to what its records say; milliseconds where nothing is to be done.
@@ -21,6 +24,7 @@ def recover(rooms: Rooms) -> None:
     Nothing of a live process is touched: whatever it works on has a lock that it holds.
     """
     undo_unrecorded(rooms)
+    _finish_collection(rooms)
     _undo_unfinished(rooms)
     _thaw(rooms)
     _core.sweep_ingests(str(rooms.root), keep=[reserved.id for reserved in rooms.database.ingests.list()])
@@ -34,19 +38,29 @@ def recover(rooms: Rooms) -> None:
 def undo_unrecorded(rooms: Rooms) -> None:
     """Remove blobs and layers that were published by a process that died before it recorded them.
 
-    Of what it did not come to an end with, the bytes may be kept for a while.
+    Of what did not come to its end, the bytes may be kept for a while.
     """
     for reserved in rooms.database.ingests.list():
         from pyctrd.flows.resume import keep
 
+        names = reserved.digest, reserved.diff_id
         with ExitStack() as held:
-            names = digest_names(reserved.digest, reserved.diff_id)
-            if take_locks(rooms, names, held) is not None:
+            if take_locks(transfer_locks(rooms, reserved.namespace, *names), held) is not None:
                 continue  # its process lives
+            if take_locks(digest_locks(rooms, *names), held) is not None:
+                continue  # somebody is publishing the same
             # Looked up again: its process may have ended well in the meantime.
             left = rooms.database.ingests.find(reserved.id)
-            if left is not None and not keep(rooms, left, locked=names):
+            if left is not None and not keep(rooms, left):
                 undo(rooms, left)
+
+
+def _finish_collection(rooms: Rooms) -> None:
+    """Remove what a collection wrote down and did not come to; of very much, the next collection does the rest."""
+    if rooms.database.doomed.list(1):
+        from pyctrd.flows.remove import remove_doomed
+
+        remove_doomed(rooms, limit=DOOMED_AT_OPENING)
 
 
 def _undo_unfinished(rooms: Rooms) -> None:
@@ -95,23 +109,20 @@ def _unfinished(rooms: Rooms) -> Iterator[ContainerRecord | SnapshotRecord]:
 
 
 def undo(rooms: Rooms, reserved: IngestRecord) -> None:
-    """Remove what an ingest published and nobody recorded, then its reservation; its locks are held."""
-    unpublish(rooms, reserved, locked=digest_names(reserved.digest, reserved.diff_id))
+    """Remove what an ingest published and nobody recorded, then its reservation; its digest locks are held."""
+    unpublish(rooms, reserved)
     with rooms.database.write() as tx:
         tx.ingests.delete(reserved.id)
     discard(rooms, reserved.id)
 
 
-def unpublish(rooms: Rooms, reserved: IngestRecord, *, locked: Container[str]) -> None:
-    """Remove what an ingest published and nobody recorded, as far as its locks are held.
-
-    Of what another has the lock, that one removes or records it.
-    """
-    database, digest, diff_id = rooms.database, reserved.digest, reserved.diff_id
-    if lock_name(digest) in locked and not database.content.is_recorded(digest):
-        rooms.blobs.delete(digest, missing_ok=True)
-    if diff_id is not None and lock_name(diff_id) in locked and database.layers.find(diff_id) is None:
-        rooms.layers.delete(diff_id, missing_ok=True)
+def unpublish(rooms: Rooms, reserved: IngestRecord) -> None:
+    """Remove what an ingest published and nobody recorded; its digest locks are held."""
+    database = rooms.database
+    if not database.content.is_recorded(reserved.digest):
+        rooms.blobs.delete(reserved.digest, missing_ok=True)
+    if reserved.diff_id is not None and database.layers.find(reserved.diff_id) is None:
+        rooms.layers.delete(reserved.diff_id, missing_ok=True)
 
 
 def discard(rooms: Rooms, ingest_id: str) -> None:
@@ -121,21 +132,35 @@ def discard(rooms: Rooms, ingest_id: str) -> None:
         _core.remove_tree(directory, ingest_id)
 
 
-def digest_names(digest: str, diff_id: str | None) -> list[str]:
-    """The names of the locks under which a blob and its layer come into the store or are removed."""
-    return sorted({lock_name(name) for name in (digest, diff_id) if name is not None})
+def digest_locks(rooms: Rooms, *names: str | None) -> list[_core.FileLock]:
+    """The locks, in their order, under which blobs and layers get their names and records, or lose them.
+
+    They are everybody's, so they are held for milliseconds: who brings something in slowly must not hold up others, who
+    could tell by it as well what he does.
+    """
+    return [rooms.lock("digest", name) for name in _file_names(names)]
 
 
-def lock_name(digest: str) -> str:
-    """The name of one such lock."""
-    return digest.replace(":", "-")
+def transfer_locks(rooms: Rooms, namespace: str, *names: str | None) -> list[_core.FileLock]:
+    """The locks, in their order, of those who bring a blob and its layer into a namespace: each comes once."""
+    return [rooms.lock("transfer", f"{namespace}.{name}") for name in _file_names(names)]
 
 
-def take_locks(rooms: Rooms, names: Iterable[str], held: ExitStack) -> _core.FileLock | None:
-    """Take all of some digests' locks without waiting; where one is not free, none is kept and it is returned."""
+def is_held(rooms: Rooms, reserved: IngestRecord) -> bool:
+    """Whether the process that made a reservation lives, and works on it."""
+    with ExitStack() as held:
+        locks = transfer_locks(rooms, reserved.namespace, reserved.digest, reserved.diff_id)
+        return take_locks(locks, held) is not None
+
+
+def _file_names(names: Iterable[str | None]) -> list[str]:
+    return sorted({name.replace(":", "-") for name in names if name is not None})
+
+
+def take_locks(locks: Iterable[_core.FileLock], held: ExitStack) -> _core.FileLock | None:
+    """Take all of some locks without waiting; where one is not free, none is kept and it is returned."""
     with ExitStack() as taking:
-        for name in names:
-            lock = rooms.lock("digest", name)
+        for lock in locks:
             if not lock.acquire(timeout=0):
                 return lock
             taking.callback(lock.release)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,22 +38,21 @@ def repair(rooms: Rooms, *, digests: bool = False) -> list[Finding]:
     Returns:
         What was found, each with what was done about it.
     """
-    lock = rooms.collection_lock(shared=False)
-    if not lock.acquire(timeout=STORE_WAIT_SECONDS):
-        raise DeadlineError(
-            f"store in use: {rooms.root}: by process {lock.holder}",
-            operation="repair",
-            timeout_seconds=STORE_WAIT_SECONDS,
-            hint="wait until pulls are done, and try again",
-        )
-    try:
+    with ExitStack() as held:
+        for lock in (rooms.arrival_lock(shared=False), rooms.collection_lock(shared=False)):
+            if not lock.acquire(timeout=STORE_WAIT_SECONDS):
+                raise DeadlineError(
+                    f"store in use: {rooms.root}: by process {lock.holder}",
+                    operation="repair",
+                    timeout_seconds=STORE_WAIT_SECONDS,
+                    hint="wait until pulls are done, and try again",
+                )
+            held.callback(lock.release)
         done = _repair_database(rooms)
         for stage in STAGES:
             for finding in list(stage(rooms, digests)):
                 done.append(_mend(rooms, finding))
         return done
-    finally:
-        lock.release()
 
 
 def quarantine(rooms: Rooms, path: Path) -> Path:
@@ -97,7 +97,7 @@ def _mend_blob(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
         done.append(f"moved to {quarantine(rooms, rooms.blobs.path(finding.name))}")
     if finding.cause == "unrecorded":
         return done[0], True
-    owners = [item for item in rooms.database.content.walk_all() if item.digest == finding.name]
+    owners = rooms.database.content.holders(finding.name)
     try:
         source = _fetch_again(rooms, owners)
     except UnavailableError as error:
@@ -107,7 +107,7 @@ def _mend_blob(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     with rooms.database.write() as tx:
         for owner in owners:
             tx.content.delete(owner.namespace, owner.digest)
-        tx.layers.forget_blobs()
+        tx.layers.forget_blob(finding.name)
     return "; ".join([*done, "record dropped: nobody has it to give"]), True
 
 
@@ -158,8 +158,9 @@ def _mend_layer(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     blob = next(
         (
             item
-            for item in rooms.database.content.walk_all()
-            if rooms.database.layers.is_layer_of(item.digest, finding.name) and rooms.blobs.exists(item.digest)
+            for digest in rooms.database.layers.blobs_of(finding.name)
+            for item in rooms.database.content.holders(digest)
+            if rooms.blobs.exists(digest)
         ),
         None,
     )

@@ -4,7 +4,7 @@ What is kept is a reservation and the bytes in its staging directory, nothing mo
 end prove nothing: only the namespace that brought them in goes on from them, they are read through all stages again
 with the rest behind them, and the whole is verified. So it does not matter what became of them meanwhile.
 
-Whoever has the digest's lock knows that nobody writes to them.
+Whoever has the namespace's transfer lock of the digest knows that nobody writes to them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Container, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import (
@@ -27,7 +27,7 @@ from pyctrd.errors import (
     RegistryError,
     SizeMismatchError,
 )
-from pyctrd.flows.recover import digest_names, discard, lock_name, take_locks, undo, unpublish
+from pyctrd.flows.recover import digest_locks, discard, take_locks, transfer_locks, undo, unpublish
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,17 +62,17 @@ def is_kept(rooms: Rooms, reserved: IngestRecord) -> bool:
     """Whether there is something to go on from; who asks has its lock, or does not mind that it changes."""
     # Of a clock that was set back the age is negative: what seems to come from the future is as old.
     age = abs(time.time_ns() - reserved.started_ns)
-    return reserved.resumable and age <= KEPT_NS and 0 < _kept_bytes(rooms, reserved) <= reserved.size
+    return reserved.resumable and age <= KEPT_NS and 0 < kept_bytes(rooms, reserved) <= reserved.size
 
 
-def keep(rooms: Rooms, reserved: IngestRecord, *, locked: Container[str]) -> bool:
+def keep(rooms: Rooms, reserved: IngestRecord) -> bool:
     """Keep what came of a blob, and remove what else was made of it: whether there is anything to keep.
 
-    Its digest's lock is held, and nobody writes to it any more.
+    Its digest locks are held, and nobody writes to it any more.
     """
     if not (is_kept(rooms, reserved) and _is_within_quota(rooms, reserved)):
         return False
-    unpublish(rooms, reserved, locked=locked)
+    unpublish(rooms, reserved)
     _core.remove_tree(_directory(rooms, reserved), "layer")
     return True
 
@@ -88,14 +88,14 @@ def end_failed(rooms: Rooms, wants: Sequence[Want], ids: Sequence[str], error: B
                 error.add_note(f"nothing is kept of {want.descriptor.digest}: {failure}")
     for ingest_id in ids:
         reserved = rooms.database.ingests.find(ingest_id)
-        if reserved is None:
-            continue
-        if not (keeps and keep(rooms, reserved, locked=digest_names(reserved.digest, reserved.diff_id))):
-            undo(rooms, reserved)
+        if reserved is not None:
+            with _alone(rooms, reserved):
+                if not (keeps and keep(rooms, reserved)):
+                    undo(rooms, reserved)
 
 
 def find_kept(rooms: Rooms, wants: Sequence[Want]) -> list[str | None]:
-    """For each want the ingest of its own namespace to go on from, if one was kept; their locks are held.
+    """For each want the ingest of its namespace to go on from, if one was kept; their transfer locks are held.
 
     What else is left of their digests in this namespace ends here: nothing is kept twice.
     """
@@ -107,15 +107,10 @@ def find_kept(rooms: Rooms, wants: Sequence[Want]) -> list[str | None]:
 
 
 def reserve(rooms: Rooms, tables: Tables, wants: Sequence[Want], kept: Sequence[str | None]) -> list[str]:
-    """Reserve wants, in a transaction, under the ids that were kept or new ones; their locks are held."""
-    digests = {str(want.descriptor.digest) for want in wants}
+    """Reserve wants, in a transaction, under the ids that were kept or new ones; their transfer locks are held."""
     ids = [found or os.urandom(16).hex() for found in kept]
-    for other in tables.ingests.list():
-        if other.id in ids:
-            tables.ingests.delete(other.id)
-        elif other.digest in digests:
-            tables.ingests.abandon(other.id)
     for want, ingest_id in zip(wants, ids, strict=True):
+        tables.ingests.delete(ingest_id)
         tables.ingests.add(
             ingest_id,
             namespace=rooms.namespace,
@@ -133,68 +128,63 @@ def make_room(rooms: Rooms, *, beside: Container[str]) -> Iterator[IngestRecord]
         if reserved.namespace != rooms.namespace or reserved.digest in beside:
             continue
         with ExitStack() as held:
-            with rooms.database.write() as tx:
-                found = tx.ingests.find(reserved.id)
-                left = None if found is None else _find_left(rooms, [found], held)
-                if left is None:
-                    continue
-                tx.ingests.delete(reserved.id)
-            forget(rooms, left)
+            if take_locks(_locks(rooms, rooms.namespace, [reserved]), held) is not None:
+                continue
+            # Looked up again: its writer may have ended well in the meantime.
+            if (left := rooms.database.ingests.find(reserved.id)) is None:
+                continue
+            with _alone(rooms, left):
+                undo(rooms, left)
         yield reserved
 
 
-class Left(NamedTuple):
-    """Reservations whose writers are gone.
-
-    Attributes:
-        reserved: Those.
-        locked: Of the locks of their digests those that are held; another process has the rest.
-    """
-
-    reserved: list[IngestRecord]
-    locked: set[str]
+def find_left(rooms: Rooms, tables: Tables, namespace: str, held: ExitStack) -> list[IngestRecord] | None:
+    """All reservations of a namespace, in a transaction, their locks taken; None where one has a writer that lives."""
+    found = [reserved for reserved in tables.ingests.list() if reserved.namespace == namespace]
+    return None if take_locks(_locks(rooms, namespace, found), held) is not None else found
 
 
-def find_left(rooms: Rooms, tables: Tables, namespace: str, held: ExitStack) -> Left | None:
-    """All reservations of a namespace, in a transaction; None where one of them has a writer that lives."""
-    return _find_left(rooms, [found for found in tables.ingests.list() if found.namespace == namespace], held)
-
-
-def forget(rooms: Rooms, left: Left) -> None:
-    """Remove from disk what reservations left there that have ended; their locks are still held."""
-    for reserved in left.reserved:
-        unpublish(rooms, reserved, locked=left.locked)
+def forget(rooms: Rooms, ended: Sequence[IngestRecord]) -> None:
+    """Remove from disk what reservations left there that have ended; their transfer locks are held still."""
+    for reserved in ended:
+        with _alone(rooms, reserved):
+            unpublish(rooms, reserved)
         discard(rooms, reserved.id)
 
 
-def _find_left(rooms: Rooms, found: Sequence[IngestRecord], held: ExitStack) -> Left | None:
-    names = {name for reserved in found for name in digest_names(reserved.digest, reserved.diff_id)}
-    locked = _take_free(rooms, names, held)
-    if all(reserved.abandoned or lock_name(reserved.digest) in locked for reserved in found):
-        return Left(list(found), locked)
-    return None
-
-
-def _take_free(rooms: Rooms, names: Iterable[str], held: ExitStack) -> set[str]:
-    return {name for name in sorted(names) if take_locks(rooms, [name], held) is None}
+def kept_bytes(rooms: Rooms, reserved: IngestRecord) -> int:
+    """How many bytes of it are there."""
+    try:
+        found = (_directory(rooms, reserved) / "data").lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def _choose(rooms: Rooms, want: Want, found: Sequence[IngestRecord]) -> str | None:
     chosen = None
-    own = set(digest_names(str(want.descriptor.digest), want.diff_id))
     for reserved in found:
-        with ExitStack() as held:
-            # Of one that claimed to be another layer, that layer's lock is needed as well.
-            others = set(digest_names(reserved.digest, reserved.diff_id)) - own
-            locked = own | _take_free(rooms, others, held)
-            takes = chosen is None and want.resumable and not want.is_stored
-            if takes and keep(rooms, reserved, locked=locked):
+        with _alone(rooms, reserved):
+            if chosen is None and want.resumable and not want.is_stored and keep(rooms, reserved):
                 chosen = reserved.id
-                continue
-            with rooms.database.write() as tx:
-                tx.ingests.delete(reserved.id)
-            forget(rooms, Left([reserved], locked))
+            else:
+                undo(rooms, reserved)
     return chosen
+
+
+@contextmanager
+def _alone(rooms: Rooms, reserved: IngestRecord) -> Iterator[None]:
+    """Nobody names or records the same meanwhile; waited for, since it takes milliseconds."""
+    with ExitStack() as held:
+        for lock in digest_locks(rooms, reserved.digest, reserved.diff_id):
+            held.enter_context(lock)
+        yield
+
+
+def _locks(rooms: Rooms, namespace: str, found: Sequence[IngestRecord]) -> list[_core.FileLock]:
+    return transfer_locks(
+        rooms, namespace, *(name for reserved in found for name in (reserved.digest, reserved.diff_id))
+    )
 
 
 def _is_within_quota(rooms: Rooms, reserved: IngestRecord) -> bool:
@@ -204,14 +194,6 @@ def _is_within_quota(rooms: Rooms, reserved: IngestRecord) -> bool:
     except NotFoundError:
         return False  # its namespace is gone
     return limit is None or usage.charged(reserved.namespace) + usage.reserved(reserved.namespace) <= limit
-
-
-def _kept_bytes(rooms: Rooms, reserved: IngestRecord) -> int:
-    try:
-        found = (_directory(rooms, reserved) / "data").lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def _directory(rooms: Rooms, reserved: IngestRecord) -> Path:

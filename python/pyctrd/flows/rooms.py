@@ -152,8 +152,12 @@ class Rooms:
         """A container's directory: bundle, log and exit record."""
         return self.root / "containers" / namespace / container_id
 
+    def arrival_lock(self, *, shared: bool) -> FileLock:
+        """The lock between those that bring content in (shared) and a repair (exclusive)."""
+        return self.lock("store", "arrival", shared=shared)
+
     def collection_lock(self, *, shared: bool) -> FileLock:
-        """The lock between those that add to or use the store (shared) and its collection (exclusive)."""
+        """The lock between those that use what they have looked up (shared) and its collection (exclusive)."""
         return self.lock("store", "collection", shared=shared)
 
     def making_lock(self, *, shared: bool) -> FileLock:

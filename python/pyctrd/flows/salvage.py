@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError, InvalidError, PyctrdError
 from pyctrd.flows.check import side_by_side
-from pyctrd.flows.collect import reachable
 from pyctrd.flows.fetch import Body, Fetch, FileBody
 from pyctrd.flows.pull import image_record, is_present, record_content, wants_of
+from pyctrd.flows.reach import needs_of
 from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.flows.rooms import PRIVATE_MODE, REBUILDING, Rooms
 from pyctrd.metadata.containers import ContainerRecord
@@ -127,7 +127,7 @@ def _restore_content(rooms: Rooms, record: ImageRecord, whole: dict[str, int]) -
     """Record what an image needs for its namespace: that it has the name says that it had all of it."""
     try:
         manifest = Manifest.parse(rooms.blobs.read(record.manifest_digest))
-        needed, _ = reachable(rooms, record)
+        needed = needs_of(rooms, record).blobs
     except (PyctrdError, OSError):
         return  # the check that follows tells
     types = {str(blob.digest): blob.media_type for blob in (manifest.config, *manifest.layers)}

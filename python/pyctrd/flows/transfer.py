@@ -17,6 +17,7 @@ from pyctrd.content.layout import INDEX_FILE, LAYOUT_FILE, Layout
 from pyctrd.content.members import EXPECTED, Directory
 from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
 from pyctrd.flows.fetch import Fetch, Want
+from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback
 from pyctrd.flows.pull import (
     image_record,
@@ -62,12 +63,7 @@ def load(
     Spec:
         image-spec v1.1 image-layout.md.
     """
-    # A stream is read to its end first: who waits for its bytes holds nobody's collection up.
-    with (
-        swept_after_failure(rooms),
-        _open_source(rooms, source) as origin,
-        rooms.collection_lock(shared=True),
-    ):
+    with swept_after_failure(rooms), _open_source(rooms, source) as origin:
         loading = _Loading(rooms, origin, platform=platform, unpack=unpack)
         for reference, offered in name_images(origin.images(platform), name, called=origin.source):
             loading.add(reference, offered.target)
@@ -107,19 +103,22 @@ class _Loading:
     def run(self, progress: ProgressCallback | None) -> list[ImageRecord]:
         """Bring in all that is wanted, and name the images."""
         rooms, wants = self._rooms, list(self._wants.values())
-        Fetch(
-            rooms,
-            is_present=partial(is_present, rooms),
-            record=partial(record_content, rooms, ""),
-            share=partial(share, rooms, None),
-            watch=watcher(self._origin.source, wants, progress),
-            watch_seconds=PROGRESS_INTERVAL_SECONDS,
-        ).run(wants)
-        if self._unpack:
-            for diff_ids in self._stacks:
-                settle(rooms, diff_ids)
-        with rooms.database.write() as tx:
-            return [tx.images.put(record, by="load") for record in self._records]
+        # Kept before it is looked for: whatever is there now stays there.
+        with kept(rooms, "load", resources_of(wants)) as lease:
+            Fetch(
+                rooms,
+                is_present=partial(is_present, rooms),
+                record=partial(record_content, rooms, ""),
+                share=partial(share, rooms, None),
+                watch=watcher(self._origin.source, wants, progress),
+                watch_seconds=PROGRESS_INTERVAL_SECONDS,
+            ).run(wants)
+            if self._unpack:
+                for diff_ids in self._stacks:
+                    settle(rooms, diff_ids)
+            with rooms.database.write() as tx:
+                lease.end(tx)
+                return [tx.images.put(record, by="load") for record in self._records]
 
 
 @contextmanager

@@ -82,6 +82,11 @@ class ContentRecords(Table):
         if not self.is_recorded(digest):
             self._run("DELETE FROM blob_sources WHERE digest = ?", (digest,))
 
+    def holders(self, digest: str) -> list[ContentRecord]:
+        """Its records in all namespaces, for the store's own work."""
+        sql = f"SELECT {_COLUMNS} FROM content WHERE digest = ? ORDER BY namespace"
+        return [ContentRecord(*row) for row in self._run(sql, (digest,))]
+
     def walk(self, namespace: str) -> Iterator[ContentRecord]:
         """The blobs of one namespace, by digest."""
         sql = f"SELECT {_COLUMNS} FROM content WHERE namespace = ? ORDER BY digest"

@@ -22,12 +22,15 @@ from pyctrd.errors import (
 )
 from pyctrd.metadata.containers import Containers
 from pyctrd.metadata.content import ContentRecords
+from pyctrd.metadata.doomed import Doomed
 from pyctrd.metadata.events import Events
 from pyctrd.metadata.images import Images
 from pyctrd.metadata.ingests import Ingests
 from pyctrd.metadata.layers import Layers
+from pyctrd.metadata.leases import Leases
 from pyctrd.metadata.migrations import MIGRATIONS
 from pyctrd.metadata.namespaces import Namespaces
+from pyctrd.metadata.reachability import Reachability
 from pyctrd.metadata.snapshots import Snapshots
 from pyctrd.metadata.usage import Usage
 
@@ -52,6 +55,9 @@ class Tables:
         self.snapshots = Snapshots(run)
         self.containers = Containers(run, self.events)
         self.usage = Usage(run)
+        self.leases = Leases(run)
+        self.reachability = Reachability(run)
+        self.doomed = Doomed(run)
 
 
 class _Connection(NamedTuple):

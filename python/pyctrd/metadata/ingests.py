@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pyctrd.metadata.table import Table
 
-_COLUMNS = "id, namespace, digest, diff_id, size, started_ns, resumable, abandoned"
+_COLUMNS = "id, namespace, digest, diff_id, size, started_ns, resumable"
 
 
 class IngestRecord(NamedTuple):
@@ -22,7 +22,6 @@ class IngestRecord(NamedTuple):
         size: Bytes expected.
         started_ns: When, in nanoseconds since 1970.
         resumable: Whether what came of it is worth keeping when the rest does not come.
-        abandoned: Whether its writer is gone for sure, though another may have the digest's lock now.
     """
 
     id: str
@@ -32,7 +31,6 @@ class IngestRecord(NamedTuple):
     size: int
     started_ns: int
     resumable: bool
-    abandoned: bool
 
 
 class Ingests(Table):
@@ -50,7 +48,7 @@ class Ingests(Table):
     ) -> None:
         """Reserve."""
         self._run(
-            f"INSERT INTO ingests({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+            f"INSERT INTO ingests({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
             (ingest_id, namespace, digest, diff_id, size, time.time_ns(), resumable),
         )
 
@@ -58,10 +56,6 @@ class Ingests(Table):
         """The reservation, None where it was ended."""
         row = self._first(f"SELECT {_COLUMNS} FROM ingests WHERE id = ?", (ingest_id,))
         return None if row is None else _record(row)
-
-    def abandon(self, ingest_id: str) -> None:
-        """Say that its writer is gone."""
-        self._run("UPDATE ingests SET abandoned = 1 WHERE id = ?", (ingest_id,))
 
     def delete(self, ingest_id: str) -> None:
         """End it."""
@@ -74,4 +68,4 @@ class Ingests(Table):
 
 def _record(row: Any) -> IngestRecord:
     record = IngestRecord(*row)
-    return record._replace(resumable=bool(record.resumable), abandoned=bool(record.abandoned))
+    return record._replace(resumable=bool(record.resumable))

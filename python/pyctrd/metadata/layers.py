@@ -65,6 +65,10 @@ class Layers(Table):
         row = self._first("SELECT 1 FROM layer_blobs WHERE digest = ? AND diff_id = ?", (digest, diff_id))
         return row is not None
 
-    def forget_blobs(self) -> None:
-        """Forget of which layers those blobs were that no namespace has any more."""
-        self._run("DELETE FROM layer_blobs WHERE digest NOT IN (SELECT digest FROM content)")
+    def blobs_of(self, diff_id: str) -> builtins.list[str]:
+        """Digests of the blobs that were seen to be a layer."""
+        return [row[0] for row in self._run("SELECT digest FROM layer_blobs WHERE diff_id = ?", (diff_id,))]
+
+    def forget_blob(self, digest: str) -> None:
+        """Forget of which layers a blob was that no namespace has any more."""
+        self._run("DELETE FROM layer_blobs WHERE digest = ?", (digest,))

@@ -121,12 +121,51 @@ _EVENTS = (
     "ALTER TABLE containers ADD COLUMN told_end_ns INTEGER NOT NULL DEFAULT 0",
 )
 
+_LEASES = (
+    # Alive while somebody holds its lock file, or until it expires.
+    """CREATE TABLE leases (
+        id TEXT PRIMARY KEY,
+        namespace TEXT NOT NULL REFERENCES namespaces(name),
+        purpose TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        expires_ns INTEGER
+    ) STRICT, WITHOUT ROWID""",
+    # By name first: collection asks who keeps a thing.
+    """CREATE TABLE lease_resources (
+        name TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        lease TEXT NOT NULL REFERENCES leases(id) ON DELETE CASCADE,
+        PRIMARY KEY (name, kind, lease)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX lease_resources_by_lease ON lease_resources(lease)",
+    # What an image needs follows from these two digests, and never changes: its documents are read once.
+    """CREATE TABLE image_roots (
+        id INTEGER PRIMARY KEY,
+        target_digest TEXT NOT NULL,
+        manifest_digest TEXT NOT NULL,
+        UNIQUE (target_digest, manifest_digest)
+    ) STRICT""",
+    """CREATE TABLE reachable (
+        name TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        root INTEGER NOT NULL REFERENCES image_roots(id) ON DELETE CASCADE,
+        PRIMARY KEY (name, kind, root)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX reachable_by_root ON reachable(root)",
+    "CREATE INDEX images_by_root ON images(target_digest, manifest_digest)",
+    "CREATE INDEX layer_blobs_by_layer ON layer_blobs(diff_id)",
+    # What no record names any more and may still be on disk.
+    """CREATE TABLE doomed (
+        name TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        PRIMARY KEY (name, kind)
+    ) STRICT, WITHOUT ROWID""",
+)
+
 _RESUME = (
     # What is loaded from files here is there still after a failure: keeping a copy of it would gain nothing.
     "ALTER TABLE ingests ADD COLUMN resumable INTEGER NOT NULL DEFAULT 0",
-    # Said by who has a digest's lock of all others that reserved it: the lock does not tell whose writer it is that
-    # lives.
-    "ALTER TABLE ingests ADD COLUMN abandoned INTEGER NOT NULL DEFAULT 0",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS, _RESUME)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS, _LEASES, _RESUME)

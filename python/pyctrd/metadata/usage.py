@@ -56,6 +56,12 @@ class Usage(Table):
         )
         return int(row[0])
 
+    def stored(self) -> tuple[int, int, int, int]:
+        """Of the whole store: how many blobs, their bytes, how many layers, their bytes."""
+        blobs = self._first("SELECT count(*), coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size FROM content)")
+        layers = self._first("SELECT count(*), coalesce(sum(bytes), 0) FROM layers")
+        return (*blobs, *layers)
+
     def reserved(self, namespace: str, *, beside: Collection[str] = ()) -> int:
         """Bytes of the blobs on their way into it that it does not have yet, but for some digests."""
         rows = self._run(

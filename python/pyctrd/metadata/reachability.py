@@ -1,0 +1,164 @@
+"""Reachability: which blobs and layers something needs, asked of the database alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pyctrd.metadata.table import Table
+
+# Of a namespace's blob: an image of the same namespace that needs it, and a lease.
+_BLOB_KEEPERS = """
+    (SELECT i.name FROM reachable r JOIN image_roots t ON t.id = r.root
+        JOIN images i ON i.target_digest = t.target_digest AND i.manifest_digest = t.manifest_digest
+        WHERE r.name = c.digest AND r.kind = 'blob' AND i.namespace = c.namespace LIMIT 1),
+    (SELECT trim(l.purpose || ' ' || l.id) FROM lease_resources r JOIN leases l ON l.id = r.lease
+        WHERE r.name = c.digest AND r.kind = 'blob' AND l.namespace = c.namespace LIMIT 1)
+"""
+# Of a layer: an image and a lease of any namespace, or where one is given (second parameter) of that.
+_LAYER_KEEPERS = """
+    (SELECT i.name FROM reachable r JOIN image_roots t ON t.id = r.root
+        JOIN images i ON i.target_digest = t.target_digest AND i.manifest_digest = t.manifest_digest
+        WHERE r.name = y.diff_id AND r.kind = 'layer' AND ?1 IN ('', i.namespace) LIMIT 1),
+    (SELECT trim(l.purpose || ' ' || l.id) FROM lease_resources r JOIN leases l ON l.id = r.lease
+        WHERE r.name = y.diff_id AND r.kind = 'layer' AND ?1 IN ('', l.namespace) LIMIT 1)
+"""
+# Layers that a namespace has: a blob of its own was seen to be this layer.
+_LAYER_OF_NAMESPACE = """
+    (?1 = '' OR EXISTS (SELECT 1 FROM layer_blobs b JOIN content c ON c.digest = b.digest
+        WHERE b.diff_id = y.diff_id AND c.namespace = ?1))
+"""
+
+
+class KeptBlob(NamedTuple):
+    """A namespace's blob, and what keeps it.
+
+    Attributes:
+        namespace: Whose.
+        digest: Of the blob.
+        size: Bytes.
+        image: Name of an image that needs it; None for none.
+        lease: A lease's id, behind its purpose if it has one; None for none.
+    """
+
+    namespace: str
+    digest: str
+    size: int
+    image: str | None
+    lease: str | None
+
+
+class KeptLayer(NamedTuple):
+    """An unpacked layer, and what keeps it but snapshots.
+
+    Attributes:
+        diff_id: Of the layer.
+        bytes: Content bytes of its files.
+        image: As of a blob.
+        lease: As of a blob.
+    """
+
+    diff_id: str
+    bytes: int
+    image: str | None
+    lease: str | None
+
+
+class ImageSize(NamedTuple):
+    """The blobs that an image needs and its namespace has.
+
+    Attributes:
+        image: Its name.
+        bytes: Of all of them.
+        unique_bytes: Of those that no other image of the namespace needs.
+    """
+
+    image: str
+    bytes: int
+    unique_bytes: int
+
+
+class Reachability(Table):
+    """What images need, by the digests of their target and manifest, and who keeps what."""
+
+    def add(self, target: str, manifest: str, *, blobs: Iterable[str], layers: Iterable[str]) -> None:
+        """Write down what an image needs; one that is known stays as it is."""
+        if self._first(*_root_of(target, manifest)) is not None:
+            return
+        self._run("INSERT INTO image_roots(target_digest, manifest_digest) VALUES (?, ?)", (target, manifest))
+        root = self._first(*_root_of(target, manifest))[0]
+        for kind, names in (("blob", blobs), ("layer", layers)):
+            for name in names:
+                self._run("INSERT OR IGNORE INTO reachable(name, kind, root) VALUES (?, ?, ?)", (name, kind, root))
+
+    def unknown_images(self) -> list[tuple[str, str]]:
+        """Namespace and name of the images for whose target and manifest nothing is written down."""
+        sql = """SELECT i.namespace, i.name FROM images i WHERE NOT EXISTS (SELECT 1 FROM image_roots t
+            WHERE t.target_digest = i.target_digest AND t.manifest_digest = i.manifest_digest)"""
+        return [(row[0], row[1]) for row in self._run(sql)]
+
+    def forget_removed(self, limit: int) -> int:
+        """Strike out up to ``limit`` entries that no image has any more; how many there were."""
+        sql = """DELETE FROM image_roots WHERE id IN (SELECT t.id FROM image_roots t WHERE NOT EXISTS (
+            SELECT 1 FROM images i WHERE i.target_digest = t.target_digest AND i.manifest_digest = t.manifest_digest)
+            LIMIT ?) RETURNING id"""
+        return len(self._run(sql, (limit,)))
+
+    def blobs(self, limit: int, *, after: tuple[str, str] = ("", "")) -> list[KeptBlob]:
+        """Some of the blobs of all namespaces, by namespace and digest.
+
+        Args:
+            limit: At most so many.
+            after: Those behind this namespace and digest.
+        """
+        sql = f"""SELECT c.namespace, c.digest, c.size, {_BLOB_KEEPERS} FROM content c
+            WHERE (c.namespace, c.digest) > (?, ?) ORDER BY c.namespace, c.digest LIMIT ?"""
+        return [KeptBlob(*row) for row in self._run(sql, (*after, limit))]
+
+    def find_blob(self, namespace: str, digest: str) -> KeptBlob | None:
+        """A namespace's blob and what keeps it; None where it is not recorded."""
+        sql = f"""SELECT c.namespace, c.digest, c.size, {_BLOB_KEEPERS} FROM content c
+            WHERE c.namespace = ? AND c.digest = ?"""
+        row = self._first(sql, (namespace, digest))
+        return None if row is None else KeptBlob(*row)
+
+    def layers(self, namespace: str = "") -> list[KeptLayer]:
+        """The layers that a namespace has and what of it keeps them; "" for all layers, and all namespaces."""
+        sql = f"""SELECT y.diff_id, y.bytes, {_LAYER_KEEPERS} FROM layers y
+            WHERE {_LAYER_OF_NAMESPACE} ORDER BY y.diff_id"""
+        return [KeptLayer(*row) for row in self._run(sql, (namespace,))]
+
+    def find_layer(self, diff_id: str) -> KeptLayer | None:
+        """A layer and what of any namespace keeps it; None where it is not recorded."""
+        sql = f"SELECT y.diff_id, y.bytes, {_LAYER_KEEPERS} FROM layers y WHERE y.diff_id = ?2"
+        row = self._first(sql, ("", diff_id))
+        return None if row is None else KeptLayer(*row)
+
+    def has_layer(self, namespace: str, diff_id: str) -> bool:
+        """Whether a layer is unpacked, and a blob of a namespace was seen to be this layer."""
+        sql = f"SELECT 1 FROM layers y WHERE y.diff_id = ?2 AND {_LAYER_OF_NAMESPACE}"
+        return self._first(sql, (namespace, diff_id)) is not None
+
+    def image_sizes(self, namespace: str) -> list[ImageSize]:
+        """The images of a namespace of which it is known what they need, by name."""
+        sql = """WITH needs AS (
+                SELECT i.name AS image, r.name AS digest, c.size AS size FROM images i
+                JOIN image_roots t ON t.target_digest = i.target_digest AND t.manifest_digest = i.manifest_digest
+                JOIN reachable r ON r.root = t.id AND r.kind = 'blob'
+                JOIN content c ON c.namespace = i.namespace AND c.digest = r.name
+                WHERE i.namespace = ?),
+            users AS (SELECT digest, count(*) AS count FROM needs GROUP BY digest)
+            SELECT image, sum(size), sum(CASE count WHEN 1 THEN size ELSE 0 END)
+            FROM needs JOIN users USING (digest) GROUP BY image ORDER BY image"""
+        return [ImageSize(*row) for row in self._run(sql, (namespace,))]
+
+    def unrecorded(self, table: str, names: Sequence[str]) -> set[str]:
+        """Those among some names that no record has: of "content" digests, of "layers" diff_ids."""
+        column = {"content": "digest", "layers": "diff_id"}[table]
+        marks = ", ".join("?" * len(names))
+        found = self._run(f"SELECT {column} FROM {table} WHERE {column} IN ({marks})", names)
+        return set(names) - {row[0] for row in found}
+
+
+def _root_of(target: str, manifest: str) -> tuple[str, tuple[str, str]]:
+    return "SELECT id FROM image_roots WHERE target_digest = ? AND manifest_digest = ?", (target, manifest)
