@@ -35,6 +35,7 @@ SIZE = 3 * BLOCK + 1000
 HOUR_NS = 3600 * 10**9
 # Longer than a pull waits for: it ends there.
 GONE = Answer(503, headers={"Retry-After": "3600"})
+PULL = "import sys, pyctrd\nwith pyctrd.Engine() as engine:\n print(engine.images.pull(sys.argv[1]).digest)"
 KILLS = int(os.environ.get("PYCTRD_TEST_KILLS", "200")) // 10
 
 
@@ -152,15 +153,13 @@ def test_a_process_that_is_killed_leaves_any_number_of_bytes(
     assert ranges(faulty, built.layers[0]) == expected.get(count, [f"bytes={count}-"])
 
 
-def kill_in_the_middle(faulty: FaultyRegistry, root: Path, built: BuiltImage, *, more: str = "") -> str:
+def kill_in_the_middle(faulty: FaultyRegistry, root: Path, built: BuiltImage) -> str:
     """SIGKILL to a process that has two blocks of the first layer."""
     reference = faulty.add(built, "app")
     faulty.lie(
         f"/blobs/{built.layers[0].digest}", Answer(body=None, stall=threading.Event(), stall_after=2 * BLOCK + 1)
     )
-    with Child(
-        f"import sys, pyctrd\nwith pyctrd.Engine() as engine:\n engine.images.pull(sys.argv[1]{more})", reference
-    ):
+    with Child(PULL, reference):
         until(lambda: any(path.stat().st_size >= 2 * BLOCK for path in kept_of_dead(root)))
     return reference
 
@@ -200,12 +199,12 @@ def test_a_layer_that_came_whole_is_not_fetched_again_where_another_did_not(
     reference = faulty.add(built, "app")
     released = threading.Event()
     faulty.lie(f"/blobs/{built.layers[1].digest}", Answer(503, stall=released), GONE)
+
+    def release(seen: pyctrd.PullProgress) -> None:
+        if seen.layers[0].state == "done":
+            released.set()
+
     with pyctrd.Engine() as engine, pytest.raises(UnavailableError):
-
-        def release(seen: pyctrd.PullProgress) -> None:
-            if seen.layers[0].state == "done":
-                released.set()
-
         engine.images.pull(reference, progress=release)
     assert [path.stat().st_size for path in kept(root)] == [LAYER_SIZE]
     faulty.seen.clear()
@@ -254,8 +253,7 @@ def test_what_was_named_and_not_recorded_is_not_fetched_again(
 ) -> None:
     built = image_of(noise(8, 1000), noise(9, 1000))
     reference = faulty.add(built, "app")
-    code = "import sys, pyctrd\nwith pyctrd.Engine() as engine:\n engine.images.pull(sys.argv[1])"
-    with Watched(code, reference, calls=["linkat", "fsync"]) as program:
+    with Watched(PULL, reference, calls=["linkat", "fsync"]) as program:
         linked = 0
         for call in program:
             if linked > killed or (linked == 2 and call.name == "fsync"):
@@ -427,8 +425,7 @@ def test_of_two_that_want_to_go_on_one_does(root: Path, faulty: FaultyRegistry) 
     reference = cut(faulty, built, BLOCK)
     go_on = threading.Event()
     faulty.lie(f"/blobs/{built.layers[0].digest}", Answer(body=None, stall=go_on))
-    code = "import sys, pyctrd\nwith pyctrd.Engine() as engine:\n print(engine.images.pull(sys.argv[1]).digest)"
-    with Child(code, reference) as first, Child(code, reference) as second:
+    with Child(PULL, reference) as first, Child(PULL, reference) as second:
         assert faulty.stalled.wait(60)
         assert not first.has_spoken()
         assert not second.has_spoken()
@@ -443,10 +440,9 @@ def test_one_that_waited_goes_on_from_what_a_killed_one_left(root: Path, faulty:
     reference = faulty.add(built, "app")
     stall = threading.Event()
     faulty.lie(f"/blobs/{built.layers[0].digest}", Answer(body=None, stall=stall, stall_after=2 * BLOCK))
-    code = "import sys, pyctrd\nwith pyctrd.Engine() as engine:\n print(engine.images.pull(sys.argv[1]).digest)"
-    with Child(code, reference) as first:
+    with Child(PULL, reference) as first:
         until(lambda: any(path.stat().st_size >= 2 * BLOCK for path in kept_of_dead(root)))
-        with Child(code, reference) as second:
+        with Child(PULL, reference) as second:
             until(lambda: len(faulty.requests("/manifests/")) == 2)
             first.kill()
             assert second.hear() == built.digest
@@ -492,18 +488,18 @@ def test_it_is_kept_for_a_day_whatever_the_clock_says(
 def test_an_engine_that_stays_open_lets_go_of_it_when_it_collects(
     cli: Cli, root: Path, faulty: FaultyRegistry, database: Database
 ) -> None:
-    built = image_of(noise(22))
-    small = faulty.add(image_of(noise(23, 10)), "small")
     with pyctrd.Engine() as engine:
-        cut(faulty, built, BLOCK)
-        engine.images.pull(small)
-        engine.images.remove(small)
+        cut(faulty, image_of(noise(22)), BLOCK)
+        engine.gc()
         assert len(kept(root)) == 1
+        (item,) = [item for item in engine.gc(dry_run=True).items if item.kind == "ingest"]
+        assert (item.bytes, item.kept) == (BLOCK, True)
         set_back(database, 25 * HOUR_NS)
+        (item,) = [item for item in engine.gc(dry_run=True).items if item.kind == "ingest"]
+        assert (item.bytes, item.kept) == (BLOCK, False)
         (finding,) = engine.check()
         assert (finding.kind, finding.cause) == ("ingest", "left")
-        engine.images.pull(small)
-        engine.images.remove(small)
+        engine.gc()
         assert engine.check() == []
     assert files_below(root / "content/ingest") == []
     assert cli("check").out == "clean\n"
@@ -528,8 +524,7 @@ def test_a_pull_that_lasts_longer_is_not_taken_for_left(root: Path, faulty: Faul
     reference = faulty.add(built, "app")
     go_on = threading.Event()
     faulty.lie(f"/blobs/{built.layers[0].digest}", Answer(body=None, stall=go_on))
-    code = "import sys, pyctrd\nwith pyctrd.Engine() as engine:\n print(engine.images.pull(sys.argv[1]).digest)"
-    with Child(code, reference) as child:
+    with Child(PULL, reference) as child:
         assert faulty.stalled.wait(60)
         set_back(database, 1000 * HOUR_NS)
         with pyctrd.Engine() as engine:
