@@ -180,6 +180,9 @@ impl Pipeline {
         if let Some(error) = &state.error {
             return Err(error.clone());
         }
+        if state.is_suspended() {
+            return Err(Error::Cancelled);
+        }
         self.0.received.store(received, Ordering::Relaxed);
         state.receive.count(block.filled());
         state.receive.turn(Doing::Starved);
@@ -224,7 +227,7 @@ impl Pipeline {
                 }
             };
         }
-        if let Some(error) = state.failure() {
+        if let Some(error) = state.error.as_ref().or(state.verdict.as_ref()) {
             return Err(error.clone());
         }
         let digest = state.digest.ok_or(Error::Cancelled)?;
@@ -326,10 +329,9 @@ impl Drop for Pipeline {
 }
 
 impl State {
-    /// What is told of the end. That it was given up comes first: what its last bytes hash to says nothing then.
-    fn failure(&self) -> Option<&Error> {
-        let given_up = self.verdict.as_ref().filter(|error| matches!(error, Error::Cancelled));
-        given_up.or(self.error.as_ref()).or(self.verdict.as_ref())
+    /// Whether it was given up, but for its bytes.
+    pub(super) fn is_suspended(&self) -> bool {
+        matches!(self.verdict, Some(Error::Cancelled))
     }
 
     fn is_over(&self) -> bool {
