@@ -210,6 +210,17 @@ def two_directories(target: Path) -> None:
     put(target / "dir2/f2", "...")
 
 
+def one_directory(target: Path) -> None:
+    two_directories(target)
+    shutil.rmtree(target / "dir2")
+
+
+def replace_directory(target: Path) -> None:
+    shutil.rmtree(target / "etc")
+    (target / "etc").mkdir()
+    put(target / "etc/profile", "new")
+
+
 CASES: dict[str, list[Changes]] = {
     "a-file-is-written-again": [
         hosts,
@@ -225,7 +236,7 @@ CASES: dict[str, list[Changes]] = {
     ],
     "a-directory-goes-and-comes-in-one": [
         hosts,
-        lambda target: (shutil.rmtree(target / "etc"), (target / "etc").mkdir(), put(target / "etc/profile", "new")),
+        replace_directory,
     ],
     "owners-change": [owned, change_owners, lambda target: os.chown(target / "opt/a/b", 5, 6)],
     "modes-of-directories-stay": [closed, change_within, lambda target: (target / "dir3/file").unlink()],
@@ -237,7 +248,7 @@ CASES: dict[str, list[Changes]] = {
     ],
     "a-lower-file-is-moved": [two_directories, moved],
     "a-directory-is-renamed": [
-        lambda target: (two_directories(target), shutil.rmtree(target / "dir2")),
+        one_directory,
         rename_directory,
         lambda target: shutil.move(target / "dir2", target / "dir1"),
     ],

@@ -7,6 +7,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -60,7 +61,7 @@ def staged() -> list[str]:
 
 @pytest.mark.parametrize("policy", ["isolated", "shared"])
 def test_another_namespace_neither_goes_on_from_it_nor_takes_it(
-    a: pyctrd.Engine, b: pyctrd.Engine, faulty: FaultyRegistry, policy: str
+    a: pyctrd.Engine, b: pyctrd.Engine, faulty: FaultyRegistry, policy: Literal["isolated", "shared"]
 ) -> None:
     built = noise(1)
     for name in ("a", "b"):

@@ -15,7 +15,7 @@ use super::lock;
 use crate::cas::Durability;
 use crate::compression::Compression;
 use crate::error::{Error, Result};
-use crate::pipeline::{Block, IN_BLOCK_BYTES, Ingest, IngestOptions, Outcome, StageTimes, unpack_file};
+use crate::pipeline::{Block, IN_BLOCK_BYTES, Ingest, IngestOptions, Keep, Outcome, StageTimes, unpack_file};
 use crate::root::Root;
 use crate::tar::{Limits, Ownership};
 
@@ -190,7 +190,7 @@ impl PyIngest {
         root, ingest_id, *, digest, size = None, diff_id = None, unpack = false, content_digests = false,
         keep_blob = true, resumable = false, limits = None
     ))]
-    #[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
+    #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "keyword-only in Python")]
     fn new(
         py: Python<'_>,
         root: PathBuf,
@@ -210,8 +210,11 @@ impl PyIngest {
             diff_id: diff_id.map(str::parse).transpose()?,
             unpack,
             content_digests,
-            keep_blob,
-            resumable,
+            blob: match (keep_blob, resumable) {
+                (false, _) => Keep::Nothing,
+                (true, false) => Keep::Blob,
+                (true, true) => Keep::Resumable,
+            },
             limits: limits.map_or_else(Limits::default, Limits::from),
         };
         let ingest = py.detach(|| Ingest::start(&Root::open(root)?, ingest_id, options))?;

@@ -17,8 +17,19 @@ use crate::root::Root;
 use crate::tar::merge::Merger;
 use crate::tar::{LayerWriter, Limits, Ownership};
 
+/// What becomes of a blob's own bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// They are read, and stored nowhere.
+    Nothing,
+    /// They are stored.
+    Blob,
+    /// The same; they go on from what an earlier ingest of the same id left, and another one may go on from them.
+    Resumable,
+}
+
 /// What is to be brought in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct IngestOptions {
     /// Must be the digest of the bytes.
     pub digest: Digest,
@@ -30,10 +41,8 @@ pub struct IngestOptions {
     pub unpack: bool,
     /// Have the BLAKE3 of every file's content in the layer's index.
     pub content_digests: bool,
-    /// Keep the blob.
-    pub keep_blob: bool,
-    /// Go on from what an earlier ingest of this id left, and let another one go on from this.
-    pub resumable: bool,
+    /// What becomes of the blob itself.
+    pub blob: Keep,
     /// What of a layer is too much.
     pub limits: Limits,
 }
@@ -57,13 +66,17 @@ impl Ingest {
     /// # Errors
     /// As [`Staging::create`] or [`Staging::take_over`], and [`Pipeline::start`].
     pub fn start(root: &Root, id: &str, options: IngestOptions) -> Result<Self> {
-        let resumable = options.resumable && options.keep_blob;
-        let staging = if resumable { Staging::take_over(root, id)? } else { Staging::create(root, id)? };
-        let (store, left, kept) = if resumable {
-            let KeptBlob { file, reader, bytes } = staging.open_blob(options.size)?;
-            (Some(file), Some(reader), bytes)
-        } else {
-            (options.keep_blob.then(|| staging.create_blob()).transpose()?, None, 0)
+        let staging = match options.blob {
+            Keep::Resumable => Staging::take_over(root, id)?,
+            Keep::Blob | Keep::Nothing => Staging::create(root, id)?,
+        };
+        let (store, left, kept) = match options.blob {
+            Keep::Resumable => {
+                let KeptBlob { file, reader, bytes } = staging.open_blob(options.size)?;
+                (Some(file), Some(reader), bytes)
+            }
+            Keep::Blob => (Some(staging.create_blob()?), None, 0),
+            Keep::Nothing => (None, None, 0),
         };
         let apply = if options.unpack {
             let mut writer = LayerWriter::new(staging.create_layer()?, options.limits)?;
@@ -85,7 +98,6 @@ impl Ingest {
             apply,
             limits: options.limits,
         })?;
-        let options = IngestOptions { resumable, ..options };
         let (staging, left) = (Mutex::new(Some(staging)), Mutex::new(left));
         Ok(Self { options, pipeline, staging, published: AtomicBool::new(false), kept, left })
     }
@@ -140,7 +152,7 @@ impl Ingest {
     /// # Errors
     /// [`Error::Io`]; nothing is left then.
     pub fn leave(&self) -> Result<()> {
-        if self.pipeline.is_forked() || !self.options.resumable {
+        if self.pipeline.is_forked() || self.options.blob != Keep::Resumable {
             self.abort();
             return Ok(());
         }
@@ -194,16 +206,16 @@ impl Ingest {
             let outcome = ingest.pipeline.wait(Some(std::time::Duration::ZERO))?.ok_or_else(unfinished)?;
             finished.push(Finished {
                 staging,
-                blob: options.keep_blob.then_some((outcome.digest, outcome.size)),
+                blob: (options.blob != Keep::Nothing).then_some((outcome.digest, outcome.size)),
                 layer: outcome.diff_id.filter(|_| options.unpack),
-                stays: options.resumable,
+                stays: options.blob == Keep::Resumable,
             });
         }
         publish(root, &finished, durability)?;
         drop(finished);
         for (ingest, mut staging) in ingests.iter().zip(held) {
             ingest.published.store(true, Ordering::Release);
-            if !ingest.options.resumable {
+            if ingest.options.blob != Keep::Resumable {
                 drop(staging.take()); // removes what is left of it: the lock file and its directory
             }
         }
