@@ -54,7 +54,10 @@ impl Staging {
     pub fn create(root: &Root, id: &str) -> Result<Self> {
         check_id(id)?;
         prepare(root)?;
-        let ingests = root.directory(INGEST)?;
+        Self::make(root.directory(INGEST)?, id)
+    }
+
+    fn make(ingests: OwnedFd, id: &str) -> Result<Self> {
         let failed = |operation, e| Error::errno(operation, format!("{INGEST}/{id}"), e);
         // Until the ingest has its own lock this one tells `sweep` that somebody is at it.
         lock_directory(&ingests, FlockOperation::LockShared)?;
@@ -86,10 +89,7 @@ impl Staging {
         lock_directory(&ingests, FlockOperation::LockShared)?;
         let directory = match crate::root::open_directory(ingests.as_fd(), id.as_bytes()) {
             Ok(directory) => directory,
-            Err(Errno::NOENT) => {
-                lock_directory(&ingests, FlockOperation::Unlock)?;
-                return Self::create(root, id);
-            }
+            Err(Errno::NOENT) => return Self::make(ingests, id),
             Err(e) => return Err(failed("open", e)),
         };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -115,7 +115,6 @@ impl Staging {
             let file = self.reopen_blob(&reader, bytes)?;
             return Ok(KeptBlob { file, reader, bytes });
         }
-        remove_tree(self.directory.as_fd(), b"data")?;
         let file = self.create_blob()?;
         let reader = file.try_clone().map_err(|e| Error::io("duplicate", "blob", &e))?;
         Ok(KeptBlob { file, reader, bytes: 0 })
@@ -126,7 +125,8 @@ impl Staging {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let reader = match rustix::fs::openat(&self.directory, "data", flags, Mode::empty()) {
             Ok(reader) => reader,
-            Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP) => return self.remove_blob(),
             Err(e) => return Err(Error::errno("open", "blob", e)),
         };
         let stat = rustix::fs::fstat(&reader).map_err(|e| Error::errno("stat", "blob", e))?;
@@ -135,7 +135,11 @@ impl Staging {
         let whole = size == Some(bytes);
         // A second name is that of a blob in the store: that is never written to, and whole or not ours.
         let usable = regular && size.is_none_or(|size| bytes <= size) && (whole || stat.st_nlink == 1);
-        Ok(usable.then(|| File::from(reader)))
+        if usable { Ok(Some(File::from(reader))) } else { self.remove_blob() }
+    }
+
+    fn remove_blob(&self) -> Result<Option<File>> {
+        remove_tree(self.directory.as_fd(), b"data").map(|()| None)
     }
 
     /// Opens the blob for writing, at its end; its mode lets nobody but root.
