@@ -226,6 +226,29 @@ def test_a_pull_that_breaks_again_and_again_comes_to_its_end(cli: Cli, root: Pat
     assert ranges(faulty, built.layers[0]) == [f"bytes={sum(asked)}-"]
 
 
+def test_what_is_kept_waits_for_its_own_pull(
+    cli: Cli, root: Path, faulty: FaultyRegistry, tmp_path: Path, database: Database
+) -> None:
+    built = image_of(noise(28))
+    reference = cut(faulty, built, BLOCK)
+    other = faulty.add(image_of(noise(29, 100)), "other")
+    with pyctrd.Engine() as engine:
+        with pytest.raises(pyctrd.PyctrdError):
+            engine.images.pull("127.0.0.1:1/refused")
+        faulty.lie("/manifests/latest", Answer(404))
+        with pytest.raises(pyctrd.PyctrdError):
+            engine.images.pull(reference)
+        engine.images.pull(other)
+        engine.images.remove(other)
+        assert [path.stat().st_size for path in kept(root)] == [BLOCK]
+        # The same image out of files: what was kept is of no use any more.
+        built.write_layout(tmp_path / "layout")
+        engine.images.load(tmp_path / "layout", name=reference)
+    assert database.ingests.list() == []
+    assert_done(cli, root, reference, built)
+    assert ranges(faulty, built.layers[0]) == []
+
+
 def test_ctrl_c_keeps_what_came(cli: Cli, root: Path, faulty: FaultyRegistry) -> None:
     built = image_of(noise(7))
     reference = faulty.add(built, "app")
