@@ -37,7 +37,8 @@ class Relay:
         self._server = (name, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._left: float = float("inf")
         self._said: list[bytearray] = []
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, name="relay")]
@@ -55,6 +56,17 @@ class Relay:
                     )
                 said.clear()
         return found
+
+    def let_through(self, count: float) -> None:
+        """Pass on so many bytes of what the server says from now on, and then no more until it is called again."""
+        with self._lock:
+            self._left = count
+            self._lock.notify_all()
+
+    def is_spent(self) -> bool:
+        """Whether all of them were passed on."""
+        with self._lock:
+            return self._left == 0
 
     def _accept(self) -> None:
         while True:
@@ -79,16 +91,28 @@ class Relay:
     def _carry(self, source: socket.socket, target: socket.socket, said: bytearray | None) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(_PIECE_BYTES):
-                if said is not None:
-                    with self._lock:
-                        said += piece
+                if said is None:
+                    self._answer(target, piece)
+                    continue
+                with self._lock:
+                    said += piece
                 target.sendall(piece)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    def _answer(self, client: socket.socket, piece: bytes) -> None:
+        while piece:
+            with self._lock:
+                self._lock.wait_for(lambda: self._left > 0)
+                count = int(min(len(piece), self._left))
+                self._left -= count
+            client.sendall(piece[:count])
+            piece = piece[count:]
+
     def close(self) -> None:
         """End every connection."""
+        self.let_through(float("inf"))
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -290,12 +290,18 @@ def test_what_was_named_and_not_recorded_is_not_fetched_again(
     assert [ranges(faulty, layer) for layer in built.layers] == [[], []]
 
 
+def is_cut(relay: Relay, process: subprocess.Popen[bytes]) -> bool:
+    """Whether a pull has got all that it gets, or has ended."""
+    return relay.is_spent() or process.poll() is not None
+
+
 @pytest.mark.slow
 def test_killed_at_random_again_and_again_the_real_registry_is_asked_for_the_rest_only(
     images: Images, registry: Registry, root: Path, database: Database
 ) -> None:
     built = image_of(noise(10, 12 << 20), noise(11, 5 << 20))
     pushed = images.push(built).reference
+    total = sum(len(layer.content) for layer in built.layers)
     chosen = random.Random(5)
     went_on = 0
     with Relay(registry.host) as relay:
@@ -305,11 +311,12 @@ def test_killed_at_random_again_and_again_the_real_registry_is_asked_for_the_res
                 reserved.digest: (root / "content/ingest" / reserved.id / "data").stat().st_size
                 for reserved in database.ingests.list()
             }
+            relay.let_through(chosen.randrange(total))
             process = subprocess.Popen(command("pull", "-q", reference), stdout=subprocess.DEVNULL)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(chosen.uniform(0.2, 0.5))
+            until(partial(is_cut, relay, process))
             process.kill()
             process.wait()
+            relay.let_through(float("inf"))
             for _method, path, wanted in relay.asked():
                 count = sizes.get(path.rpartition("/")[2], 0)
                 if "/blobs/" in path and path.rpartition("/")[2] != built.blobs[0].digest:
