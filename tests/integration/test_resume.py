@@ -35,6 +35,12 @@ SIZE = 3 * BLOCK + 1000
 HOUR_NS = 3600 * 10**9
 # Longer than a pull waits for: it ends there.
 GONE = Answer(503, headers={"Retry-After": "3600"})
+# 1 tries every step, in minutes.
+STRIDE = int(os.environ.get("PYCTRD_TEST_STRIDE", "4"))
+STEPS = (
+    *("write", "linkat", "renameat2", "rename", "renameat", "unlinkat", "unlink", "rmdir", "fchmod", "mkdirat"),
+    *("fsync", "fdatasync", "syncfs"),
+)
 PULL = "import sys, pyctrd\nwith pyctrd.Engine() as engine:\n print(engine.images.pull(sys.argv[1]).digest)"
 KILLS = int(os.environ.get("PYCTRD_TEST_KILLS", "200")) // 10
 
@@ -288,6 +294,36 @@ def test_what_was_named_and_not_recorded_is_not_fetched_again(
     faulty.seen.clear()
     assert_done(cli, root, reference, built)
     assert [ranges(faulty, layer) for layer in built.layers] == [[], []]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(syscalls.why_not()), reason=syscalls.why_not())
+def test_going_on_that_is_killed_before_any_step_loses_no_byte(root: Path, faulty: FaultyRegistry) -> None:
+    built = image_of(noise(30, 4000), noise(31, 10))
+    layer = built.layers[0]
+    steps = 0
+    while True:
+        reference = cut(faulty, built, 1000)
+        with Watched(PULL, reference, calls=STEPS) as program:
+            for passed, call in enumerate(program):
+                if passed == steps:
+                    program.kill()
+                    break
+                call.allow()
+            else:
+                assert program.finish()[0] == 0
+                break
+        with pyctrd.Engine() as engine:
+            assert engine.check(digests=True) == []
+            faulty.seen.clear()
+            assert engine.images.pull(reference).read_file("/f0") == noise(30, 4000)
+            first = [int(wanted[6:-1]) if wanted else 0 for wanted in ranges(faulty, layer)]
+            assert min(first, default=len(layer.content)) >= 1000, steps
+            engine.images.remove(reference)
+            engine.gc(all_namespaces=True)
+        assert files_below(root / "content") == []
+        steps += STRIDE
+    assert steps > 30
 
 
 def is_cut(relay: Relay, process: subprocess.Popen[bytes]) -> bool:
