@@ -33,7 +33,7 @@ except (pyctrd.PyctrdError, OSError) as error:
 """
 # Each of them makes the disk differ from what it was. SQLite's writes are seen through its flushes.
 STEPS = (
-    *("write", "renameat2", "rename", "renameat", "unlinkat", "unlink", "rmdir", "symlinkat", "ftruncate"),
+    *("write", "linkat", "renameat2", "rename", "renameat", "unlinkat", "unlink", "rmdir", "symlinkat", "ftruncate"),
     *("fsync", "fdatasync", "syncfs", "move_mount", "umount2"),
 )
 # What the disk may refuse, how, and which of many calls: those of the database and of folders that are there are alike.
@@ -100,8 +100,9 @@ def root() -> Path:
 
 
 def leftovers(root: Path) -> list[str]:
-    """What only a work under way may have there."""
-    found = [path for name in ("content/ingest", "trash") for path in sorted((root / name).glob("*"))]
+    """What only a work under way may have there. That blobs' bytes are kept, their namespace knows."""
+    found = [path for path in sorted((root / "content/ingest").glob("*/*")) if path.name not in ("data", "lock")]
+    found += sorted((root / "trash").glob("*"))
     found += [path for path in sorted((root / "snapshots").glob("*")) if not path.name.startswith("fixup-")]
     return [str(path.relative_to(root)) for path in found]
 
@@ -118,7 +119,7 @@ def assert_whole(root: Path, source: Source) -> None:
         assert engine.check(digests=True) == []
         engine.images.remove(source.name)
         assert leftovers(root) == []
-        for name in ("content/blobs/sha256", "layers/sha256", "snapshots"):
+        for name in ("content/blobs/sha256", "content/ingest", "layers/sha256", "snapshots"):
             assert list((root / name).iterdir()) == [], name
 
 

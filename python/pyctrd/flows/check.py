@@ -11,6 +11,7 @@ from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.flows.freeze import is_left_frozen
 from pyctrd.flows.load import load_config, load_manifest
 from pyctrd.flows.recover import is_held
+from pyctrd.flows.resume import is_kept
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -158,9 +159,12 @@ def check_image(rooms: Rooms, record: ImageRecord) -> Iterator[Finding]:
 
 
 def _check_leftovers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
-    """Ingests whose process is gone; opening the root removes them, so these came since."""
+    """Ingests whose process is gone; opening the root removes them, so these came since, or were kept for too long."""
     for reserved in rooms.database.ingests.list():
-        if not is_held(rooms, reserved) and rooms.database.ingests.find(reserved.id) is not None:
+        if is_held(rooms, reserved):
+            continue
+        left = rooms.database.ingests.find(reserved.id)
+        if left is not None and not is_kept(rooms, left):
             yield Finding("ingest", reserved.id, f"left behind by a process that is gone: {reserved.digest}", "left")
 
 

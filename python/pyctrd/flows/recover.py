@@ -32,7 +32,7 @@ def recover(rooms: Rooms) -> None:
     _undo_unfinished(rooms)
     _thaw(rooms)
     _unmount_trash(rooms)
-    _core.sweep_ingests(str(rooms.root))
+    _core.sweep_ingests(str(rooms.root), keep=[reserved.id for reserved in rooms.database.ingests.list()])
     if any((rooms.root / "snapshots").glob("trial-*")):
         # Imported only where there is work: every command opens the root.
         from pyctrd.snapshots.store import SnapshotStore
@@ -54,8 +54,13 @@ def _unmount_trash(rooms: Rooms) -> None:
 
 
 def undo_unrecorded(rooms: Rooms) -> None:
-    """Remove blobs and layers that were published by a process that died before it recorded them."""
+    """Remove blobs and layers that were published by a process that died before it recorded them.
+
+    Of what did not come to its end, the bytes may be kept for a while.
+    """
     for reserved in rooms.database.ingests.list():
+        from pyctrd.flows.resume import keep
+
         names = reserved.digest, reserved.diff_id
         with ExitStack() as held:
             if take_locks(transfer_locks(rooms, reserved.namespace, *names), held) is not None:
@@ -63,7 +68,8 @@ def undo_unrecorded(rooms: Rooms) -> None:
             if take_locks(digest_locks(rooms, *names), held) is not None:
                 continue  # somebody is publishing the same
             # Looked up again: its process may have ended well in the meantime.
-            if (left := rooms.database.ingests.find(reserved.id)) is not None:
+            left = rooms.database.ingests.find(reserved.id)
+            if left is not None and not keep(rooms, left):
                 undo(rooms, left)
 
 
@@ -130,13 +136,26 @@ def _has_bytes(path: Path) -> bool:
 
 def undo(rooms: Rooms, reserved: IngestRecord) -> None:
     """Remove what an ingest published and nobody recorded, then its reservation; its digest locks are held."""
+    unpublish(rooms, reserved)
+    with rooms.database.write() as tx:
+        tx.ingests.delete(reserved.id)
+    discard(rooms, reserved.id)
+
+
+def unpublish(rooms: Rooms, reserved: IngestRecord) -> None:
+    """Remove what an ingest published and nobody recorded; its digest locks are held."""
     database = rooms.database
     if not database.content.is_recorded(reserved.digest):
         rooms.blobs.delete(reserved.digest, missing_ok=True)
     if reserved.diff_id is not None and database.layers.find(reserved.diff_id) is None:
         rooms.layers.delete(reserved.diff_id, missing_ok=True)
-    with database.write() as tx:
-        tx.ingests.delete(reserved.id)
+
+
+def discard(rooms: Rooms, ingest_id: str) -> None:
+    """Remove what an ingest has in staging, if anything; nobody writes to it."""
+    directory = rooms.root / "content" / "ingest"
+    if (directory / ingest_id).exists():
+        _core.remove_tree(directory, ingest_id)
 
 
 def digest_locks(rooms: Rooms, *names: str | None) -> list[_core.FileLock]:

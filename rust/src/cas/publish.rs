@@ -51,6 +51,8 @@ pub struct Finished<'a> {
     pub blob: Option<(Digest, u64)>,
     /// The layer's `diff_id`, where one was unpacked.
     pub layer: Option<Digest>,
+    /// Whether the blob stays in staging as well: until it is recorded, its name may be taken back.
+    pub stays: bool,
 }
 
 /// Flushes all, renames each to its final name without replacing anything, and flushes the directories once.
@@ -66,7 +68,7 @@ pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -
     for item in finished {
         if let Some((digest, size)) = item.blob {
             let folder = enter(root, &mut touched, BLOBS, &digest)?;
-            place_blob(item.staging, folder, &digest, size)?;
+            place_blob(item, folder, &digest, size)?;
         }
         if let Some(diff_id) = item.layer {
             let folder = enter(root, &mut touched, LAYERS, &diff_id)?;
@@ -126,9 +128,14 @@ fn enter<'a>(
     Ok(touched[at].1.as_fd())
 }
 
-fn place_blob(staging: &Staging, folder: BorrowedFd<'_>, digest: &Digest, size: u64) -> Result<()> {
-    let name = digest.hex();
-    match rustix::fs::renameat_with(staging.directory(), "data", folder, &name, RenameFlags::NOREPLACE) {
+fn place_blob(item: &Finished<'_>, folder: BorrowedFd<'_>, digest: &Digest, size: u64) -> Result<()> {
+    let (staging, name) = (item.staging, digest.hex());
+    let placed = if item.stays {
+        rustix::fs::linkat(staging.directory(), "data", folder, &name, AtFlags::empty())
+    } else {
+        rustix::fs::renameat_with(staging.directory(), "data", folder, &name, RenameFlags::NOREPLACE)
+    };
+    match placed {
         Ok(()) => Ok(()),
         // Another tenant's, or what a crash left before it was recorded. Ours was hashed a moment ago: what turns out
         // to be something else gives way to it in one step, and its readers keep what they have open.
