@@ -24,12 +24,19 @@ COVERAGE := --cfg fuzzing -Cpasses=sancov-module $(addprefix -Cllvm-args=-saniti
   inline-8bit-counters pc-table trace-compares) -Ccodegen-units=1
 endif
 
+ifneq ($(filter soak,$(MAKECMDGOALS)),)
+# Of each test's own; together they take as long as there are tests. None is no limit.
+SECONDS ?=
+ROUNDS ?= 5000
+endif
+
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: help deps deps-peers venv build develop format lint audit test test-rust test-python bench bench-peers fuzz demo clean
+.PHONY: help deps deps-peers venv build develop format lint audit test test-rust test-python soak
+.PHONY: bench bench-peers fuzz demo clean
 
 help: ## Show these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -81,6 +88,9 @@ test-rust: deps ## Run the Rust unit tests; no interpreter needed
 
 test-python: develop ## Run pytest; root tests skip themselves without root
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: develop ## The long forms: stop, refuse, cut off every step; ROUNDS kills at random; SECONDS bounds each test
+	$(BIN)/python -m pytest --soak --soak-rounds=$(ROUNDS) $(addprefix --soak-seconds=,$(SECONDS)) tests $(PYTEST_ARGS)
 
 bench: PROFILE = release
 bench: develop ## Measure digest, ingest, unpack, pull and start

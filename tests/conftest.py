@@ -21,6 +21,14 @@ MS_PRIVATE = 1 << 18
 _WHY_NO_ROOT = pytest.StashKey[str]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The long forms are asked for: ``make soak``."""
+    parser.addoption("--soak", action="store_true", help="run only the long forms, which are left out else")
+    parser.addoption("--soak-seconds", type=float, default=float("inf"), help="how long each of them may go on")
+    parser.addoption("--soak-rounds", type=int, default=5000, help="how often workers are killed at random")
+    parser.addoption("--soak-seed", type=int, help="of what is at random; the time by default")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Leave the host's mount namespace before any thread exists: what a test forgets goes with the process."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,7 +38,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip root tests where the probe says that they cannot work."""
+    """Choose between short and long forms; skip root tests where the probe says that they cannot work."""
+    wanted = config.getoption("--soak")
+    left_out = [item for item in items if (item.get_closest_marker("soak") is not None) != wanted]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if (item.get_closest_marker("soak") is not None) == wanted]
     reason = config.stash[_WHY_NO_ROOT]
     if reason:
         for item in items:

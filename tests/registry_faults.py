@@ -33,6 +33,7 @@ class Answer:
         cut: Close the connection after so many bytes of the body.
         chunked: Send without a Content-Length.
         stall: Send half of the body, set ``stalled``, and go on when this is set (or the registry closes).
+        stall_after: Bytes of the body before it stands still, where they are not its half.
     """
 
     status: int = 200
@@ -42,6 +43,7 @@ class Answer:
     cut: int | None = None
     chunked: bool = False
     stall: threading.Event | None = None
+    stall_after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             headers["Transfer-Encoding"] = "chunked"
         else:
             headers["Content-Length"] = str(len(body) if answer.announced is None else answer.announced)
-        self.send_response(answer.status)
+        # The true body may be a part only: then that is said.
+        self.send_response(truth.status if answer.body is None and answer.status == 200 else answer.status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -253,18 +256,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if answer.chunked:
             sent = b"%x\r\n%s\r\n" % (len(body), sent) + (b"" if answer.cut is not None else b"0\r\n\r\n")
         if self.command != "HEAD":
-            self._write(sent, answer.stall)
+            self._write(sent, answer)
         if answer.cut is not None:
             self.close_connection = True
 
-    def _write(self, content: bytes, stall: threading.Event | None) -> None:
-        half = len(content) // 2 if stall is not None else len(content)
+    def _write(self, content: bytes, answer: Answer) -> None:
+        if answer.stall is None:
+            self.wfile.write(content)
+            return
+        half = len(content) // 2 if answer.stall_after is None else answer.stall_after
         self.wfile.write(content[:half])
-        if stall is not None:
-            self.wfile.flush()
-            self.owner.stalled.set()
-            stall.wait()
-            self.wfile.write(content[half:])
+        self.wfile.flush()
+        self.owner.stalled.set()
+        answer.stall.wait()
+        self.wfile.write(content[half:])
 
     do_GET = do_HEAD = do_POST = _answer  # noqa: N815 - http.server looks methods up by these names
 

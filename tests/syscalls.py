@@ -50,6 +50,20 @@ NUMBERS = {
         "umount2": 166,
         "move_mount": 429,
         "seccomp": 317,
+        "symlink": 88,
+        "link": 86,
+        "chmod": 90,
+        "fchmod": 91,
+        "chown": 92,
+        "fchown": 93,
+        "fchmodat": 268,
+        "setxattr": 188,
+        "lsetxattr": 189,
+        "fsetxattr": 190,
+        "fallocate": 285,
+        "copy_file_range": 326,
+        "fsmount": 432,
+        "openat2": 437,
     },
     "aarch64": {
         "write": 64,
@@ -72,8 +86,25 @@ NUMBERS = {
         "umount2": 39,
         "move_mount": 429,
         "seccomp": 277,
+        "fchmod": 52,
+        "fchown": 55,
+        "fchmodat": 53,
+        "setxattr": 5,
+        "lsetxattr": 6,
+        "fsetxattr": 7,
+        "fallocate": 47,
+        "copy_file_range": 285,
+        "fsmount": 432,
+        "openat2": 437,
     },
 }
+# After each of these the disk, or what is mounted, is another than before.
+CHANGES = tuple(sorted(set(NUMBERS["x86_64"]) - {"flock", "openat", "openat2", "seccomp"}))
+_OF_A_FILE = (
+    *("write", "pwrite64", "fsync", "fdatasync", "ftruncate", "flock", "syncfs", "fchmod", "fchown", "fsetxattr"),
+    *("fallocate", "copy_file_range", "fsmount"),
+)
+_OF_A_PATH = ("mkdir", "rmdir", "unlink", "umount2", "chmod", "chown", "setxattr", "lsetxattr")
 _RECEIVE, _ANSWER = 0xC0502100, 0xC0182101
 _NOTIFICATION_BYTES = 80
 _GO_ON = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
@@ -128,21 +159,28 @@ class Call:
         self._watched._answer(self._id, -errno, 0)
 
     @property
+    def text(self) -> str:
+        """What is to be written, of ``write``."""
+        with Path(f"/proc/{self.thread}/mem").open("rb", buffering=0) as memory:
+            memory.seek(self.arguments[1])
+            return memory.read(self.arguments[2]).decode(errors="replace")
+
+    @property
     def path(self) -> str:
         """What it is done to: the last path among its arguments, or the file of its descriptor."""
-        if self.name in ("write", "pwrite64", "fsync", "fdatasync", "ftruncate", "flock", "syncfs"):
-            return self._link(f"fd/{self.arguments[0]}")
-        if self.name in ("mkdir", "rmdir", "unlink", "umount2"):
+        if self.name in _OF_A_FILE:
+            return self._link(f"fd/{self.arguments[2 if self.name == 'copy_file_range' else 0]}")
+        if self.name in _OF_A_PATH:
             return self._text(self.arguments[0])
-        if self.name == "rename":
+        if self.name in ("rename", "link", "symlink"):
             return self._text(self.arguments[1])
         at = 3 if self.name in ("renameat", "renameat2", "linkat", "move_mount") else 1 + (self.name == "symlinkat")
-        name = self._text(self.arguments[at])
-        if name.startswith("/"):
-            return name
         directory = ctypes.c_int(self.arguments[at - 1] & 0xFFFFFFFF).value
         where = "cwd" if directory < 0 else f"fd/{directory}"
-        return f"{self._link(where)}/{name}"
+        if self.arguments[at] == 0:
+            return self._link(where)  # futimens(): the file itself
+        name = self._text(self.arguments[at])
+        return name if name.startswith("/") else f"{self._link(where)}/{name}"
 
     def _link(self, name: str) -> str:
         return str(Path(f"/proc/{self.thread}/{name}").readlink())
@@ -205,6 +243,15 @@ class Watched:
         """SIGKILL: nothing more of it happens."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+
+    def interrupt(self) -> None:
+        """SIGINT, as by Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
+    def said(self) -> str:
+        """What it wrote until it was killed."""
+        assert self._process.stdout is not None
+        return self._process.stdout.read().decode(errors="replace")
 
     def finish(self) -> tuple[int, str]:
         """Let the rest in; exit status and what it wrote."""

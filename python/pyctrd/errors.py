@@ -7,7 +7,9 @@ same classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class PyctrdError(Exception):
@@ -320,3 +322,14 @@ class DeadlineError(PyctrdError, TimeoutError):
 
 class CancelledError(PyctrdError):
     """The caller gave up. Never the first cause of a failure."""
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give the kernel's refusals the name of a file that Python writes by its descriptor, and so leaves out."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise

@@ -60,6 +60,14 @@ def written():
     started.write(content)
     return started
 
+def resumed():
+    options = {"digest": digest, "size": len(content), "diff_id": digest, "resumable": True}
+    name = f"r{next(made)}"
+    left = _core.Ingest(root, name, **options)
+    left.write(content)
+    left.leave()
+    return _core.Ingest(root, name, **options)
+
 def attempt(call):
     try:
         call()
@@ -126,6 +134,9 @@ CASES = {
     "Ingest.commit": "prepare, call = filled, lambda started: started.commit(len(content))",
     "Ingest.write": "prepare, call = ingest, lambda started: started.write(content)",
     "Ingest.finish": "prepare, call = written, lambda started: started.finish()",
+    "Ingest.replay": "prepare, call = resumed, lambda started: started.replay()",
+    "Ingest.suspend": "prepare, call = written, lambda started: started.suspend()",
+    "Ingest.leave": "prepare, call = lambda: ingest(resumable=True), lambda started: started.leave()",
     "Ingest.abort": "prepare, call = ingest, lambda started: started.abort()",
     "publish": "prepare, call = done, lambda ended: _core.publish(root, [ended], durability='none')",
     "unpack": "prepare, call = empty, lambda path: _core.unpack(tar, path)",
@@ -156,6 +167,7 @@ CASES = {
     "ArchiveReader": "prepare, call = descriptor, lambda fd: _core.ArchiveReader(fd)",
     "ArchiveReader.next": "prepare, call = archive, lambda reader: reader.next()",
     "ArchiveReader.copy": "prepare, call = member, lambda reader: reader.copy(os.open(f'{root}/copy', *WRITE))",
+    "file_system": "call = lambda _: often(lambda: _core.file_system(root))",
     "open_beneath": "prepare, call = lambda: os.open(root, 0), lambda fd: _core.open_beneath(fd, 'layer.tar')",
     "open_in_root": "prepare, call = lambda: os.open(root, 0), lambda fd: _core.open_in_root(fd, 'layer.tar')",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 import pyctrd
+from pyctrd.metadata.database import Database
+from tests.registry_faults import FaultyRegistry
 
 DEADLINE_SECONDS = 120.0
 
@@ -61,3 +64,27 @@ def engine(state: Path) -> Iterator[pyctrd.Engine]:
         yield opened
         for container in opened.containers.list():
             container.delete(force=True)
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyRegistry]:
+    """A registry that lies when it is told to."""
+    with FaultyRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def root(state: Path) -> Path:
+    """Where the engines of a test are; it is made by the first."""
+    del state
+    with pyctrd.Engine() as engine:
+        engine.images.list()
+    return Path(os.environ["PYCTRD_ROOT"])
+
+
+@pytest.fixture
+def database(root: Path) -> Iterator[Database]:
+    """That root's records, opened beside the engines."""
+    opened = Database(root / "pyctrd.db")
+    yield opened
+    opened.close()

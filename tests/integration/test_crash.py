@@ -30,7 +30,7 @@ with pyctrd.Engine() as engine:
     else:
         image.mount(target)
 """
-STEPS = ["fdatasync", "mkdir", "mkdirat", "rename", "renameat2", "rmdir", "unlink", "unlinkat", "write"]
+STEPS = ["fdatasync", "fsync", "mkdir", "mkdirat", "rename", "renameat2", "rmdir", "unlink", "unlinkat", "write"]
 MANY = 10_000
 
 

@@ -241,7 +241,8 @@ def test_a_pull_killed_at_any_point_leaves_a_clean_store(images: Images, state: 
             assert engine.check(digests=True) == []
             if (image := engine.images.find(pushed.reference)) is not None:
                 engine.images.remove(image.name)
-        assert list((root / "content" / "ingest").iterdir()) == []
+        # Only what a later pull goes on from.
+        assert {path.name for path in (root / "content" / "ingest").glob("*/*")} <= {"data", "lock"}
     assert killed > 0
     with pyctrd.Engine() as engine:
         assert engine.images.pull(pushed.reference).read_file("/d/2") == b""
@@ -260,7 +261,7 @@ def test_ctrl_c_in_the_middle_of_a_pull_leaves_the_store_clean(cli: Cli, images:
     _, error = process.communicate(timeout=60)
     assert process.returncode in (0, 130)
     assert "Traceback" not in error
-    assert list(ingests.iterdir()) == []
+    assert {path.name for path in ingests.glob("*/*")} <= {"data", "lock"}  # for a later pull to go on from
     assert cli("check", "--digests").out == "clean\n"
 
 

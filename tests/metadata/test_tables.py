@@ -219,11 +219,12 @@ def test_ingests_are_listed_oldest_first_and_end_once(database: Database) -> Non
     with database.write() as tx:
         for name in ("b", "a", "c"):
             tx.ingests.add(name, namespace="mine", digest=digest(1), diff_id=None, size=1)
-        tx.ingests.add("layer", namespace="theirs", digest=digest(2), diff_id=digest(3), size=2)
+        tx.ingests.add("layer", namespace="theirs", digest=digest(2), diff_id=digest(3), size=2, resumable=True)
     assert [known.id for known in database.ingests.list()] == ["b", "a", "c", "layer"]
     found = database.ingests.find("layer")
     assert found is not None
     assert found[:5] == ("layer", "theirs", digest(2), digest(3), 2)
+    assert [known.resumable for known in database.ingests.list()] == [False, False, False, True]
     with pytest.raises(sqlite3.IntegrityError), database.write() as tx:
         tx.ingests.add("a", namespace="mine", digest=digest(1), diff_id=None, size=1)
     with database.write() as tx:

@@ -220,11 +220,26 @@ def test_server_that_ignores_a_range_says_so(faulty: FaultyRegistry, client: Cli
         assert drain(body) == image.layers[0].content
 
 
-def test_wrong_range_is_refused(faulty: FaultyRegistry, client: Client, image: BuiltImage) -> None:
+WRONG_RANGES = ["bytes 7-9/10", "bytes */10", "items 5-9/10", "bytes \u00b2-9/10", ""]
+
+
+@pytest.mark.parametrize("said", WRONG_RANGES)
+def test_another_range_than_was_asked_for_starts_over(
+    faulty: FaultyRegistry, client: Client, image: BuiltImage, said: str
+) -> None:
+    reference, layer = Reference.parse(faulty.add(image, "app")), layer_of(image)
+    faulty.lie(f"/blobs/{layer.digest}", Answer(206, b"xyz", {"Content-Range": said}))
+    with client.open_blob(reference, layer, offset=5) as body:
+        assert body.offset == 0
+        assert drain(body) == image.layers[0].content
+    assert [seen.headers.get("range") for seen in faulty.requests("/blobs/")] == ["bytes=5-", None]
+
+
+def test_a_range_where_all_was_asked_for_is_refused(faulty: FaultyRegistry, client: Client, image: BuiltImage) -> None:
     reference, layer = Reference.parse(faulty.add(image, "app")), layer_of(image)
     faulty.lie(f"/blobs/{layer.digest}", Answer(206, b"xyz", {"Content-Range": "bytes 7-9/10"}))
     with pytest.raises(RegistryError, match="wrong range"):
-        client.open_blob(reference, layer, offset=5)
+        client.open_blob(reference, layer)
 
 
 def test_range_that_the_server_lacks_starts_over(faulty: FaultyRegistry, client: Client, image: BuiltImage) -> None:

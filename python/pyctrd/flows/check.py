@@ -11,6 +11,7 @@ from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.flows.freeze import is_left_frozen
 from pyctrd.flows.load import load_config, load_manifest
 from pyctrd.flows.recover import is_held
+from pyctrd.flows.resume import is_kept
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -92,8 +93,13 @@ def _check_blobs(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FBT
 
 def side_by_side(look: Callable[[str], Finding | None], names: Iterable[str]) -> list[Finding]:
     """What a look at each thing finds, on all processors: hashing leaves the interpreter to others."""
+    names = list(names)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="pyctrd-check") as workers:
-        return [finding for finding in workers.map(look, names) if finding is not None]
+        try:
+            found = workers.map(look, names)
+        except RuntimeError:  # not one thread can be started: one after the other, then
+            found = map(look, names)
+        return [finding for finding in found if finding is not None]
 
 
 def _check_digest(rooms: Rooms, digest: str) -> Finding | None:
@@ -153,9 +159,12 @@ def check_image(rooms: Rooms, record: ImageRecord) -> Iterator[Finding]:
 
 
 def _check_leftovers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
-    """Ingests whose process is gone; opening the root removes them, so these came since."""
+    """Ingests whose process is gone; opening the root removes them, so these came since, or were kept for too long."""
     for reserved in rooms.database.ingests.list():
-        if not is_held(rooms, reserved) and rooms.database.ingests.find(reserved.id) is not None:
+        if is_held(rooms, reserved):
+            continue
+        left = rooms.database.ingests.find(reserved.id)
+        if left is not None and not is_kept(rooms, left):
             yield Finding("ingest", reserved.id, f"left behind by a process that is gone: {reserved.digest}", "left")
 
 

@@ -35,10 +35,11 @@ class Event(NamedTuple):
         namespace: Whose; "" for the store's own.
         type: "image", "container", "namespace", "gc" or "store".
         action: "created", "updated", "removed" (images, containers, namespaces), "started", "exited", "paused",
-            "resumed" (containers), "freed" (gc), "rebuilt" (store).
+            "resumed" (containers), "freed" (gc), "rebuilt", "repaired" (store).
         name: The image's reference, the container's or namespace's name; "" otherwise.
         attributes: More, by type and action: digests and what brought an image in (``by``); a container's ``id``,
-            ``image``, and at its end ``exit_code`` and ``signal``; how much was freed.
+            ``image``, and at its end ``exit_code`` and ``signal``; how much was freed; of a
+            directory that others could enter, what it was.
     """
 
     cursor: str

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pyctrd import _core
-from pyctrd.errors import CancelledError, QuotaError, UnavailableError, UnreachableError, UnsafeArchiveError
+from pyctrd.errors import (
+    CancelledError,
+    IntegrityError,
+    QuotaError,
+    UnavailableError,
+    UnreachableError,
+    UnsafeArchiveError,
+)
 from pyctrd.flows.progress import LayerProgress, LayerState
-from pyctrd.flows.recover import digest_locks, hold, take_locks, transfer_locks, undo, undo_unrecorded
+from pyctrd.flows.recover import digest_locks, discard, hold, take_locks, transfer_locks
+from pyctrd.flows.resume import end_failed, find_kept, make_room, may_be_damage, reserve
 from pyctrd.oci.media_types import layer_compression
 
 if TYPE_CHECKING:
@@ -32,8 +40,8 @@ RETRY_PAUSE_MAX_SECONDS = 60.0
 # Each has locks and files open until all of them are recorded, at most eight: 1,024 descriptors are what most processes
 # may have. Few images have as many layers.
 MAX_CLAIMED = 100
-# A block that breaks off with fewer bytes is asked for again whole.
-MIN_COMMIT_BYTES = 512
+# A body that breaks off with fewer has brought nothing on: a server that sends a byte at a time is given up.
+MIN_PROGRESS_BYTES = 512
 # What of a want the store may give to a namespace that does not have it; see `share`.
 Given = Literal["nothing", "blob", "all"]
 
@@ -62,6 +70,7 @@ class Want:
         diff_id: For a layer, the digest of its tar.
         unpack: Whether the layer's tree is to be made.
         shareable: Its bytes are at its source only, and so worth a look at what the store has for others.
+        resumable: They come from afar: what came of them is kept when the rest does not come.
         local: The namespace has the blob already: it is read from the store, and not stored again.
         given: What the store gave of it; what is read then is read from there as well.
     """
@@ -71,6 +80,7 @@ class Want:
     diff_id: str | None = None
     unpack: bool = False
     shareable: bool = False
+    resumable: bool = False
     local: bool = False
     given: Given = "nothing"
     ingest: _core.Ingest | None = None
@@ -94,10 +104,12 @@ class Want:
         ingest = self.ingest
         size = self.descriptor.size
         finished = self.state in ("present", "done")
+        # What an earlier pull left is there from the start, though it is only now being read.
+        received = max(ingest.received, ingest.kept) if ingest else 0
         return LayerProgress(
             digest=str(self.descriptor.digest),
             state=self.state,
-            received_bytes=size if finished else (ingest.received if ingest else 0),
+            received_bytes=size if finished else received,
             size_bytes=size,
             unpacked_bytes=ingest.bytes_unpacked if ingest else 0,
         )
@@ -173,8 +185,14 @@ class Fetch:
         try:
             self._admit(self._rooms.database, wants)
         except QuotaError:
-            undo_unrecorded(self._rooms)  # what a process reserved that is gone is no use
-            self._admit(self._rooms.database, wants)
+            self._make_room(wants)
+
+    def _make_room(self, wants: Sequence[Want]) -> None:
+        """Let go of what broken-off pulls left, until the wants fit."""
+        for _ in make_room(self._rooms, beside={str(want.descriptor.digest) for want in wants}):
+            with suppress(QuotaError):
+                return self._admit(self._rooms.database, wants)
+        return self._admit(self._rooms.database, wants)
 
     def _claim(self, wants: Sequence[Want], locks: ExitStack) -> tuple[list[Want], list[tuple[Want, _core.FileLock]]]:
         """Those whose locks were free and that are really missing; and those that another has, with the lock."""
@@ -210,31 +228,16 @@ class Fetch:
             self._transfer(wants)
 
     def _transfer(self, wants: list[Want]) -> None:
-        ids = [os.urandom(16).hex() for _ in wants]
-        database = self._rooms.database
-        with database.write() as tx:
+        kept = find_kept(self._rooms, wants)
+        with self._rooms.database.write() as tx:
             self._admit(tx, wants)
-            for want, ingest_id in zip(wants, ids, strict=True):
-                tx.ingests.add(
-                    ingest_id,
-                    namespace=self._rooms.namespace,
-                    digest=str(want.descriptor.digest),
-                    diff_id=want.diff_id,
-                    size=want.descriptor.size,
-                )
+            ids = reserve(self._rooms, tx, wants, kept)
         try:
             _Carriers(self._rooms, wants, ids, self._share).run(self._watch, self._watch_seconds)
             self._rooms.stages.add(want.ingest.stages() for want in wants if want.ingest is not None)
             self._commit(wants, ids)
-        except BaseException:
-            for want in wants:
-                if want.ingest is not None:
-                    want.ingest.abort()
-            for ingest_id in ids:
-                if (reserved := database.ingests.find(ingest_id)) is not None:
-                    with ExitStack() as held:
-                        hold(digest_locks(self._rooms, reserved.digest, reserved.diff_id), held)
-                        undo(self._rooms, reserved)
+        except BaseException as error:
+            end_failed(self._rooms, wants, ids, error)
             raise
 
     def _commit(self, wants: Sequence[Want], ids: Sequence[str]) -> None:
@@ -253,6 +256,8 @@ class Fetch:
                 self._record(tx, wants)
                 for ingest_id in ids:
                     tx.ingests.delete(ingest_id)
+        for ingest in ingests:
+            ingest.abort()  # what was kept until now, lest it had to be fetched again
 
 
 class _Carriers:
@@ -277,8 +282,7 @@ class _Carriers:
         self._running = count
         threads = [threading.Thread(target=self._work, name=f"pyctrd-pull-{i}") for i in range(count)]
         try:
-            for thread in threads:
-                thread.start()
+            self._start(threads)
             self._wait(watch, seconds)
         except BaseException:
             # Ctrl-C lands here, in the main thread; the carriers sit in recv and must be woken.
@@ -290,6 +294,18 @@ class _Carriers:
                     thread.join()
         if self._error is not None:
             raise self._error
+
+    def _start(self, threads: Sequence[threading.Thread]) -> None:
+        """Start them, or as many as can be: those carry what the others would have."""
+        for started, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError as error:  # no memory for a stack, or no more processes for this user
+                with self._done:
+                    self._running -= len(threads) - started
+                if started == 0:
+                    raise OSError(errno.EAGAIN, "no thread can be started", thread.name) from error
+                return
 
     def _wait(self, watch: Callable[[], None] | None, seconds: float) -> None:
         ended = False
@@ -326,17 +342,31 @@ class _Carriers:
             if (body := want.body) is not None:
                 body.close()
             if (ingest := want.ingest) is not None:
-                ingest.abort()
+                ingest.suspend()
 
     def _carry(self, want: Want, ingest_id: str) -> None:
         want.state = "pulling"
         if self._share is not None and want.shareable and not want.local:
             want.given = self._share(want)
+            if want.given != "nothing":
+                discard(self._rooms, ingest_id)  # of what is there, no part need be kept
         if want.given != "all":
             self._carry_through(want, ingest_id)
         want.state = "done"
 
     def _carry_through(self, want: Want, ingest_id: str) -> None:
+        ingest = self._begin(want, ingest_id)
+        try:
+            self._fill(want, ingest)
+        except (IntegrityError, OSError) as error:
+            if not (ingest.kept and may_be_damage(error)):
+                raise
+            logger.debug("begun anew: %s: what was kept of it is not its beginning: %s", want.descriptor.digest, error)
+            ingest.abort()
+            self._fill(want, self._begin(want, ingest_id))
+
+    def _begin(self, want: Want, ingest_id: str) -> _core.Ingest:
+        """An ingest, which goes on from what an earlier one of its id left, if one did."""
         ingest = _core.Ingest(
             str(self._rooms.root),
             ingest_id,
@@ -346,30 +376,38 @@ class _Carriers:
             unpack=want.unpack,
             content_digests=self._rooms.settings.content_digests,
             keep_blob=not want.is_stored,
+            resumable=want.resumable and not want.is_stored,
             limits=self._rooms.settings.limits,
         )
         want.ingest = ingest
         if self._stopped.is_set():
             raise CancelledError("cancelled")
-        retries = 0
-        while True:
-            before = ingest.received
-            try:
-                self._carry_body(want, ingest)
-                break
-            except UnavailableError as error:
-                retries = 0 if ingest.received > before else retries + 1
-                pause = error.retry_after_seconds or RETRY_PAUSE_SECONDS * 2**retries
-                hopeless = isinstance(error, UnreachableError) and not ingest.received
-                if retries >= MAX_BODY_RETRIES or hopeless or pause > RETRY_PAUSE_MAX_SECONDS:
-                    raise
-                if self._stopped.wait(pause):
-                    raise CancelledError("cancelled") from error
+        return ingest
+
+    def _fill(self, want: Want, ingest: _core.Ingest) -> None:
+        """Read what is there, have the rest brought, and wait until all of it was checked."""
+        ingest.replay()
+        self._carry_rest(want, ingest)
         try:
             want.result = ingest.finish()
         except UnsafeArchiveError as error:
             raise _of_layer(error, want) from error
         _tell_oddities(want, want.result)
+
+    def _carry_rest(self, want: Want, ingest: _core.Ingest) -> None:
+        retries = 0
+        while not (before := ingest.received) or before < want.descriptor.size:
+            try:
+                self._carry_body(want, ingest)
+                break
+            except UnavailableError as error:
+                retries = 0 if ingest.received >= before + MIN_PROGRESS_BYTES else retries + 1
+                pause = error.retry_after_seconds or RETRY_PAUSE_SECONDS * 2**retries
+                hopeless = isinstance(error, UnreachableError) and ingest.received == ingest.kept
+                if retries >= MAX_BODY_RETRIES or hopeless or pause > RETRY_PAUSE_MAX_SECONDS:
+                    raise
+                if self._stopped.wait(pause):
+                    raise CancelledError("cancelled") from error
 
     def _carry_body(self, want: Want, ingest: _core.Ingest) -> None:
         body = self._open(want, ingest.received)
@@ -426,9 +464,8 @@ def feed_block(ingest: _core.Ingest, body: Body) -> bool:
                     break
                 filled += count
     finally:
-        # What came before a connection broke is good: the next body starts behind it. A few first bytes are not
-        # worth keeping, and too few to tell a compression from.
-        if filled > MIN_COMMIT_BYTES or not more:
+        # What came before a connection broke is good: the next body starts behind it.
+        if filled or not more:
             ingest.commit(filled)
     return more
 

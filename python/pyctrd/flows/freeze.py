@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import ConflictError, NotFoundError, PyctrdError
+from pyctrd.errors import ConflictError, NotFoundError, PyctrdError, naming
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,7 +123,8 @@ def _locked(freezer: Path, *, wait: bool) -> Iterator[int | None]:
     fd = os.open(freezer, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            with naming(freezer):
+                fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield None
             return

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Literal
 
 from pyctrd.errors import ConflictError
 from pyctrd.flows.collect import collect, let_go
 from pyctrd.flows.lease import is_alive
+from pyctrd.flows.resume import find_left, forget
 from pyctrd.flows.run import container_status, delete_container
 from pyctrd.metadata.namespaces import Namespace, check_labels, check_namespace, check_policy, check_quota
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.metadata.database import Tables
+    from pyctrd.metadata.ingests import IngestRecord
 
 _IDLE = ("created", "stopped")
 
@@ -75,20 +77,29 @@ def remove_namespace(rooms: Rooms, name: str, *, force: bool) -> None:
             delete_container(rooms, container)
     elif not (containers or database.images.list(name)):
         collect(rooms)  # what no image needs any more is no reason to keep it
-    with database.write() as tx:
-        _refuse_under_way(rooms, tx, name)
+    with ExitStack() as held:
+        forget(rooms, _remove_records(rooms, name, held, force=force))
+    with suppress(FileNotFoundError):
+        (rooms.root / "containers" / name).rmdir()
+    collect(rooms)
+
+
+def _remove_records(rooms: Rooms, name: str, held: ExitStack, *, force: bool) -> list[IngestRecord]:
+    """Take the name away with all records; what is left of broken-off pulls is still on disk then, and locked."""
+    with rooms.database.write() as tx:
+        left = _refuse_under_way(rooms, tx, name, held)
         if not force or tx.containers.list(name):
             _refuse_content(tx, name)
         _refuse_mounted(tx, name)
+        for reserved in left:
+            tx.ingests.delete(reserved.id)
         for image in tx.images.list(name):
             tx.images.delete(name, image.name)
         for blob in list(tx.content.walk(name)):
             let_go(tx, name, blob.digest)
         tx.leases.delete_all(name)
         tx.namespaces.delete(name)
-    with suppress(FileNotFoundError):
-        (rooms.root / "containers" / name).rmdir()
-    collect(rooms)
+    return left
 
 
 def _refuse_running(rooms: Rooms, container: ContainerRecord) -> None:
@@ -111,12 +122,13 @@ def _refuse_mounted(tables: Tables, name: str) -> None:
             )
 
 
-def _refuse_under_way(rooms: Rooms, tables: Tables, name: str) -> None:
+def _refuse_under_way(rooms: Rooms, tables: Tables, name: str, held: ExitStack) -> list[IngestRecord]:
+    """Otherwise what there is of reservations that nobody is at, their locks taken."""
     flows = [lease for lease in tables.leases.list() if lease.namespace == name and lease.purpose]
-    if any(is_alive(rooms, lease) for lease in flows) or any(
-        reserved.namespace == name for reserved in tables.ingests.list()
-    ):
+    left = find_left(rooms, tables, name, held)
+    if left is None or any(is_alive(rooms, lease) for lease in flows):
         raise _in_use(name, "content is on its way into it", hint="wait for the pull, or end it")
+    return left
 
 
 def _refuse_content(tables: Tables, name: str) -> None:

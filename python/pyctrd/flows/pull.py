@@ -115,7 +115,14 @@ def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool) 
     for blob, diff_id in blobs:
         opens = partial(_open_blob, rooms, origin, blob)
         unpacks = unpack and diff_id is not None
-        want = Want(descriptor=blob, opens=opens, diff_id=diff_id, unpack=unpacks, shareable=True)
+        want = Want(
+            descriptor=blob,
+            opens=opens,
+            diff_id=diff_id,
+            unpack=unpacks,
+            shareable=True,
+            resumable=not origin.is_local,
+        )
         wants.setdefault((str(blob.digest), diff_id or ""), want)
     for document in resolved.documents:
         described = document.descriptor

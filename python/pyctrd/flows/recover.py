@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from pyctrd.metadata.ingests import IngestRecord
     from pyctrd.metadata.snapshots import SnapshotRecord
 
+MOUNTS = Path("/proc/self/mounts")
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 # Some tens of milliseconds: opening a root is no collection.
 DOOMED_AT_OPENING = 500
 
@@ -27,7 +31,8 @@ def recover(rooms: Rooms) -> None:
     _finish_collection(rooms)
     _undo_unfinished(rooms)
     _thaw(rooms)
-    _core.sweep_ingests(str(rooms.root))
+    _unmount_trash(rooms)
+    _core.sweep_ingests(str(rooms.root), keep=[reserved.id for reserved in rooms.database.ingests.list()])
     if any((rooms.root / "snapshots").glob("trial-*")):
         # Imported only where there is work: every command opens the root.
         from pyctrd.snapshots.store import SnapshotStore
@@ -35,9 +40,27 @@ def recover(rooms: Rooms) -> None:
         SnapshotStore(rooms.root).sweep()
 
 
+def _unmount_trash(rooms: Rooms) -> None:
+    """Unmount what is on its way out with something still mounted in it: no directory can be removed from under it."""
+    trash = rooms.root / "trash"
+    if not trash.is_dir() or not any(trash.iterdir()):
+        return
+    # The kernel names them by their real paths, with what is blank as a backslash and three octal digits.
+    beneath = f"{trash.resolve()}/"
+    for line in reversed(MOUNTS.read_text(errors="surrogateescape").splitlines()):
+        target = _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), line.split(" ")[1])
+        if target.startswith(beneath):
+            _core.unmount(target, lazy=True)
+
+
 def undo_unrecorded(rooms: Rooms) -> None:
-    """Remove blobs and layers that were published by a process that died before it recorded them."""
+    """Remove blobs and layers that were published by a process that died before it recorded them.
+
+    Of what did not come to its end, the bytes may be kept for a while.
+    """
     for reserved in rooms.database.ingests.list():
+        from pyctrd.flows.resume import keep
+
         names = reserved.digest, reserved.diff_id
         with ExitStack() as held:
             if take_locks(transfer_locks(rooms, reserved.namespace, *names), held) is not None:
@@ -45,7 +68,8 @@ def undo_unrecorded(rooms: Rooms) -> None:
             if take_locks(digest_locks(rooms, *names), held) is not None:
                 continue  # somebody is publishing the same
             # Looked up again: its process may have ended well in the meantime.
-            if (left := rooms.database.ingests.find(reserved.id)) is not None:
+            left = rooms.database.ingests.find(reserved.id)
+            if left is not None and not keep(rooms, left):
                 undo(rooms, left)
 
 
@@ -91,7 +115,7 @@ def _unfinished(rooms: Rooms) -> Iterator[ContainerRecord | SnapshotRecord]:
     for namespace in database.namespaces.list():
         for container in database.containers.list(namespace.name):
             # The bundle's spec is written last, and its directory goes before the record does.
-            if not (rooms.bundle(container.namespace, container.id) / "config.json").exists():
+            if not _has_bytes(rooms.bundle(container.namespace, container.id) / "config.json"):
                 yield container
     views = [snapshot for snapshot in database.snapshots.list() if snapshot.kind == "view"]
     if views:
@@ -102,15 +126,36 @@ def _unfinished(rooms: Rooms) -> Iterator[ContainerRecord | SnapshotRecord]:
         yield from (view for view in views if not store.holds(view.key))
 
 
+def _has_bytes(path: Path) -> bool:
+    """Of a file that was not flushed a power cut may leave the name alone."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def undo(rooms: Rooms, reserved: IngestRecord) -> None:
     """Remove what an ingest published and nobody recorded, then its reservation; its digest locks are held."""
+    unpublish(rooms, reserved)
+    with rooms.database.write() as tx:
+        tx.ingests.delete(reserved.id)
+    discard(rooms, reserved.id)
+
+
+def unpublish(rooms: Rooms, reserved: IngestRecord) -> None:
+    """Remove what an ingest published and nobody recorded; its digest locks are held."""
     database = rooms.database
     if not database.content.is_recorded(reserved.digest):
         rooms.blobs.delete(reserved.digest, missing_ok=True)
     if reserved.diff_id is not None and database.layers.find(reserved.diff_id) is None:
         rooms.layers.delete(reserved.diff_id, missing_ok=True)
-    with database.write() as tx:
-        tx.ingests.delete(reserved.id)
+
+
+def discard(rooms: Rooms, ingest_id: str) -> None:
+    """Remove what an ingest has in staging, if anything; nobody writes to it."""
+    directory = rooms.root / "content" / "ingest"
+    if (directory / ingest_id).exists():
+        _core.remove_tree(directory, ingest_id)
 
 
 def digest_locks(rooms: Rooms, *names: str | None) -> list[_core.FileLock]:

@@ -16,6 +16,7 @@ from pyctrd.flows.freeze import thaw
 from pyctrd.flows.pull import BytesBody, record_layer
 from pyctrd.flows.recover import undo
 from pyctrd.flows.resolve import RegistryOrigin
+from pyctrd.metadata.salvage import flush_directory
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
 from pyctrd.oci.manifest import Manifest
@@ -61,6 +62,8 @@ def quarantine(rooms: Rooms, path: Path) -> Path:
     directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)
     target = directory / f"{time.time_ns()}-{path.parent.name}-{path.name}"
     path.rename(target)
+    for touched in (path.parent, directory):
+        flush_directory(touched)  # or a power cut would bring it back after it was told as gone
     return target
 
 
@@ -146,6 +149,10 @@ def _bring_in(rooms: Rooms, want: Want) -> None:
 
 def _record_layers(tx: Tables, wants: Sequence[Want]) -> None:
     for want in wants:
+        if want.unpack and want.diff_id is not None:
+            # What is there now is counted anew. Until here its record stays: a layer that could not be unpacked
+            # again is found again.
+            tx.layers.delete(want.diff_id)
         record_layer(tx, want)
 
 
@@ -155,18 +162,15 @@ def _mend_layer(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
         done.append(f"moved to {quarantine(rooms, rooms.layers.path(finding.name))}")
     if finding.cause == "unrecorded":
         return done[0], True
-    blob = next(
-        (
-            item
-            for digest in rooms.database.layers.blobs_of(finding.name)
-            for item in rooms.database.content.holders(digest)
-            if rooms.blobs.exists(digest)
-        ),
-        None,
-    )
-    with rooms.database.write() as tx:
-        tx.layers.delete(finding.name)
+    database = rooms.database
+    blobs = [item for digest in database.layers.blobs_of(finding.name) for item in database.content.holders(digest)]
+    blob = next((item for item in blobs if rooms.blobs.exists(item.digest)), None)
+    if blobs and blob is None:
+        # Its own finding says why it was not fetched again; it would have dropped the record, were it gone for good.
+        return "; ".join([*done, f"its blob {blobs[0].digest} is not here; repair again when it can be fetched"]), False
     if blob is None:
+        with rooms.database.write() as tx:
+            tx.layers.delete(finding.name)
         return "; ".join([*done, "record dropped: its blob is not here any more; pull its images again"]), True
     descriptor = Descriptor(blob.media_type, Digest.parse(blob.digest), blob.size)
     opens = partial(FileBody, rooms.blobs.path(blob.digest))
@@ -188,9 +192,14 @@ def _mend_image(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     if record is None:
         return "gone meanwhile", True
     manifest = config = None
+    lost = record.manifest_digest
     if rooms.blobs.exists(record.manifest_digest):
         manifest = Manifest.parse(rooms.blobs.read(record.manifest_digest))
         config = manifest.config if rooms.blobs.exists(manifest.config.digest) else None
+        lost = str(manifest.config.digest)
+    if (manifest is None or config is None) and rooms.database.content.find(record.namespace, lost) is not None:
+        # Its own finding says why it was not fetched again; it would have dropped the record, were it gone for good.
+        return f"{lost} is not here; repair again when it can be fetched", False
     if manifest is None or config is None:
         with rooms.database.write() as tx:
             tx.images.delete(record.namespace, record.name)

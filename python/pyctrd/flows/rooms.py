@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import IntegrityError
+from pyctrd.errors import ConflictError, IntegrityError
+from pyctrd.flows.directories import check_file_system, open_private
 from pyctrd.flows.stages import StageTotals
 
 if TYPE_CHECKING:
@@ -37,18 +38,27 @@ class Rooms:
         settings: Where and how.
 
     Raises:
+        ConflictError: The root or the state directory is somebody else's, or open to others.
+        UnsupportedError: The root is on a network file system.
+        InvalidError: The umask takes the owner's own rights.
         OSError: The root or the state directory cannot be made or entered.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stages = StageTotals()
+        self._process = os.getpid()
         self._opening = threading.RLock()
         self._database: Database | None = None
         self._is_recovered = False
         self._runtimes: dict[str, Runtime] = {}
-        for directory in (settings.root, settings.state):
-            directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+        # What had to be repaired of them is told as soon as there is a database to tell it in.
+        self._repaired = {
+            str(path): done
+            for what, path in (("root", settings.root), ("state", settings.state))
+            if (done := open_private(what, path))
+        }
+        check_file_system(settings.root)
 
     @property
     def root(self) -> Path:
@@ -65,6 +75,7 @@ class Rooms:
         """The metadata database; recovery has run when it is returned."""
         if (opened := self._database) is not None and self._is_recovered:
             return opened
+        self._refuse_forked()
         with self._opening:
             # Recovery asks for it itself, in this thread; another one waits here until it is over.
             return self._database or self._open_database()
@@ -77,6 +88,7 @@ class Rooms:
         self._database = database = Database(self.root / "pyctrd.db")
         try:
             recover(self)
+            self._tell_repaired(database)
             if database.namespaces.find(self.namespace) is None:
                 with database.write() as tx:
                     tx.namespaces.ensure(self.namespace)
@@ -85,6 +97,15 @@ class Rooms:
             raise
         self._is_recovered = True
         return database
+
+    def _tell_repaired(self, database: Database) -> None:
+        from pyctrd.metadata.events import STORE
+
+        if self._repaired:
+            with database.write() as tx:
+                for path, done in self._repaired.items():
+                    tx.events.add(STORE, "store", "repaired", path, {"what": done})
+            self._repaired = {}
 
     def use_database(self, database: Database | None) -> None:
         """Close the database that is open, if one is, and use another, at which nothing was looked: for repairs."""
@@ -107,9 +128,14 @@ class Rooms:
 
         return Layers(self.root)
 
-    @cached_property
+    @property
     def registry(self) -> Client:
         """The registry client, its connections shared by all pulls of this engine."""
+        self._refuse_forked()  # a thread that is not here may have locked them
+        return self._registry
+
+    @cached_property
+    def _registry(self) -> Client:
         from pyctrd.registry.client import Client
 
         with self._opening:
@@ -173,11 +199,23 @@ class Rooms:
             path.mkdir(mode=PRIVATE_MODE, exist_ok=True)
         return FileLock(os.fspath(directory / name), shared=shared)
 
+    def _refuse_forked(self) -> None:
+        if os.getpid() != self._process:
+            raise ConflictError(
+                f"engine opened by another process: {self.root}: this process was forked from {self._process}",
+                kind="engine",
+                name=str(self.root),
+                state="forked",
+                hint="open an engine in each process",
+            )
+
     def close(self) -> None:
-        """Close what was opened; idempotent."""
+        """Close what was opened; idempotent. In a forked child it does nothing: all of it is the parent's."""
+        if os.getpid() != self._process:
+            return
         self.__dict__.pop("open_images", None)
         try:
-            if (registry := self.__dict__.pop("registry", None)) is not None:
+            if (registry := self.__dict__.pop("_registry", None)) is not None:
                 registry.close()
         finally:
             self.use_database(None)

@@ -243,11 +243,14 @@ def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> Path:
 
 def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
     bundle = bundle_path(rooms, record)
-    (bundle / "rootfs").mkdir(mode=PRIVATE_MODE, parents=True)
+    for directory in (bundle.parents[1], bundle.parent):
+        directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+    for directory in (bundle, bundle / "rootfs"):
+        directory.mkdir(mode=PRIVATE_MODE)
     rootfs = mount_rootfs(rooms, record)
     user = find_user(rootfs, options.user or config.user)
     spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)
-    rooms.runtime(record.runtime).create_bundle(bundle, spec)
+    rooms.runtime(record.runtime).create_bundle(bundle, spec, transient=record.auto_remove)
 
 
 def _remove_bundle(rooms: Rooms, bundle: Path) -> None:

@@ -10,6 +10,7 @@ from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.reach import learn_needs
 from pyctrd.flows.recover import is_held
 from pyctrd.flows.remove import PAGE, find_unrecorded, size_on_disk
+from pyctrd.flows.resume import is_kept, kept_bytes
 from pyctrd.metadata.reachability import KeptBlob, KeptLayer
 
 if TYPE_CHECKING:
@@ -133,9 +134,12 @@ def _users_of_layers(rooms: Rooms, namespace: str) -> dict[str, str]:
 def _survey_ingests(rooms: Rooms, namespace: str) -> Iterator[Collected]:
     for reserved in rooms.database.ingests.list():
         if namespace in ("", reserved.namespace):
-            alive = is_held(rooms, reserved)
-            reason = "on its way in" if alive else "its process is gone"
-            yield Collected("ingest", reserved.id, reserved.size, alive, reason, reserved.namespace)
+            if is_held(rooms, reserved):
+                size, kept, reason = reserved.size, True, "on its way in"
+            else:
+                size, kept = kept_bytes(rooms, reserved), is_kept(rooms, reserved)
+                reason = "its process is gone" + (": a pull may go on from it" if kept else "")
+            yield Collected("ingest", reserved.id, size, kept, reason, reserved.namespace)
 
 
 def _survey_leases(rooms: Rooms, namespace: str) -> Iterator[Collected]:

@@ -31,6 +31,7 @@ from pyctrd.metadata.leases import Leases
 from pyctrd.metadata.migrations import MIGRATIONS
 from pyctrd.metadata.namespaces import Namespaces
 from pyctrd.metadata.reachability import Reachability
+from pyctrd.metadata.reserve import Reserve
 from pyctrd.metadata.snapshots import Snapshots
 from pyctrd.metadata.usage import Usage
 
@@ -92,6 +93,8 @@ class Database(Tables):
         self._connections: list[_Connection] = []
         self._guard = threading.Lock()
         self._closed = False
+        if self._path.parent.is_dir():  # else the database's own error says what is missing
+            Reserve(self._path.parent).prepare()
         _make(self._path)
         try:
             self._migrate()
@@ -317,7 +320,7 @@ def _translated(operation: str, path: Path) -> Iterator[None]:
                 timeout_seconds=BUSY_TIMEOUT_SECONDS,
                 hint="another process holds the store; look for a stuck pyctrd",
             ) from error
-        raise OSError(_errno_of(code), f"database: {error}", str(path)) from error
+        raise OSError(_errno_of(error), f"database: {error}", str(path)) from error
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
             # All of them lead to namespaces, and the one that an engine works in may be removed by another.
@@ -331,10 +334,13 @@ def _translated(operation: str, path: Path) -> Iterator[None]:
         ) from error
 
 
-def _errno_of(code: int) -> int:
+def _errno_of(error: sqlite3.Error) -> int:
+    whole = getattr(error, "sqlite_errorcode", 0)
+    if whole in (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP):
+        return errno.ENOSPC  # the log's index could not be made larger
     return {
         sqlite3.SQLITE_FULL: errno.ENOSPC,
         sqlite3.SQLITE_READONLY: errno.EROFS,
         sqlite3.SQLITE_CANTOPEN: errno.EACCES,
         sqlite3.SQLITE_PERM: errno.EACCES,
-    }.get(code, errno.EIO)
+    }.get(whole & 0xFF, errno.EIO)

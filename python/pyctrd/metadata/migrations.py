@@ -163,4 +163,9 @@ _LEASES = (
     ) STRICT, WITHOUT ROWID""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS, _LEASES)
+_RESUME = (
+    # What is loaded from files here is there still after a failure: keeping a copy of it would gain nothing.
+    "ALTER TABLE ingests ADD COLUMN resumable INTEGER NOT NULL DEFAULT 0",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS, _LEASES, _RESUME)

@@ -9,6 +9,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from pyctrd.errors import naming
+
 # Reservations are left out: their processes are gone.
 TABLES = ("namespaces", "content", "layers", "layer_blobs", "images", "snapshots", "containers", "events")
 SUFFIXES = ("", "-wal", "-shm")
@@ -45,7 +47,8 @@ def flush_directory(directory: Path) -> None:
     """Make what was renamed in it survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        with naming(directory):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -19,7 +19,7 @@ class ContentUsage(NamedTuple):
 
     Attributes:
         charged_bytes: All blobs that it has.
-        reserved_bytes: Blobs that are on their way into it.
+        reserved_bytes: Blobs that are on their way into it, or of which a part is kept to go on from.
         quota_bytes: What both together may come to, None for any amount.
     """
 

@@ -78,11 +78,11 @@ class BlobBody:
         self.close()
 
 
-def body_offset(answer: urllib3.BaseHTTPResponse, wanted: int, url: str) -> tuple[int, int | None]:
-    """From which byte an answer starts, and how many come.
+def body_offset(answer: urllib3.BaseHTTPResponse, wanted: int, url: str) -> tuple[int, int | None] | None:
+    """From which byte an answer starts, and how many come; None where it has another range than was asked for.
 
     Raises:
-        RegistryError: The range is another than the one that was asked for.
+        RegistryError: All was asked for, and only a range came.
     """
     length_text = answer.headers.get("Content-Length", "")
     length = int(length_text) if length_text.isascii() and length_text.isdigit() else None
@@ -91,7 +91,9 @@ def body_offset(answer: urllib3.BaseHTTPResponse, wanted: int, url: str) -> tupl
     content_range = answer.headers.get("Content-Range", "")
     unit, _, spans = content_range.partition(" ")
     first = spans.partition("-")[0]
-    if unit != "bytes" or not first.isdigit() or int(first) != wanted:
+    if unit != "bytes" or not (first.isascii() and first.isdigit()) or int(first) != wanted:
+        if wanted:
+            return None
         raise RegistryError(
             f"wrong range: {url}: asked for bytes from {wanted}, got {content_range[:80]!r}",
             method="GET",

@@ -139,10 +139,14 @@ class Client:
         url = redacted(answer.url or path)
         try:
             _check_not_encoded(answer, url)
-            start, length = body_offset(answer, offset, url)
+            span = body_offset(answer, offset, url)
         except BaseException:
             answer.close()
             raise
+        if span is None:
+            answer.close()
+            return self.open_blob(reference, descriptor, retry=retry)
+        start, length = span
         return BlobBody(answer, offset=start, length=length, url=url)
 
     def has_blob(self, reference: Reference, descriptor: Descriptor) -> bool:

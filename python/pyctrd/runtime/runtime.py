@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from pyctrd import _core
-from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError
+from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError, naming
 from pyctrd.runtime import cgroup, state
 from pyctrd.runtime import terminal as terminals
 from pyctrd.runtime.logs import LogLine, read_log
@@ -42,13 +42,24 @@ class Runtime:
         self._runc = Runc(binary, root=self._root)
         self._waiting: dict[str, Connection] = {}
 
-    def create_bundle(self, directory: Path, spec: Mapping[str, Any]) -> None:
-        """Make the directory that the runtime reads, or replace its ``config.json``."""
+    def create_bundle(self, directory: Path, spec: Mapping[str, Any], *, transient: bool = False) -> None:
+        """Make the directory that the runtime reads, or replace its ``config.json``.
+
+        Args:
+            directory: The bundle.
+            spec: What ``config.json`` says.
+            transient: A power cut may take it: its container is deleted at its end, by which a power cut is one.
+        """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         staged = directory / "config.json.tmp"
-        with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with naming(staged), os.fdopen(descriptor, "wb") as file:
             file.write(orjson.dumps(spec))
-        staged.replace(directory / "config.json")
+            file.flush()
+            staged.replace(directory / "config.json")
+            if not transient:
+                # With the file goes its new name. A cut before that may leave an empty one, which counts as none.
+                os.fsync(file.fileno())
 
     def start(
         self,
@@ -302,7 +313,9 @@ class Runtime:
         if status.state == "stopped":
             self.delete(container_id, bundle)
         directory = self._directory(container_id)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (directory.parent, directory):
+            path.mkdir(mode=0o700, exist_ok=True)
         for stale in (bundle / state.EXIT_RECORD, directory / state.RUNNING_RECORD, directory / "runtime.log"):
             stale.unlink(missing_ok=True)
         return directory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from pyctrd import _core
-from pyctrd.errors import DeadlineError, PyctrdError, UnsupportedError
+from pyctrd.errors import ConflictError, DeadlineError, PyctrdError, UnsupportedError
 
 SOCKET = "attach.sock"
 SHIM = Path(__file__).parents[1] / "pyctrd-shim"
@@ -21,6 +22,8 @@ HEADER_BYTES = 5
 PAYLOAD_MAX_BYTES = 1 << 20
 READ_BYTES = 64 << 10
 REPORT_MAX_BYTES = 16 << 10
+# struct ucred: process, user, group.
+_PEER = struct.Struct("iII")
 
 
 class Kind(IntEnum):
@@ -73,6 +76,7 @@ class Connection:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(f"/proc/self/fd/{fd}/{SOCKET}")
+            _refuse_stranger(sock, directory)
             sock.sendall(encode(Kind.HELLO, bytes((mode,))))
         except (FileNotFoundError, ConnectionError):
             sock.close()
@@ -169,6 +173,19 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _refuse_stranger(sock: socket.socket, directory: Path) -> None:
+    """See that the process that listens is this user's: what it says is believed, and it is given input."""
+    _, user, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    if user != os.geteuid():
+        raise ConflictError(
+            f"attach socket of a stranger: {directory / SOCKET}: user {user} listens: expected user {os.geteuid()}",
+            kind="socket",
+            name=str(directory / SOCKET),
+            state=f"of user {user}",
+            allowed=f"of user {os.geteuid()}",
+        )
 
 
 class ShimFailedError(PyctrdError):

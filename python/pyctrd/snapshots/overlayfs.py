@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from pyctrd.snapshots.store import (
 
 _FIXUP = "fixup-"
 _MEMBERS = "layers.json"
+# They say nothing of overlayfs: another snapshotter would be chosen for what is over in a moment.
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR)
 
 
 class Overlayfs:
@@ -46,6 +49,8 @@ class Overlayfs:
                 _core.mount_overlay([trial / "lower"], trial / "merged", upper=trial / "upper", work=trial / "work")
                 _core.unmount(trial / "merged")
             except (PyctrdError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in _PASSING:
+                    raise
                 return str(error)
         return None
 

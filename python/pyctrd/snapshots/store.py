@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import orjson
 
 from pyctrd import _core
-from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError
+from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, naming
 from pyctrd.snapshots.protocol import Change, LayerRef, SnapshotKind
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
@@ -131,6 +131,7 @@ class SnapshotStore:
             try:
                 yield path
             finally:
+                _unmount_trial(path)  # an interrupt may have come before who mounted could unmount
                 self.remove(path)
 
     def sweep(self) -> None:
@@ -140,8 +141,7 @@ class SnapshotStore:
             for path in self.directory.glob(f"{_TRIAL}*"):
                 if (path / _RECORD).exists():
                     continue  # a snapshot whose key looks like a trial's name
-                for mounted in path.glob("merged"):
-                    _core.unmount(mounted)
+                _unmount_trial(path)
                 self.remove(path)
 
     @contextmanager
@@ -149,7 +149,8 @@ class SnapshotStore:
         """A lock on the directory itself: shared while a trial is in it."""
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, operation)
+            with naming(self.directory):
+                fcntl.flock(descriptor, operation)
             yield
         finally:
             os.close(descriptor)
@@ -164,17 +165,25 @@ class SnapshotStore:
         _core.remove_tree(self._trash, name)
 
 
+def _unmount_trial(path: Path) -> None:
+    merged = path / "merged"
+    if merged.is_mount():  # asked first: who may not mount may not even ask to unmount
+        _core.unmount(merged)
+
+
 def make_root(path: Path) -> None:
     """Make an empty root directory as it is where no layer speaks of it, whatever umask and group are here."""
     path.mkdir(mode=0o755)
     os.chown(path, -1, os.getegid())  # a set-gid directory above would give its own group, and the bit
     path.chmod(0o755)
-    os.utime(path, ns=(0, 0))
+    with naming(path):
+        os.utime(path, ns=(0, 0))
 
 
 def write_record(path: Path, record: object) -> None:
     """Write a JSON file, and flush it: after a power cut it is whole, or was never there."""
-    with path.open("wb") as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with naming(path), os.fdopen(descriptor, "wb") as file:
         file.write(orjson.dumps(record))
         file.flush()
         os.fdatasync(file.fileno())
@@ -194,7 +203,7 @@ def flush_tree(directory: Path) -> None:
         for name in names:
             path = Path(where, name)
             if not path.is_symlink() and path.is_file():
-                with path.open("rb") as file:
+                with naming(path), path.open("rb") as file:
                     os.fdatasync(file.fileno())
 
 

@@ -50,10 +50,11 @@ impl PyFileLock {
     }
 }
 
-/// Removes what dead processes left in staging; gives the ids.
+/// Removes what dead processes left in staging, but for some ingests; gives the ids.
 #[pyfunction]
-fn sweep_ingests(py: Python<'_>, root: PathBuf) -> PyResult<Vec<String>> {
-    Ok(py.detach(|| sweep(&Root::open(root)?))?)
+#[pyo3(signature = (root, *, keep = Vec::new()))]
+fn sweep_ingests(py: Python<'_>, root: PathBuf, keep: Vec<String>) -> PyResult<Vec<String>> {
+    Ok(py.detach(|| sweep(&Root::open(root)?, &keep))?)
 }
 
 /// Removes a name below a directory with all that is in it, links not followed.

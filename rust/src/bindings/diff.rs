@@ -1,7 +1,7 @@
 //! Bindings of `tar::diff` and of the pass that makes a layer of it.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 use crate::cas::Staging;
 use crate::compression::Compression;
 use crate::error::Result;
-use crate::pipeline::{Packed, pack};
+use crate::pipeline::{Packed, Stop, pack};
 use crate::root::Root;
 use crate::tar::diff::{Change, Form, Plan, plan};
 use crate::tar::settle::open_layers;
@@ -54,6 +54,23 @@ impl PyDiffed {
     }
 }
 
+/// Runs what asks now and then whether it is to stop. What a signal's handler raises comes out as it was raised.
+fn interruptible<T: Send>(py: Python<'_>, run: impl FnOnce(Stop<'_>) -> Result<T> + Send) -> PyResult<T> {
+    let raised = Mutex::new(None);
+    let stop = || match Python::attach(|py| py.check_signals().inspect_err(|_| ())) {
+        Ok(()) => false,
+        Err(error) => {
+            *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            true
+        }
+    };
+    let done = py.detach(|| run(&stop));
+    match raised.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(done?),
+    }
+}
+
 /// Makes a layer of a directory: of all that is in it, or of how it differs from another.
 #[pyfunction]
 #[pyo3(signature = (upper, dest, *, lower = None, compression = "gzip", clamp_mtime = None, ownership = "keep"))]
@@ -69,14 +86,14 @@ fn diff(
 ) -> PyResult<PyDiffed> {
     let compression = Compression::parse(compression)?;
     let ownership = Ownership::of_tree(ownership)?;
-    let run = || -> Result<Packed> {
+    let run = |stop: Stop<'_>| -> Result<Packed> {
         let upper = Root::open(upper)?;
         let lower = lower.map(Root::open).transpose()?;
         let below = lower.as_ref().map_or(Below::Nothing, Below::Directory);
         let form = if lower.is_some() { Form::Whole } else { Form::Upper };
-        pack(&plan(&upper, form, &below, &ownership)?, &dest, compression, clamp_mtime, true)
+        pack(&plan(&upper, form, &below, &ownership)?, &dest, compression, clamp_mtime, true, stop)
     };
-    Ok(PyDiffed::new(&py.detach(run)?, compression))
+    Ok(PyDiffed::new(&interruptible(py, run)?, compression))
 }
 
 /// Makes a layer of how a directory differs from layers; with `overlay` it is overlayfs' upper one.
@@ -92,11 +109,11 @@ fn diff_layers(
     clamp_mtime: Option<i64>,
 ) -> PyResult<PyDiffed> {
     let compression = Compression::parse(compression)?;
-    let run = || {
+    let run = |stop: Stop<'_>| {
         // Whoever brings it into a store flushes it there.
-        with_plan(upper, &layers, overlay, |plan| pack(plan, &dest, compression, clamp_mtime, false))
+        with_plan(upper, &layers, overlay, |plan| pack(plan, &dest, compression, clamp_mtime, false, stop))
     };
-    Ok(PyDiffed::new(&py.detach(run)?, compression))
+    Ok(PyDiffed::new(&interruptible(py, run)?, compression))
 }
 
 /// What differs between a directory and layers: "A", "C" or "D", and a path.
@@ -165,7 +182,7 @@ impl PyWorkspace {
 
     /// Removes it; again is a no-op.
     fn close(&self, py: Python<'_>) {
-        py.detach(|| drop(self.staging.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()));
+        py.detach(|| drop(self.staging.lock().unwrap_or_else(PoisonError::into_inner).take()));
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {

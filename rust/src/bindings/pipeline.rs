@@ -15,7 +15,7 @@ use super::lock;
 use crate::cas::Durability;
 use crate::compression::Compression;
 use crate::error::{Error, Result};
-use crate::pipeline::{Block, IN_BLOCK_BYTES, Ingest, IngestOptions, Outcome, StageTimes, unpack_file};
+use crate::pipeline::{Block, IN_BLOCK_BYTES, Ingest, IngestOptions, Keep, Outcome, StageTimes, unpack_file};
 use crate::root::Root;
 use crate::tar::{Limits, Ownership};
 
@@ -188,9 +188,9 @@ impl PyIngest {
     #[new]
     #[pyo3(signature = (
         root, ingest_id, *, digest, size = None, diff_id = None, unpack = false, content_digests = false,
-        keep_blob = true, limits = None
+        keep_blob = true, resumable = false, limits = None
     ))]
-    #[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
+    #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "keyword-only in Python")]
     fn new(
         py: Python<'_>,
         root: PathBuf,
@@ -201,6 +201,7 @@ impl PyIngest {
         unpack: bool,
         content_digests: bool,
         keep_blob: bool,
+        resumable: bool,
         limits: Option<PyLimits>,
     ) -> PyResult<Self> {
         let options = IngestOptions {
@@ -209,7 +210,11 @@ impl PyIngest {
             diff_id: diff_id.map(str::parse).transpose()?,
             unpack,
             content_digests,
-            keep_blob,
+            blob: match (keep_blob, resumable) {
+                (false, _) => Keep::Nothing,
+                (true, false) => Keep::Blob,
+                (true, true) => Keep::Resumable,
+            },
             limits: limits.map_or_else(Limits::default, Limits::from),
         };
         let ingest = py.detach(|| Ingest::start(&Root::open(root)?, ingest_id, options))?;
@@ -267,6 +272,17 @@ impl PyIngest {
         Ok(py.detach(copy)?)
     }
 
+    /// Bytes that an earlier ingest of this id left.
+    #[getter]
+    fn kept(&self) -> u64 {
+        self.ingest.kept()
+    }
+
+    /// Puts those through the stages; before anything else is handed over.
+    fn replay(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(py.detach(|| self.ingest.replay())?)
+    }
+
     /// Bytes handed over so far.
     #[getter]
     fn received(&self) -> u64 {
@@ -293,7 +309,17 @@ impl PyIngest {
         }
     }
 
-    /// Gives it up; nothing is left.
+    /// Gives it up; what was handed over is written out, and stays until it is aborted or left.
+    fn suspend(&self, py: Python<'_>) {
+        py.detach(|| self.ingest.suspend());
+    }
+
+    /// Gives it up, and leaves its bytes for another of the same id, if it is resumable.
+    fn leave(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(py.detach(|| self.ingest.leave())?)
+    }
+
+    /// Gives it up; nothing is left in staging.
     fn abort(&self, py: Python<'_>) {
         py.detach(|| self.ingest.abort());
     }
@@ -396,7 +422,9 @@ fn unpack(
     let digest = digest.map(str::parse).transpose()?;
     let diff_id = diff_id.map(str::parse).transpose()?;
     let limits = limits.map_or_else(Limits::default, Limits::from);
-    let outcome = py.detach(|| unpack_file(&source, &dest, digest, diff_id, limits, ownership))?;
+    let interrupted = || Python::attach(|py| py.check_signals().inspect_err(|_| ()));
+    let outcome =
+        py.detach(|| unpack_file(&source, &dest, digest, diff_id, limits, ownership, interrupted))?;
     Ok(outcome.into())
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::error::Error;
 use crate::root::{Links, open_regular};
 
 /// Opens a regular file beneath the directory `root`, links followed within it; a descriptor.
@@ -18,6 +19,14 @@ fn open_in_root(py: Python<'_>, root: RawFd, path: PathBuf) -> PyResult<RawFd> {
 #[pyfunction]
 fn open_beneath(py: Python<'_>, root: RawFd, path: PathBuf) -> PyResult<RawFd> {
     open(py, root, path, Links::Refused)
+}
+
+/// The number by which `statfs(2)` names the file system of a path.
+#[pyfunction]
+fn file_system(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
+    let found = py.detach(|| rustix::fs::statfs(&path)).map_err(|e| Error::errno("statfs", &path, e))?;
+    #[allow(clippy::cast_sign_loss, reason = "the kernel's numbers are bit patterns")]
+    Ok(found.f_type as u64)
 }
 
 fn open(py: Python<'_>, root: RawFd, path: PathBuf, links: Links) -> PyResult<RawFd> {
@@ -38,5 +47,6 @@ pub(super) fn borrow<'a>(fd: RawFd) -> PyResult<BorrowedFd<'a>> {
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(open_in_root, module)?)?;
-    module.add_function(wrap_pyfunction!(open_beneath, module)?)
+    module.add_function(wrap_pyfunction!(open_beneath, module)?)?;
+    module.add_function(wrap_pyfunction!(file_system, module)?)
 }

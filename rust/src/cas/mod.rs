@@ -9,7 +9,7 @@ mod staging;
 
 pub use locks::FileLock;
 pub use publish::{Durability, Finished, publish};
-pub use staging::{Staging, sweep};
+pub use staging::{KeptBlob, Staging, sweep};
 
 /// Where bytes are while they arrive.
 pub const INGEST: &str = "content/ingest";

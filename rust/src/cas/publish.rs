@@ -51,6 +51,8 @@ pub struct Finished<'a> {
     pub blob: Option<(Digest, u64)>,
     /// The layer's `diff_id`, where one was unpacked.
     pub layer: Option<Digest>,
+    /// Whether the blob stays in staging as well: until it is recorded, its name may be taken back.
+    pub stays: bool,
 }
 
 /// Flushes all, renames each to its final name without replacing anything, and flushes the directories once.
@@ -61,12 +63,12 @@ pub struct Finished<'a> {
 /// [`Error::Io`], also for a failed flush, which is final.
 pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
     prepare(root)?;
-    flush(root, finished, durability)?;
+    flush(finished, durability)?;
     let mut touched: Vec<(String, OwnedFd)> = Vec::new();
     for item in finished {
         if let Some((digest, size)) = item.blob {
             let folder = enter(root, &mut touched, BLOBS, &digest)?;
-            place_blob(item.staging, folder, &digest, size)?;
+            place_blob(item, folder, &digest, size)?;
         }
         if let Some(diff_id) = item.layer {
             let folder = enter(root, &mut touched, LAYERS, &diff_id)?;
@@ -83,17 +85,19 @@ pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -
 
 /// A `syncfs` waits for all of the file system, a `fdatasync` for one file: with trees of many files the first is
 /// cheaper by far, with a few small blobs the second.
-fn flush(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
+fn flush(finished: &[Finished<'_>], durability: Durability) -> Result<()> {
     let trees = finished.iter().any(|item| item.layer.is_some());
     if durability == Durability::Full || (durability == Durability::Batch && !trees) {
         for item in finished.iter().filter(|item| item.blob.is_some()) {
             open_blob(item.staging)?.sync_data().map_err(|e| Error::io("fdatasync", "blob", &e))?;
         }
     }
-    if durability != Durability::None && trees {
-        rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::errno("syncfs", root.path(), e))?;
+    if durability == Durability::None || !trees {
+        return Ok(());
     }
-    Ok(())
+    // A descriptor that is opened now would not hear of what could not be written before, if somebody else did.
+    let first = finished.iter().map(|item| item.staging).min_by_key(|staging| staging.begun());
+    first.map_or(Ok(()), Staging::flush_all)
 }
 
 fn open_blob(staging: &Staging) -> Result<File> {
@@ -124,9 +128,14 @@ fn enter<'a>(
     Ok(touched[at].1.as_fd())
 }
 
-fn place_blob(staging: &Staging, folder: BorrowedFd<'_>, digest: &Digest, size: u64) -> Result<()> {
-    let name = digest.hex();
-    match rustix::fs::renameat_with(staging.directory(), "data", folder, &name, RenameFlags::NOREPLACE) {
+fn place_blob(item: &Finished<'_>, folder: BorrowedFd<'_>, digest: &Digest, size: u64) -> Result<()> {
+    let (staging, name) = (item.staging, digest.hex());
+    let placed = if item.stays {
+        rustix::fs::linkat(staging.directory(), "data", folder, &name, AtFlags::empty())
+    } else {
+        rustix::fs::renameat_with(staging.directory(), "data", folder, &name, RenameFlags::NOREPLACE)
+    };
+    match placed {
         Ok(()) => Ok(()),
         // Another tenant's, or what a crash left before it was recorded. Ours was hashed a moment ago: what turns out
         // to be something else gives way to it in one step, and its readers keep what they have open.

@@ -1,10 +1,12 @@
 //! Where a blob and its layer are while they arrive.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags, flock};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
 
 use super::{BLOBS, INGEST, LAYERS, PRIVATE_MODE, TRASH};
@@ -13,16 +15,37 @@ use crate::root::{Root, names, remove_tree, to_path};
 
 /// Blobs are written once and never changed.
 const BLOB_MODE: u32 = 0o444;
+/// What an ingest's directory keeps for whoever goes on from it.
+const KEPT: [&[u8]; 2] = [b"data", b"lock"];
+/// A process that looks whether an ingest was abandoned holds its lock for microseconds.
+const GLANCE: Duration = Duration::from_secs(1);
+/// Between two tries at such a lock.
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// One ingest's directory, locked for as long as this lives. Dropping it removes what was not published.
+/// One ingest's directory, locked for as long as this lives. Dropping it removes what was not published, or left.
 #[derive(Debug)]
 pub struct Staging {
     ingests: OwnedFd,
     directory: OwnedFd,
     id: String,
     lock: File,
+    /// When `ingests` was opened: from then on it hears of whatever the disk could not write.
+    begun: Instant,
     /// Who made it: a child that is forked off gets a copy of this, and must leave the files alone.
     process: u32,
+    /// Whether the blob's bytes stay for another.
+    left: bool,
+}
+
+/// A blob's bytes that an earlier writer left, and the file to go on writing in.
+#[derive(Debug)]
+pub struct KeptBlob {
+    /// Stands at the end of what is there.
+    pub file: File,
+    /// Stands at the beginning.
+    pub reader: File,
+    /// How many are there.
+    pub bytes: u64,
 }
 
 impl Staging {
@@ -31,15 +54,13 @@ impl Staging {
     /// # Errors
     /// [`Error::Invalid`] for an id that is no plain name, [`Error::AlreadyExists`], [`Error::Io`].
     pub fn create(root: &Root, id: &str) -> Result<Self> {
-        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            return Err(Error::Invalid {
-                field: "ingest id",
-                value: id.escape_debug().to_string(),
-                reason: "expected letters, digits and dashes".to_owned(),
-            });
-        }
+        check_id(id)?;
         prepare(root)?;
-        let ingests = root.directory(INGEST)?;
+        Self::make(root.directory(INGEST)?, id)
+    }
+
+    fn make(ingests: OwnedFd, id: &str) -> Result<Self> {
+        let begun = Instant::now();
         let failed = |operation, e| Error::errno(operation, format!("{INGEST}/{id}"), e);
         // Until the ingest has its own lock this one tells `sweep` that somebody is at it.
         lock_directory(&ingests, FlockOperation::LockShared)?;
@@ -53,7 +74,115 @@ impl Staging {
         // Nobody else can hold it: the directory was just made.
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed("lock", e))?;
         lock_directory(&ingests, FlockOperation::Unlock)?;
-        Ok(Self { ingests, directory, id: id.to_owned(), lock, process: std::process::id() })
+        let process = std::process::id();
+        Ok(Self { ingests, directory, id: id.to_owned(), lock, begun, process, left: false })
+    }
+
+    /// Takes `content/ingest/<id>/` over from a writer that is gone; makes it where there is none.
+    ///
+    /// Of what is there only the blob's bytes stay: a layer's tree is made anew from them.
+    ///
+    /// # Errors
+    /// As [`Staging::create`]; [`Error::Conflict`] where its writer lives.
+    pub fn take_over(root: &Root, id: &str) -> Result<Self> {
+        check_id(id)?;
+        prepare(root)?;
+        let ingests = root.directory(INGEST)?;
+        let begun = Instant::now();
+        let failed = |operation, e| Error::errno(operation, format!("{INGEST}/{id}"), e);
+        // As in `create`: nobody sweeps it between its being found and its being locked.
+        lock_directory(&ingests, FlockOperation::LockShared)?;
+        let directory = match crate::root::open_directory(ingests.as_fd(), id.as_bytes()) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Self::make(ingests, id),
+            Err(e) => return Err(failed("open", e)),
+        };
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = rustix::fs::openat(&directory, "lock", flags, Mode::from_raw_mode(0o600))
+            .map(File::from)
+            .map_err(|e| failed("open", e))?;
+        lock_soon(&lock, id)?;
+        lock_directory(&ingests, FlockOperation::Unlock)?;
+        let process = std::process::id();
+        let staging = Self { ingests, directory, id: id.to_owned(), lock, begun, process, left: false };
+        staging.trim()?;
+        Ok(staging)
+    }
+
+    /// The blob's bytes that are there, to go on from. What cannot be the beginning of `size` bytes goes: then there
+    /// are none.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_blob(&self, size: Option<u64>) -> Result<KeptBlob> {
+        if let Some(reader) = self.find_blob(size)? {
+            let bytes = reader.metadata().map_err(|e| Error::io("stat", "blob", &e))?.len();
+            let file = self.reopen_blob(&reader, bytes)?;
+            return Ok(KeptBlob { file, reader, bytes });
+        }
+        let file = self.create_blob()?;
+        let reader = file.try_clone().map_err(|e| Error::io("duplicate", "blob", &e))?;
+        Ok(KeptBlob { file, reader, bytes: 0 })
+    }
+
+    fn find_blob(&self, size: Option<u64>) -> Result<Option<File>> {
+        // NONBLOCK: a fifo would be waited for.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let reader = match rustix::fs::openat(&self.directory, "data", flags, Mode::empty()) {
+            Ok(reader) => reader,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP) => return self.remove_blob(),
+            Err(e) => return Err(Error::errno("open", "blob", e)),
+        };
+        let stat = rustix::fs::fstat(&reader).map_err(|e| Error::errno("stat", "blob", e))?;
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let bytes = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+        let whole = size == Some(bytes);
+        // A second name is that of a blob in the store: that is never written to, and whole or not ours.
+        let usable = regular && size.is_none_or(|size| bytes <= size) && (whole || stat.st_nlink == 1);
+        if usable { Ok(Some(File::from(reader))) } else { self.remove_blob() }
+    }
+
+    fn remove_blob(&self) -> Result<Option<File>> {
+        remove_tree(self.directory.as_fd(), b"data").map(|()| None)
+    }
+
+    /// Opens the blob for writing, at its end; its mode lets nobody but root.
+    fn reopen_blob(&self, reader: &File, bytes: u64) -> Result<File> {
+        let failed = |operation, e| Error::errno(operation, "blob", e);
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::fchmod(reader, Mode::from_raw_mode(0o600)).map_err(|e| failed("chmod", e))?;
+        let opened = rustix::fs::openat(&self.directory, "data", flags, Mode::empty());
+        rustix::fs::fchmod(reader, Mode::from_raw_mode(BLOB_MODE)).map_err(|e| failed("chmod", e))?;
+        let mut file = opened.map(File::from).map_err(|e| failed("open", e))?;
+        file.seek(SeekFrom::Start(bytes)).map_err(|e| Error::io("seek", "blob", &e))?;
+        Ok(file)
+    }
+
+    /// Lets go of it, and leaves the blob's bytes for another to go on from; where there are none, nothing stays.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; nothing stays then.
+    pub fn leave(mut self) -> Result<()> {
+        if self.process == std::process::id() {
+            self.trim()?;
+            self.left = match rustix::fs::statat(&self.directory, "data", AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat.st_size > 0,
+                Err(Errno::NOENT) => false,
+                Err(e) => return Err(Error::errno("stat", "blob", e)),
+            };
+        }
+        Ok(())
+    }
+
+    /// Removes all but the blob's bytes.
+    fn trim(&self) -> Result<()> {
+        for name in names(self.directory.as_fd()).map_err(|e| Error::errno("list", INGEST, e))? {
+            if !KEPT.contains(&name.as_bytes()) {
+                remove_tree(self.directory.as_fd(), name.as_bytes())?;
+            }
+        }
+        Ok(())
     }
 
     /// The file that the blob's bytes go to.
@@ -75,6 +204,20 @@ impl Staging {
             .map_err(|e| Error::errno("open", "layer", e))
     }
 
+    /// Flushes the file system. It fails for whatever could not be written since this was made, also where another
+    /// process' flush came first and was told: the kernel tells each open file of a failure once.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn flush_all(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.ingests).map_err(|e| Error::errno("syncfs", INGEST, e))
+    }
+
+    /// When this was made.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
+    }
+
     /// The directory itself.
     #[must_use]
     pub fn directory(&self) -> &OwnedFd {
@@ -89,8 +232,41 @@ impl Drop for Staging {
         }
         // What cannot be removed now is removed by the next `sweep`: its lock is free then, whoever inherited the
         // descriptor.
-        let _ = remove_tree(self.ingests.as_fd(), self.id.as_bytes());
+        if !self.left {
+            let _ = remove_tree(self.ingests.as_fd(), self.id.as_bytes());
+        }
         let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
+fn check_id(id: &str) -> Result<()> {
+    if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err(Error::Invalid {
+            field: "ingest id",
+            value: id.escape_debug().to_string(),
+            reason: "expected letters, digits and dashes".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Takes an ingest's lock, which nobody but its writer holds for long.
+fn lock_soon(lock: &File, id: &str) -> Result<()> {
+    let deadline = Instant::now() + GLANCE;
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {
+                return Err(Error::Conflict {
+                    kind: "ingest",
+                    name: id.to_owned(),
+                    state: "being written".to_owned(),
+                    allowed: "left".to_owned(),
+                });
+            }
+            Err(e) => return Err(Error::errno("lock", format!("{INGEST}/{id}"), e)),
+        }
     }
 }
 
@@ -109,13 +285,14 @@ pub(super) fn prepare(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// Removes what killed processes left in staging, and what was on its way out. Live ingests hold their lock.
+/// Removes what killed processes left in staging, but for the ingests in `keep`, and what was on its way out. Live
+/// ingests hold their lock.
 ///
 /// Returns the ids of the ingests that were removed.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn sweep(root: &Root) -> Result<Vec<String>> {
+pub fn sweep(root: &Root, keep: &[String]) -> Result<Vec<String>> {
     prepare(root)?;
     let ingests = root.directory(INGEST)?;
     let trash = root.directory(TRASH)?;
@@ -124,7 +301,7 @@ pub fn sweep(root: &Root) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     for name in names(ingests.as_fd()).map_err(|e| Error::errno("list", INGEST, e))? {
         let name = name.as_bytes();
-        if !is_abandoned(&ingests, name, alone)? {
+        if keep.iter().any(|id| id.as_bytes() == name) || !is_abandoned(&ingests, name, alone)? {
             continue;
         }
         // Two that sweep at once rename one after the other: the second finds nothing.

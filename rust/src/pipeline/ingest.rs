@@ -3,19 +3,37 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
 
 use super::options::{Apply, Options, Outcome};
 use super::run::Pipeline;
-use crate::cas::{Durability, Finished, Staging, publish};
+use crate::cas::{Durability, Finished, KeptBlob, Staging, publish};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::root::Root;
 use crate::tar::merge::Merger;
 use crate::tar::{LayerWriter, Limits, Ownership};
 
+/// How often somebody who waits for a layer's end looks whether the caller has had enough.
+const STOP_LOOK: Duration = Duration::from_millis(50);
+
+/// What becomes of a blob's own bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// They are read, and stored nowhere.
+    Nothing,
+    /// They are stored.
+    Blob,
+    /// The same; they go on from what an earlier ingest of the same id left, and another one may go on from them.
+    Resumable,
+}
+
 /// What is to be brought in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct IngestOptions {
     /// Must be the digest of the bytes.
     pub digest: Digest,
@@ -27,8 +45,8 @@ pub struct IngestOptions {
     pub unpack: bool,
     /// Have the BLAKE3 of every file's content in the layer's index.
     pub content_digests: bool,
-    /// Keep the blob.
-    pub keep_blob: bool,
+    /// What becomes of the blob itself.
+    pub blob: Keep,
     /// What of a layer is too much.
     pub limits: Limits,
 }
@@ -40,16 +58,30 @@ pub struct Ingest {
     /// Declared before the staging: stages end before their directory is removed.
     pipeline: Pipeline,
     staging: Mutex<Option<Staging>>,
+    published: AtomicBool,
+    /// How many bytes an earlier ingest left, and they themselves until they were read.
+    kept: u64,
+    left: Mutex<Option<File>>,
 }
 
 impl Ingest {
-    /// Makes the staging directory and starts the stages.
+    /// Makes the staging directory, or takes it over, and starts the stages.
     ///
     /// # Errors
-    /// As [`Staging::create`] and [`Pipeline::start`].
+    /// As [`Staging::create`] or [`Staging::take_over`], and [`Pipeline::start`].
     pub fn start(root: &Root, id: &str, options: IngestOptions) -> Result<Self> {
-        let staging = Staging::create(root, id)?;
-        let store = if options.keep_blob { Some(staging.create_blob()?) } else { None };
+        let staging = match options.blob {
+            Keep::Resumable => Staging::take_over(root, id)?,
+            Keep::Blob | Keep::Nothing => Staging::create(root, id)?,
+        };
+        let (store, left, kept) = match options.blob {
+            Keep::Resumable => {
+                let KeptBlob { file, reader, bytes } = staging.open_blob(options.size)?;
+                (Some(file), Some(reader), bytes)
+            }
+            Keep::Blob => (Some(staging.create_blob()?), None, 0),
+            Keep::Nothing => (None, None, 0),
+        };
         let apply = if options.unpack {
             let mut writer = LayerWriter::new(staging.create_layer()?, options.limits)?;
             if options.content_digests {
@@ -66,10 +98,44 @@ impl Ingest {
             layer: options.diff_id.is_some() || options.unpack,
             diff_id: options.diff_id,
             store,
+            kept,
             apply,
             limits: options.limits,
         })?;
-        Ok(Self { options, pipeline, staging: Mutex::new(Some(staging)) })
+        let (staging, left) = (Mutex::new(Some(staging)), Mutex::new(left));
+        Ok(Self { options, pipeline, staging, published: AtomicBool::new(false), kept, left })
+    }
+
+    /// Bytes that an earlier ingest left.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.kept
+    }
+
+    /// Puts what an earlier ingest left through the stages, before anything else is handed over. Once: again does
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Pipeline::block`] and [`Pipeline::push`]; [`Error::Io`] for a disk that cannot give them back, or gives
+    /// fewer.
+    pub fn replay(&self) -> Result<()> {
+        let Some(mut left) = self.left.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let mut to_come = self.kept;
+        while to_come > 0 {
+            let mut block = self.pipeline.block()?;
+            let length = block.space().len();
+            let wanted = usize::try_from(to_come).map_or(length, |to_come| to_come.min(length));
+            let filled = fill(&mut left, &mut block.space()[..wanted], Path::new("blob"))?;
+            if filled < wanted {
+                return Err(Error::errno("read", "blob", Errno::IO)); // somebody cut it off meanwhile
+            }
+            block.set_filled(filled);
+            self.pipeline.push(block)?;
+            to_come -= filled as u64;
+        }
+        Ok(())
     }
 
     /// The stages.
@@ -78,7 +144,28 @@ impl Ingest {
         &self.pipeline
     }
 
-    /// Gives it up; nothing is left. Doing it again, or after publishing, does nothing.
+    /// Gives it up, and waits until no stage touches anything of it. What was handed over is written out, and stays
+    /// until it is aborted or left.
+    pub fn suspend(&self) {
+        self.pipeline.suspend();
+    }
+
+    /// Gives it up, and leaves the blob's bytes that came for an ingest of the same id; nothing where it is not
+    /// resumable.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; nothing is left then.
+    pub fn leave(&self) -> Result<()> {
+        if self.pipeline.is_forked() || self.options.blob != Keep::Resumable {
+            self.abort();
+            return Ok(());
+        }
+        self.pipeline.suspend();
+        let staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner).take();
+        staging.map_or(Ok(()), Staging::leave)
+    }
+
+    /// Gives it up; nothing is left in staging. Doing it again does nothing, and after publishing only that.
     pub fn abort(&self) {
         if self.pipeline.is_forked() {
             return; // it is the parent's to give up
@@ -96,7 +183,8 @@ impl Ingest {
         }
     }
 
-    /// Publishes finished ingests together; see [`publish`].
+    /// Publishes finished ingests together; see [`publish`]. Of resumable ones the bytes stay in staging as well, until
+    /// they are aborted or left.
     ///
     /// # Errors
     /// [`Error::Conflict`] for one that has not finished well, or is named twice; as [`publish`].
@@ -115,36 +203,45 @@ impl Ingest {
         for (ingest, staging) in ingests.iter().zip(&held) {
             let options = &ingest.options;
             let unfinished = || ingest.conflict("not finished");
-            let staging = staging.as_ref().ok_or_else(|| ingest.conflict("published or given up"))?;
+            let staging = staging
+                .as_ref()
+                .filter(|_| !ingest.published.load(Ordering::Acquire))
+                .ok_or_else(|| ingest.conflict("published or given up"))?;
             let outcome = ingest.pipeline.wait(Some(std::time::Duration::ZERO))?.ok_or_else(unfinished)?;
             finished.push(Finished {
                 staging,
-                blob: options.keep_blob.then_some((outcome.digest, outcome.size)),
+                blob: (options.blob != Keep::Nothing).then_some((outcome.digest, outcome.size)),
                 layer: outcome.diff_id.filter(|_| options.unpack),
+                stays: options.blob == Keep::Resumable,
             });
         }
         publish(root, &finished, durability)?;
         drop(finished);
-        for mut staging in held {
-            drop(staging.take()); // removes what is left of it: the lock file and its directory
+        for (ingest, mut staging) in ingests.iter().zip(held) {
+            ingest.published.store(true, Ordering::Release);
+            if ingest.options.blob != Keep::Resumable {
+                drop(staging.take()); // removes what is left of it: the lock file and its directory
+            }
         }
         Ok(())
     }
 }
 
-/// Applies a layer file to a directory that may hold the layers below.
+/// Applies a layer file to a directory that may hold the layers below. `stop` is asked again and again; what it returns
+/// as an error ends the work.
 ///
 /// # Errors
 /// What the layer or the kernel refuses; a mismatch with `digest` or `diff_id`, after which the content of
 /// `target` is undefined.
-pub fn unpack_file(
+pub fn unpack_file<E: From<Error>>(
     source: &Path,
     target: &Path,
     digest: Option<Digest>,
     diff_id: Option<Digest>,
     limits: Limits,
     ownership: Ownership,
-) -> Result<Outcome> {
+    stop: impl Fn() -> std::result::Result<(), E>,
+) -> std::result::Result<Outcome, E> {
     let mut file = File::open(source).map_err(|e| Error::io("open", source, &e))?;
     let merger = Merger::new(Root::open(target)?, limits, ownership)?;
     let pipeline = Pipeline::start(Options {
@@ -158,21 +255,33 @@ pub fn unpack_file(
     })?;
     loop {
         let mut block = pipeline.block()?;
-        let mut filled = 0;
-        while filled < block.space().len() {
-            match file.read(&mut block.space()[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io("read", source, &e)),
-            }
-        }
+        let filled = fill(&mut file, block.space(), source)?;
         if filled == 0 {
             break;
         }
         block.set_filled(filled);
         pipeline.push(block)?;
+        stop().inspect_err(|_| pipeline.cancel())?;
     }
     pipeline.close();
-    pipeline.wait(None)?.ok_or(Error::Cancelled)
+    loop {
+        if let Some(outcome) = pipeline.wait(Some(STOP_LOOK))? {
+            return Ok(outcome);
+        }
+        stop().inspect_err(|_| pipeline.cancel())?;
+    }
+}
+
+/// Reads until all of a space is filled, or the file has ended: how many bytes.
+fn fill(file: &mut File, space: &mut [u8], name: &Path) -> Result<usize> {
+    let mut filled = 0;
+    while filled < space.len() {
+        match file.read(&mut space[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io("read", name, &e)),
+        }
+    }
+    Ok(filled)
 }

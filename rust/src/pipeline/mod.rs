@@ -15,8 +15,8 @@ mod work;
 
 pub use archive::{Archive, Member};
 pub use blocks::{Block, IN_BLOCK_BYTES};
-pub use ingest::{Ingest, IngestOptions, unpack_file};
+pub use ingest::{Ingest, IngestOptions, Keep, unpack_file};
 pub use options::{Apply, Options, Outcome};
-pub use pack::{Packed, pack};
+pub use pack::{Packed, Stop, pack};
 pub use run::Pipeline;
 pub use stage::{STAGES, StageTimes};

@@ -31,6 +31,8 @@ pub struct Options {
     pub diff_id: Option<Digest>,
     /// Where the bytes are kept.
     pub store: Option<File>,
+    /// How many of the first bytes are in it already: they go through the stages, and are not written.
+    pub kept: u64,
     /// What unpacks the tar.
     pub apply: Option<Apply>,
     /// How much of the tar is too much for its compressed bytes; what unpacks has its own.

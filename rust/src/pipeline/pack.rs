@@ -21,6 +21,9 @@ const BLOCK_BYTES: usize = 1 << 18;
 /// As any file that a user makes.
 const FILE_MODE: u32 = 0o644;
 
+/// Whether whoever waits has had enough.
+pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// A layer that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed {
@@ -38,7 +41,8 @@ pub struct Packed {
 
 /// Writes a planned layer to a file, which appears, or takes the place of one, when it is whole.
 ///
-/// `clamp`: seconds since 1970 that no time in it may be after. `durable`: it is flushed before it gets its name.
+/// `clamp`: seconds since 1970 that no time in it may be after. `durable`: it is flushed before it gets its name. `stop` is
+/// asked for each block; what it answers with true ends as an error.
 ///
 /// # Errors
 /// As [`Plan::write`]; nothing is left then.
@@ -48,9 +52,10 @@ pub fn pack(
     compression: Compression,
     clamp: Option<i64>,
     durable: bool,
+    stop: Stop<'_>,
 ) -> Result<Packed> {
     let draft = Draft::create(target)?;
-    let packed = pass(plan, &draft.file, compression, clamp, target)?;
+    let packed = pass(plan, &draft.file, compression, clamp, target, stop)?;
     if durable {
         draft.file.sync_data().map_err(|e| Error::io("fdatasync", target, &e))?;
     }
@@ -64,12 +69,14 @@ fn pass(
     compression: Compression,
     clamp: Option<i64>,
     target: &Path,
+    stop: Stop<'_>,
 ) -> Result<Packed> {
     let failed = |e: io::Error| Error::io("write", target, &e);
     let blob = Measured { out: file, hasher: Hasher::new(Algorithm::Sha256), bytes: 0 };
     let encoder = Encoder::new(compression, Blocks::new(blob))?;
     let tar = Measured { out: encoder, hasher: Hasher::new(Algorithm::Sha256), bytes: 0 };
-    let tar = plan.write(Blocks::new(tar), clamp)?.finish().map_err(failed)?;
+    let tar = Stopping { out: tar, stop };
+    let tar = plan.write(Blocks::new(tar), clamp)?.finish().map_err(failed)?.out;
     let blob = tar.out.finish().and_then(Blocks::finish).map_err(failed)?;
     Ok(Packed {
         digest: blob.hasher.finish(),
@@ -93,6 +100,25 @@ impl<W: Write> Write for Measured<W> {
         self.hasher.update(bytes);
         self.bytes += bytes.len() as u64;
         Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Asks, before it hands anything on, whether anybody still wants it.
+struct Stopping<'a, W> {
+    out: W,
+    stop: Stop<'a>,
+}
+
+impl<W: Write> Write for Stopping<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.stop)() {
+            return Err(Errno::CANCELED.into());
+        }
+        self.out.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -206,13 +232,13 @@ mod tests {
         let out = dir.path().join("out");
         std::fs::create_dir(&out).expect("made");
         let target = out.join("layer");
-        let first = pack(&planned, &target, Compression::Gzip, None, true).expect("packed");
-        let again = pack(&planned, &target, Compression::Gzip, None, false).expect("packed");
+        let first = pack(&planned, &target, Compression::Gzip, None, true, &|| false).expect("packed");
+        let again = pack(&planned, &target, Compression::Gzip, None, false, &|| false).expect("packed");
         assert_eq!(first, again);
         assert_eq!(std::fs::metadata(&target).expect("there").len(), first.size);
         std::fs::write(tree.join("file"), b"another content").expect("written");
         assert!(matches!(
-            pack(&planned, &out.join("other"), Compression::None, None, false),
+            pack(&planned, &out.join("other"), Compression::None, None, false, &|| false),
             Err(Error::Conflict { .. })
         ));
         assert_eq!(std::fs::read_dir(&out).expect("listed").count(), 1);

@@ -66,6 +66,8 @@ pub(super) struct Actors {
 pub(super) struct Store {
     pub(super) hasher: Hasher,
     pub(super) file: Option<File>,
+    /// Bytes that were in the file before.
+    pub(super) kept: u64,
     pub(super) written: u64,
     pub(super) flushed: u64,
 }
@@ -107,7 +109,13 @@ impl Pipeline {
             }
             Lane { queue: VecDeque::new(), closed: false, clock }
         });
-        let store = Store { hasher: Hasher::new(algorithm), file: options.store, written: 0, flushed: 0 };
+        let store = Store {
+            hasher: Hasher::new(algorithm),
+            file: options.store,
+            kept: options.kept,
+            written: 0,
+            flushed: 0,
+        };
         let inflate = Inflate { decoder: None, input: None, output: None, compressed: 0, expanded: 0 };
         Ok(Self(Arc::new(Shared {
             subject: options.subject,
@@ -172,6 +180,9 @@ impl Pipeline {
         if let Some(error) = &state.error {
             return Err(error.clone());
         }
+        if state.is_suspended() {
+            return Err(Error::Cancelled);
+        }
         self.0.received.store(received, Ordering::Relaxed);
         state.receive.count(block.filled());
         state.receive.turn(Doing::Starved);
@@ -235,6 +246,30 @@ impl Pipeline {
             return;
         }
         self.0.fail(Error::Cancelled);
+        self.wait_over();
+    }
+
+    /// Gives it up, but for the bytes that were handed over: they are written out first.
+    pub fn suspend(&self) {
+        if pool::is_forked() {
+            return;
+        }
+        let state = self.0.lock();
+        if state.error.is_none() && !state.is_over() {
+            self.0.ended.store(true, Ordering::Release);
+            self.0.hold_back(state, Error::Cancelled);
+            let mut state = self.0.lock();
+            state.receive.turn(Doing::Done);
+            self.0.close_lane(&mut state, Stage::Store);
+            drop(state);
+            blocks::look_up();
+        } else {
+            drop(state);
+        }
+        self.wait_over();
+    }
+
+    fn wait_over(&self) {
         let mut state = self.0.lock();
         while !state.is_over() {
             state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -294,6 +329,11 @@ impl Drop for Pipeline {
 }
 
 impl State {
+    /// Whether it was given up, but for its bytes.
+    pub(super) fn is_suspended(&self) -> bool {
+        matches!(self.verdict, Some(Error::Cancelled))
+    }
+
     fn is_over(&self) -> bool {
         self.lanes.iter().all(|lane| lane.clock.doing() == Doing::Done)
     }

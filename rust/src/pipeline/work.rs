@@ -41,6 +41,9 @@ impl Shared {
         let mut actor = self.actors.store.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(block) = block else {
             let Some(store) = actor.take() else { return Ok(Turn::Ended) };
+            if self.lock().is_suspended() {
+                return Ok(Turn::Ended); // a part of it was written out: what that hashes to says nothing
+            }
             let actual = store.hasher.finish();
             if let Some(expected) = self.expected.filter(|&expected| expected != actual) {
                 return Err(Error::DigestMismatch {
@@ -55,7 +58,10 @@ impl Shared {
         let Some(store) = actor.as_mut() else { return Ok(Turn::Ended) };
         store.hasher.update(block.content());
         if let Some(file) = &mut store.file {
-            file.write_all(block.content()).map_err(|e| Error::io("write", "blob", &e))?;
+            // A block is of the one kind or of the other, never of both: see `Ingest::replay`.
+            if store.written >= store.kept {
+                file.write_all(block.content()).map_err(|e| Error::io("write", "blob", &e))?;
+            }
             store.written += block.filled() as u64;
             if store.written - store.flushed >= WRITE_BACK_BYTES {
                 let from = store.flushed.saturating_sub(FORGET_BYTES);

@@ -211,6 +211,15 @@ impl Clients {
 
     fn accept(&mut self) {
         while let Some(Ok((socket, _))) = self.listener.as_ref().map(UnixListener::accept) {
+            if !is_ours(&socket) {
+                continue;
+            }
+            if self.list.len() == CLIENTS_MAX {
+                // Whoever has not even said what it wants makes room, the oldest first.
+                if let Some(silent) = self.list.iter().position(|client| client.mode.is_none()) {
+                    self.list.remove(silent);
+                }
+            }
             if self.list.len() < CLIENTS_MAX && socket.set_nonblocking(true).is_ok() {
                 self.list.push(Client {
                     socket,
@@ -223,6 +232,12 @@ impl Clients {
             }
         }
     }
+}
+
+/// Whether the same user is at the other end, or root. The directory lets nobody else in; a descriptor may be passed on.
+fn is_ours(socket: &UnixStream) -> bool {
+    let own = rustix::process::geteuid();
+    rustix::net::sockopt::socket_peercred(socket).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
 }
 
 impl Client {

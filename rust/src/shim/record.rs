@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -49,8 +50,7 @@ pub(crate) fn write_running(init: Pid, started_ns: u64) -> io::Result<()> {
         init.as_raw_pid(),
         boot.trim()
     );
-    fs::write("shim.json.tmp", text)?;
-    fs::rename("shim.json.tmp", "shim.json")
+    write_whole(Path::new("."), "shim.json", text.as_bytes())
 }
 
 /// Field 22 of `/proc/PID/stat`, counted after the command's name, which may hold anything.
@@ -62,7 +62,7 @@ fn start_ticks(pid: Pid) -> Option<u64> {
 /// Replaces `directory/name`: after a power cut there is the old file or the whole new one.
 pub(crate) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let staged = directory.join(format!("{name}.tmp"));
-    let mut file = File::create(&staged)?;
+    let mut file = create(&staged)?;
     file.write_all(bytes)?;
     file.sync_data()?;
     fs::rename(&staged, directory.join(name))?;
@@ -72,8 +72,13 @@ pub(crate) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::R
 /// Replaces `directory/name`: whoever looks sees the old file or the whole new one, while the machine is up.
 pub(crate) fn write_whole(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let staged = directory.join(format!("{name}.tmp"));
-    fs::write(&staged, bytes)?;
+    create(&staged)?.write_all(bytes)?;
     fs::rename(&staged, directory.join(name))
+}
+
+/// A file that nobody else reads, whatever the umask.
+fn create(path: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 /// Nanoseconds since the epoch, by the wall clock.

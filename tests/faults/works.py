@@ -1,0 +1,451 @@
+"""Works of an engine that are stopped, refused or cut off half-way; and how one tells that nothing is wrong after it.
+
+Each begins with the same store, runs in a process of its own, says ``begin`` when it begins and a line more for each
+thing that it was told is done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import pyctrd
+from pyctrd.errors import NotFoundError
+from pyctrd.metadata.database import Database
+from tests.archives import Tar
+from tests.images import BuiltImage, build_image
+from tests.registry_faults import FaultyRegistry
+
+PRELUDE = """
+import os, sys, traceback
+import pyctrd
+from pyctrd.errors import NotFoundError
+
+def say(text):
+    os.write(1, text.encode() + b"\\n")
+
+def held():
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink("/proc/self/fd/" + name))
+        except OSError:
+            pass
+    return sorted(link for link in links if os.environ["PYCTRD_ROOT"] in link)
+
+words = sys.argv[1:]
+status = 0
+try:
+    with pyctrd.Engine() as engine:
+        work(engine, words, say)
+except (pyctrd.PyctrdError, OSError, MemoryError) as error:
+    say(f"refused {type(error).__name__} {getattr(error, 'filename', None)}: {error}")
+    status = 3
+except KeyboardInterrupt:
+    say("interrupted")
+    status = 5
+except BaseException:
+    say("untyped " + traceback.format_exc())
+    status = 4
+# Not before: what an error's frames hold, as a lock that was just taken, goes with the error.
+for link in held() if status else ():
+    say(f"leaked {link}")
+sys.exit(status)
+"""
+
+_SHARED = Tar().directory("d", mode=0o750).file("d/f", b"first").symlink("l", "d/f").build()
+_OWN = Tar().file("d/g", b"second" * 100, xattrs={"user.note": b"x"}).hardlink("d/h", "d/f").build()
+_TOP = Tar().whiteout("d/g").file("late", b"third").build()
+KEPT = build_image([_SHARED, Tar().file("kept", b"stays").build()])
+FIRST = build_image([_SHARED, _OWN])
+SECOND = build_image([_SHARED, _OWN, _TOP])
+# What a pull that was killed before it recorded anything has published.
+LEFT = build_image([Tar().file("left", b"of a killed process").build()])
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Where a work is done.
+
+    Attributes:
+        root: The store.
+        registry: Serves ``kept``, ``first`` and ``second``.
+        layouts: A directory with each of them as an OCI layout.
+    """
+
+    root: Path
+    registry: FaultyRegistry
+    layouts: Path
+
+    def reference(self, name: str) -> str:
+        """One of the images in the registry."""
+        return f"{self.registry.host}/{name}:latest"
+
+    def layout(self, name: str) -> str:
+        """One of the images as files."""
+        return str(self.layouts / name)
+
+    @property
+    def template(self) -> Path:
+        """The store as it is before the work."""
+        return self.root.with_name("template")
+
+    def keep(self) -> None:
+        """Keep the store, which nobody has open, as the one that each try begins with."""
+        self._unmount()
+        copy(self.root, self.template)
+
+    def restore(self) -> None:
+        """Begin again."""
+        self._unmount()
+        copy(self.template, self.root)
+
+    def _unmount(self) -> None:
+        below = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for target in reversed([target for target in below if target.startswith(f"{self.root}/")]):
+            subprocess.run(["umount", "-l", target], check=True)
+
+
+def copy(source: Path, target: Path) -> None:
+    """A whole tree, with whatever it has, in the place of another."""
+    if target.exists():
+        subprocess.run(["rm", "-rf", str(target)], check=True)
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One flow.
+
+    Attributes:
+        name: For people.
+        code: The body of ``work(engine, words, say)``.
+        words: Its words.
+        prepare: Makes the store that it begins with.
+        judge: With the next engine: what was told is there, the rest is whole or not; then the work is done to its end,
+            and judged as one that nothing stopped.
+        clean: Whether ``check`` finds nothing whatever the work was stopped in.
+    """
+
+    name: str
+    code: str
+    words: Callable[[Shop], Sequence[str]]
+    prepare: Callable[[pyctrd.Engine, Shop], None]
+    judge: Callable[[pyctrd.Engine, Shop, list[str]], None]
+    clean: bool = True
+
+    @property
+    def program(self) -> str:
+        """For a process of its own."""
+        return f"def work(engine, words, say):\n{self.code}\n{PRELUDE}"
+
+
+# Whether the next engine frees what a collection that was stopped had decided to free, or the next collection does.
+COLLECTS_AT_OPENING = hasattr(pyctrd.Engine, "gc")
+
+OPENED = """
+    engine.images.list()
+    say("begin")
+"""
+
+
+def open_shop(root: Path, directory: Path, registry: FaultyRegistry) -> Shop:
+    """With all that works need."""
+    for name, image in {"kept": KEPT, "first": FIRST, "second": SECOND, "left": LEFT}.items():
+        registry.add(image, name)
+        image.write_layout(directory / "layouts" / name)
+    return Shop(root, registry, directory / "layouts")
+
+
+def set_up(work: Work, shop: Shop, *, keep: bool = True) -> None:
+    """Make the store that each try begins with, and keep it beside."""
+    with pyctrd.Engine() as engine:
+        engine.images.pull(shop.reference("kept"))
+        work.prepare(engine, shop)
+    if keep:
+        shop.keep()
+
+
+def judge(work: Work, shop: Shop, said: list[str]) -> None:
+    """Open the store again after a try: see ``Work.judge``."""
+    with pyctrd.Engine() as engine:
+        if work.clean:
+            assert engine.check(digests=True) == []
+        assert engine.images.get(shop.reference("kept")).read_file("/kept") == b"stays"
+        work.judge(engine, shop, said)
+        assert engine.check(digests=True) == []
+        assert engine.images.get(shop.reference("kept")).read_file("/kept") == b"stays"
+        assert leftovers(shop.root) == []
+
+
+def judge_whole(shop: Shop, name: str, built: BuiltImage, *, told: bool) -> None:
+    """As ``judge``, of one image that was pulled, or was not."""
+    with pyctrd.Engine() as engine:
+        assert engine.check(digests=True) == []
+        assert leftovers(shop.root) == []
+        image = engine.images.find(shop.reference(name))
+        assert image is not None or not told
+        _reads(engine.images.pull(shop.reference(name)), built)
+        assert engine.check(digests=True) == []
+
+
+def leftovers(root: Path) -> list[str]:
+    """What only a work under way may have there."""
+    found = [path for name in ("content/ingest", "trash") for path in sorted((root / name).glob("*"))]
+    found += sorted((root / "snapshots").glob("trial-*"))
+    return [str(path.relative_to(root)) for path in found]
+
+
+def _nothing(engine: pyctrd.Engine, shop: Shop) -> None:
+    del engine, shop
+
+
+def _reads(image: pyctrd.Image, built: BuiltImage) -> None:
+    assert image.manifest_digest == built.digest
+    assert image.read_file("/d/h") == b"first"
+    if built is FIRST:
+        assert image.read_file("/d/g") == b"second" * 100
+    else:
+        assert image.read_file("/late") == b"third"
+
+
+def _judge_brought(name_of: Callable[[Shop, str], str]) -> Callable[[pyctrd.Engine, Shop, list[str]], None]:
+    def judge_brought(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+        for name, built in (("first", FIRST), ("second", SECOND)):
+            image = engine.images.find(name_of(shop, name))
+            assert image is not None or name not in said, f"{name} was brought in and is gone"
+            if image is not None:
+                _reads(image, built)
+        for name, built in (("first", FIRST), ("second", SECOND)):
+            if name_of(shop, name) == shop.reference(name):
+                _reads(engine.images.pull(shop.reference(name)), built)
+            else:
+                _reads(engine.images.load(shop.layout(name), name=name_of(shop, name))[0], built)
+
+    return judge_brought
+
+
+def _loaded(shop: Shop, name: str) -> str:
+    del shop
+    return f"example.com/{name}:1"
+
+
+def _has_both(engine: pyctrd.Engine, shop: Shop) -> None:
+    engine.images.pull(shop.reference("first"))
+    engine.images.pull(shop.reference("second"))
+
+
+def _judge_removed(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    for name, built in (("first", FIRST), ("second", SECOND)):
+        image = engine.images.find(shop.reference(name))
+        assert image is None or name not in said, f"{name} was removed and is there"
+        if image is not None:
+            _reads(image, built)
+            engine.images.remove(image.name)
+    free_all(engine, shop)
+    _assert_only_kept(shop)
+
+
+def free_all(engine: pyctrd.Engine, shop: Shop) -> None:
+    """Collect whatever no image needs, by the means that there are."""
+    if (gc := getattr(engine, "gc", None)) is not None:
+        gc()
+        return
+    engine.images.load(shop.layout("left"), name="example.com/passing:1")
+    engine.images.remove("example.com/passing:1")
+
+
+def _assert_only_kept(shop: Shop) -> None:
+    kept = {blob.digest.partition(":")[2] for blob in (KEPT.manifest, *KEPT.blobs)}
+    assert {path.name for path in (shop.root / "content/blobs/sha256").iterdir()} == kept
+    assert len(list((shop.root / "layers/sha256").iterdir())) == len(KEPT.tars)
+
+
+def _has_container(engine: pyctrd.Engine, shop: Shop) -> None:
+    container = engine.containers.create(engine.images.pull(shop.reference("first")), ["true"], name="made")
+    rootfs = shop.root / "containers/default" / container.id / "rootfs"
+    if not rootfs.is_mount():  # a copied tree needs no mount
+        rootfs = shop.root / "snapshots" / f"container-{container.id}" / "rootfs"
+    (rootfs / "d/changed").write_bytes(b"in the container")
+    (rootfs / "d/g").unlink()
+
+
+def _judge_committed(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    image = engine.images.find("example.com/committed:1")
+    assert image is not None or "committed" not in said
+    container = engine.containers.get("made")
+    image = image or container.commit("example.com/committed:1")
+    assert image.read_file("/d/changed") == b"in the container"
+    assert image.read_file("/d/h") == b"first"
+    with pytest.raises(NotFoundError):
+        image.stat("/d/g")
+    assert container.status.state == "created"
+
+
+def _has_old(engine: pyctrd.Engine, shop: Shop) -> None:
+    engine.containers.create(shop.reference("kept"), ["true"], name="old")
+
+
+def _judge_created(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    names = {container.name for container in engine.containers.list()}
+    assert "new" in names or "created" not in said, "new was made and is gone"
+    assert "old" not in names or "deleted" not in said, "old was deleted and is there"
+    for container in engine.containers.list():
+        bundle = shop.root / "containers/default" / container.id
+        assert json.loads((bundle / "config.json").read_bytes())["process"]["args"] == ["true"]
+        container.delete()
+    assert list((shop.root / "containers").glob("*/*")) == []
+    assert [path.name for path in (shop.root / "snapshots").iterdir() if not path.name.startswith("fixup-")] == []
+
+
+def _has_tenant(engine: pyctrd.Engine, shop: Shop) -> None:
+    del engine
+    with pyctrd.Engine(namespace="tenant") as tenant:
+        image = tenant.images.pull(shop.reference("first"))
+        tenant.containers.create(image, ["true"], name="made")
+
+
+def _judge_namespace(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    names = [namespace.name for namespace in engine.namespaces.list()]
+    assert "tenant" not in names or "removed" not in said
+    if "tenant" in names:
+        engine.namespaces.remove("tenant", force=True)
+    free_all(engine, shop)
+    _assert_only_kept(shop)
+    assert list((shop.root / "containers").glob("*/*")) == []
+
+
+def _damage(engine: pyctrd.Engine, shop: Shop) -> None:
+    image = engine.images.pull(shop.reference("first"))
+    blobs, layers = shop.root / "content/blobs/sha256", shop.root / "layers/sha256"
+    (layers / image.config.rootfs.diff_ids[1].hex / "tree/d/g").write_bytes(b"shorter")
+    (blobs / image.manifest.layers[1].digest.hex).unlink()
+    (blobs / image.manifest.config.digest.hex).write_bytes(b"no config")
+    (blobs / ("0" * 64)).write_bytes(b"nobody's")
+
+
+def _judge_repaired(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    found = engine.check(digests=True)
+    assert found == [] or "repaired" not in said
+    done = engine.check(digests=True, repair=True)
+    assert all(finding.repaired for finding in done), done
+    _reads(engine.images.get(shop.reference("first")), FIRST)
+
+
+def _leave(engine: pyctrd.Engine, shop: Shop) -> None:
+    """What processes leave that are killed at several places, all at once."""
+    root = shop.root
+    image = engine.images.load(shop.layout("left"), name="example.com/left:1")[0]
+    diff_id, layer = str(image.config.rootfs.diff_ids[0]), image.manifest.layers[0]
+    shutil.copytree(root / "layers/sha256" / diff_id[7:], root / "copied", symlinks=True)
+    shutil.copy2(root / "content/blobs/sha256" / layer.digest.hex, root / "copied-blob")
+    engine.images.remove(image.name)
+    container = engine.containers.create(shop.reference("kept"), ["true"], name="half")
+    subprocess.run(["umount", str(root / "containers/default" / container.id / "rootfs")], check=True)
+    (root / "containers/default" / container.id / "config.json").unlink()
+    (root / "copied").rename(root / "layers/sha256" / diff_id[7:])
+    (root / "copied-blob").rename(root / "content/blobs/sha256" / layer.digest.hex)
+    database = Database(root / "pyctrd.db")
+    with database.write() as tx:
+        tx.ingests.add("left", namespace="default", digest=str(layer.digest), diff_id=diff_id, size=layer.size)
+    database.close()
+    for name in ("content/ingest/left/layer/tree", "content/ingest/other", "trash/old/tree", "snapshots/trial-0/upper"):
+        (root / name).mkdir(parents=True)
+    (root / "content/ingest/left/data").write_bytes(b"half")
+    (root / "trash/old/tree/file").write_bytes(b"x")
+
+
+def _judge_recovered(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    del said
+    assert engine.containers.list() == []
+    _assert_only_kept(shop)
+    assert [path.name for path in (shop.root / "snapshots").iterdir() if not path.name.startswith("fixup-")] == []
+
+
+WORKS = [
+    Work(
+        "pull",
+        OPENED
+        + "    for name, reference in zip(('first', 'second'), words):\n"
+        + "        engine.images.pull(reference)\n        say(name)",
+        lambda shop: [shop.reference("first"), shop.reference("second")],
+        _nothing,
+        _judge_brought(Shop.reference),
+    ),
+    Work(
+        "load",
+        OPENED
+        + "    for name, layout in zip(('first', 'second'), words):\n"
+        + "        engine.images.load(layout, name=f'example.com/{name}:1')\n        say(name)",
+        lambda shop: [shop.layout("first"), shop.layout("second")],
+        _nothing,
+        _judge_brought(_loaded),
+    ),
+    Work(
+        "rmi",
+        OPENED
+        + "    for name, reference in zip(('first', 'second'), words):\n"
+        + "        engine.images.remove(reference)\n        say(name)",
+        lambda shop: [shop.reference("first"), shop.reference("second")],
+        _has_both,
+        _judge_removed,
+        clean=COLLECTS_AT_OPENING,
+    ),
+    Work(
+        "commit",
+        OPENED + "    engine.containers.get('made').commit('example.com/committed:1')\n    say('committed')",
+        lambda shop: [],
+        _has_container,
+        _judge_committed,
+    ),
+    Work(
+        "create",
+        OPENED
+        + "    engine.containers.create(words[0], ['true'], name='new')\n    say('created')\n"
+        + "    engine.containers.get('old').delete()\n    say('deleted')",
+        lambda shop: [shop.reference("kept")],
+        _has_old,
+        _judge_created,
+    ),
+    Work(
+        "namespace rm",
+        OPENED + "    engine.namespaces.remove('tenant', force=True)\n    say('removed')",
+        lambda shop: [],
+        _has_tenant,
+        _judge_namespace,
+        clean=COLLECTS_AT_OPENING,
+    ),
+    Work(
+        "repair",
+        OPENED
+        + "    left = [found for found in engine.check(digests=True, repair=True) if not found.repaired]\n"
+        + "    say(f'left {left}' if left else 'repaired')",
+        lambda shop: [],
+        _damage,
+        _judge_repaired,
+        clean=False,
+    ),
+    Work(
+        "recover",
+        "    say('begin')\n    engine.images.list()",
+        lambda shop: [],
+        _leave,
+        _judge_recovered,
+    ),
+]
+if hasattr(pyctrd.Engine, "gc"):
+    WORKS.append(
+        Work(
+            "gc",
+            OPENED + "    engine.gc()\n    say('collected')",
+            lambda shop: [],
+            _has_both,
+            _judge_removed,
+        )
+    )

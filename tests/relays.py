@@ -1,0 +1,134 @@
+"""A relay in front of a server, which tells what the server was asked."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+from types import TracebackType
+from typing import NamedTuple, Self
+
+_HEAD = re.compile(rb"(\w+) (\S+) HTTP/1\.1\r\n(.*?)\r\n\r\n", re.DOTALL)
+_RANGE = re.compile(rb"^range: *(.*)$", re.IGNORECASE | re.MULTILINE)
+_PIECE_BYTES = 1 << 16
+
+
+class Asked(NamedTuple):
+    """One request."""
+
+    method: str
+    path: str
+    range: str | None
+
+
+class Relay:
+    """Passes on what comes on a port of loopback, for the length of a ``with`` block.
+
+    Args:
+        server: ``host:port``.
+
+    Attributes:
+        host: The same of the relay.
+    """
+
+    def __init__(self, server: str) -> None:
+        name, _, port = server.rpartition(":")
+        self._server = (name, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._lock = threading.Condition()
+        self._left: float = float("inf")
+        self._said: list[bytearray] = []
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, name="relay")]
+        self._threads[0].start()
+
+    def asked(self) -> list[Asked]:
+        """All requests since the last look, connection by connection."""
+        found = []
+        with self._lock:
+            for said in self._said:
+                for method, path, headers in _HEAD.findall(said):
+                    wanted = _RANGE.search(headers)
+                    found.append(
+                        Asked(method.decode(), path.decode(), None if wanted is None else wanted[1].decode().strip())
+                    )
+                said.clear()
+        return found
+
+    def let_through(self, count: float) -> None:
+        """Pass on so many bytes of what the server says from now on, and then no more until it is called again."""
+        with self._lock:
+            self._left = count
+            self._lock.notify_all()
+
+    def is_spent(self) -> bool:
+        """Whether all of them were passed on."""
+        with self._lock:
+            return self._left == 0
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self._server)
+            except OSError:
+                client.close()
+                continue
+            said = bytearray()
+            with self._lock:
+                self._said.append(said)
+                self._sockets += [client, server]
+            for pair in ((client, server, said), (server, client, None)):
+                thread = threading.Thread(target=self._carry, args=pair, name="relay")
+                self._threads.append(thread)
+                thread.start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, said: bytearray | None) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(_PIECE_BYTES):
+                if said is None:
+                    self._answer(target, piece)
+                    continue
+                with self._lock:
+                    said += piece
+                target.sendall(piece)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _answer(self, client: socket.socket, piece: bytes) -> None:
+        while piece:
+            with self._lock:
+                self._lock.wait_for(lambda: self._left > 0)
+                count = int(min(len(piece), self._left))
+                self._left -= count
+            client.sendall(piece[:count])
+            piece = piece[count:]
+
+    def close(self) -> None:
+        """End every connection."""
+        self.let_through(float("inf"))
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._threads[0].join()
+        for open_socket in self._sockets:
+            with contextlib.suppress(OSError):
+                open_socket.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for open_socket in self._sockets:
+            open_socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
