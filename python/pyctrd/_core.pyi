@@ -20,20 +20,25 @@ __all__ = [
     "Ingested",
     "LayerIndex",
     "Member",
+    "ObjectRef",
     "StageTimes",
     "ViewChanges",
     "ViewWalk",
     "Workspace",
     "__version__",
     "copy_attributes",
+    "copy_root_attributes",
     "diff",
     "diff_layers",
     "digest_bytes",
     "digest_file",
     "enter_user_namespace",
     "flatten_layers",
+    "layer_objects",
     "list_changes",
+    "list_objects",
     "mount_bind",
+    "mount_image",
     "mount_overlay",
     "open_beneath",
     "open_in_root",
@@ -43,9 +48,11 @@ __all__ = [
     "settle_layers",
     "spawn_shim",
     "sweep_ingests",
+    "sweep_objects",
     "unmount",
     "unpack",
     "verify_file",
+    "verify_object",
 ]
 
 __version__: str
@@ -71,6 +78,22 @@ class FileLock:
     ) -> None: ...
 
 def sweep_ingests(root: _Path) -> list[str]: ...
+@final
+class ObjectRef:
+    @property
+    def key(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sparse(self) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+def layer_objects(layer: _Path) -> list[ObjectRef]: ...
+def verify_object(root: _Path, object: ObjectRef) -> bool: ...
+def list_objects(root: _Path) -> set[str]: ...
+def sweep_objects(root: _Path, layers: Sequence[_Path], *, dry: bool = False) -> tuple[int, int, int]: ...
 def remove_tree(directory: _Path, name: _Path) -> None: ...
 
 # --- pipeline -------------------------------------------------------------------------------------
@@ -158,6 +181,8 @@ class Ingest:
         content_digests: bool = False,
         keep_blob: bool = True,
         limits: _Limits | None = None,
+        form: str = "tree",
+        inline_bytes: int | None = None,
     ) -> Self: ...
     def buffer(self) -> memoryview: ...
     def commit(self, count: int) -> None: ...
@@ -320,6 +345,7 @@ def settle_layers(layers: Sequence[_Path], target: _Path) -> bool: ...
 def flatten_layers(layers: Sequence[_Path], target: _Path) -> None: ...
 def rebuild_layer(layer: _Path, diff_id: str, dest: _Path | None = None) -> int: ...
 def copy_attributes(source: _Path, target: _Path) -> None: ...
+def copy_root_attributes(layer: _Path, target: _Path) -> None: ...
 
 # --- mount ----------------------------------------------------------------------------------------
 
@@ -330,7 +356,9 @@ def mount_overlay(
     upper: _Path | None = None,
     work: _Path | None = None,
     volatile: bool = False,
+    data: Sequence[_Path] = (),
 ) -> None: ...
+def mount_image(image: _Path, target: _Path, *, direct: bool = True) -> None: ...
 def mount_bind(source: _Path, target: _Path, *, readonly: bool = False) -> None: ...
 def unmount(target: _Path, *, lazy: bool = False) -> bool: ...
 

@@ -1,6 +1,8 @@
 //! The kernel's mount API (Linux 5.2, overlayfs' `lowerdir+` 6.5): no option string, so no limit on layers.
 
-use std::os::fd::{AsFd, OwnedFd};
+mod loops;
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -14,11 +16,16 @@ use rustix::mount::{
 
 use crate::error::{Error, Result};
 
+/// What the kernel takes as an option's value.
+const OPTION_MAX_BYTES: usize = 255;
+
 /// An overlay to be mounted.
 #[derive(Debug, Clone, Default)]
 pub struct Overlay {
     /// Read-only directories, the uppermost first.
     pub lower: Vec<PathBuf>,
+    /// Directories of contents below all of these, which nothing but a lower file's redirect leads to (Linux 6.5).
+    pub data: Vec<PathBuf>,
     /// Where writes go, and overlayfs' own directory beside it; without them the mount is read-only.
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Skip syncs of the upper directory: its content is lost by a crash, as a container's is.
@@ -31,6 +38,20 @@ pub struct Overlay {
 /// [`Error::Unsupported`] where the kernel has no overlayfs or this process may not mount; [`Error::Io`] with what
 /// the kernel says.
 pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
+    match mount_overlay_with(overlay, target, &[]) {
+        // Before Linux 6.16 contents are found elsewhere only where files' metadata may be copied up alone as well.
+        Err(Error::Unsupported { .. }) if !overlay.data.is_empty() => {
+            mount_overlay_with(overlay, target, &[("metacopy", "on"), ("redirect_dir", "on")])
+        }
+        done => done,
+    }
+}
+
+fn mount_overlay_with(
+    overlay: &Overlay,
+    target: &Path,
+    options: &[(&'static str, &'static str)],
+) -> Result<()> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| refused(e, target))?;
     let set = |key: &'static str, path: &Path| {
         fsconfig_set_string(context.as_fd(), key, escaped(path).as_slice())
@@ -38,6 +59,18 @@ pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
     };
     set("source", Path::new("pyctrd"))?;
     set_lower(&context, &overlay.lower)?;
+    for path in &overlay.data {
+        fsconfig_set_string(context.as_fd(), "datadir+", path.as_path()).map_err(|e| match e {
+            Errno::INVAL => Error::Unsupported {
+                feature: "an overlay with contents elsewhere".to_owned(),
+                needs: "Linux 6.5 or later (datadir+)".to_owned(),
+            },
+            e => Error::errno("mount overlay", path, e),
+        })?;
+    }
+    for (key, value) in options {
+        fsconfig_set_string(context.as_fd(), *key, *value).map_err(|e| refused(e, target))?;
+    }
     let mut attributes = MountAttrFlags::empty();
     if let Some((upper, work)) = &overlay.upper {
         set("upperdir", upper)?;
@@ -131,6 +164,48 @@ fn refused(errno: Errno, target: &Path) -> Error {
         },
         e => Error::errno("mount overlay", target, e),
     }
+}
+
+/// Mounts an EROFS image on a directory, read-only: straight from its file (Linux 6.12), or by a loop device where the
+/// kernel cannot do that, or `direct` is not set.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the kernel has no EROFS or this process may not mount; [`Error::Io`].
+pub fn mount_image(image: &Path, target: &Path, direct: bool) -> Result<()> {
+    let mount = match if direct { open_image(image) } else { Err(Errno::NOTBLK) } {
+        Err(Errno::NOTBLK) => {
+            let device = loops::attach(image)?;
+            // It goes when the mount does.
+            open_image(&device.path()).map_err(|e| refused_image(e, image))?
+        }
+        done => done.map_err(|e| refused_image(e, image))?,
+    };
+    attach(&mount, target)
+}
+
+fn open_image(source: &Path) -> std::result::Result<OwnedFd, Errno> {
+    // An option's value has at most 255 bytes; a descriptor's path is short.
+    let opened = rustix::fs::openat(CWD, source, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let long = source.as_os_str().len() > OPTION_MAX_BYTES;
+    let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "source", if long { &by_descriptor } else { source })?;
+    fsconfig_set_flag(context.as_fd(), "ro")?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn refused_image(errno: Errno, image: &Path) -> Error {
+    let needs = match errno {
+        Errno::NODEV => "the kernel's erofs module",
+        Errno::NOSYS => "Linux 5.2 or later (fsopen)",
+        Errno::PERM => "root rights (CAP_SYS_ADMIN); snapshotter \"native\" needs none",
+        e => return Error::errno("mount image", image, e),
+    };
+    Error::Unsupported { feature: "erofs".to_owned(), needs: needs.to_owned() }
 }
 
 /// Makes a directory or file visible at another place.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import InvalidError, UnsupportedError
+from pyctrd.snapshots.composefs import Composefs
 from pyctrd.snapshots.native import Native
 from pyctrd.snapshots.overlayfs import Overlayfs
 
@@ -12,8 +13,12 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.snapshots.protocol import Snapshotter
 
-# Best first.
-SNAPSHOTTERS: dict[str, type[Overlayfs | Native]] = {"overlayfs": Overlayfs, "native": Native}
+# Best first; what stands behind "native", which works everywhere, is had by asking for it.
+SNAPSHOTTERS: dict[str, type[Overlayfs | Native | Composefs]] = {
+    "overlayfs": Overlayfs,
+    "native": Native,
+    "composefs": Composefs,
+}
 
 
 def choose_snapshotter(rooms: Rooms) -> Snapshotter:
@@ -35,11 +40,19 @@ def choose_snapshotter(rooms: Rooms) -> Snapshotter:
         kind = SNAPSHOTTERS[name]
         reason = kind.probe(rooms.root)
         if reason is None:
-            return kind(rooms.root)
+            return open_snapshotter(rooms, name)
         reasons.append(f"{name}: {reason}")
     raise UnsupportedError(
         f"no snapshotter works here: {'; '.join(reasons)}", feature="snapshots", needs="; ".join(reasons)
     )
+
+
+def open_snapshotter(rooms: Rooms, name: str) -> Snapshotter:
+    """One of them over the engine's directories, with no look at whether it works here."""
+    kind = SNAPSHOTTERS[name]
+    if issubclass(kind, Composefs):
+        return kind(rooms.root, rooms.settings.state)
+    return kind(rooms.root)
 
 
 def why_not(rooms: Rooms) -> dict[str, str]:

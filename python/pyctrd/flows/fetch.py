@@ -333,6 +333,7 @@ class _Carriers:
             size=want.descriptor.size,
             diff_id=want.diff_id,
             unpack=want.unpack,
+            form=self._rooms.snapshotter.form if want.unpack else "tree",
             content_digests=self._rooms.settings.content_digests,
             keep_blob=not want.is_stored,
             limits=self._rooms.settings.limits,

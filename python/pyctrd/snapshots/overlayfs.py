@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.errors import PyctrdError
-from pyctrd.snapshots.protocol import Change, Compression, LayerRef, Snapshot
+from pyctrd.errors import PyctrdError, UnsupportedError
+from pyctrd.snapshots.protocol import Change, Compression, LayerForm, LayerRef, Snapshot
 from pyctrd.snapshots.store import (
     PRIVATE_MODE,
     SnapshotStore,
@@ -31,6 +31,7 @@ class Overlayfs:
     """
 
     name = "overlayfs"
+    form: LayerForm = "tree"
 
     def __init__(self, root: Path) -> None:
         self._store = SnapshotStore(root)
@@ -60,9 +61,10 @@ class Overlayfs:
             for name in ("upper", "work", "empty"):
                 make_root(path / name)
             # The merged root directory is the upper one's: it must look like the image's.
-            top = fixup or (layers[-1].path / "tree" if layers else None)
-            if top is not None:
-                _core.copy_attributes(top, path / "upper")
+            if fixup is not None:
+                _core.copy_attributes(fixup, path / "upper")
+            elif layers:
+                _core.copy_root_attributes(layers[-1].path, path / "upper")
         return Snapshot(key, "active", tuple(layers), None)
 
     def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
@@ -86,18 +88,8 @@ class Overlayfs:
 
     def mount(self, snapshot: Snapshot, target: Path) -> None:
         """As the protocol says."""
-        path = self._store.path(snapshot.key)
         fixup = self._fixup(snapshot.layers)
-        lower = [] if fixup is None else [fixup]
-        # The kernel takes no directory twice. Of a layer that an image has twice the upper one counts: it says again
-        # all that the lower one says.
-        lower += dict.fromkeys(ref.path / "tree" for ref in reversed(snapshot.layers))
-        if snapshot.kind == "active":
-            lower = lower or [path / "empty"]
-            _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work")
-        else:
-            # Without an upper directory overlayfs wants two lower ones at least.
-            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target)
+        self._mount_overlay(snapshot, [] if fixup is None else [fixup], target)
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
@@ -136,6 +128,29 @@ class Overlayfs:
         for path in self._store.directory.glob(f"{_FIXUP}*"):
             if not set(read_record(path / _MEMBERS) or ()) <= set(diff_ids):
                 self._store.remove(path)
+
+    def _mount_overlay(self, snapshot: Snapshot, fixup: list[Path], target: Path) -> None:
+        """Stack the layers' directories, with the fix-up layer's on top of them."""
+        # The kernel takes no directory twice. Of a layer that an image has twice the upper one counts: it says again
+        # all that the lower one says.
+        trees = list(dict.fromkeys(ref.path / "tree" for ref in reversed(snapshot.layers)))
+        for tree in trees:
+            if not tree.exists() and tree.parent.exists():
+                raise UnsupportedError(
+                    f"layer unpacked as an image: {tree.parent.name}: snapshotter {self.name} stacks directories",
+                    feature="layer as an image",
+                    needs='snapshotter "composefs" or "native"',
+                )
+        self._stack(snapshot, [*fixup, *trees], target)
+
+    def _stack(self, snapshot: Snapshot, lower: list[Path], target: Path, *, data: Sequence[Path] = ()) -> None:
+        path = self._store.path(snapshot.key)
+        if snapshot.kind == "active":
+            lower = lower or [path / "empty"]
+            _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work", data=data)
+        else:
+            # Without an upper directory overlayfs wants two lower ones at least.
+            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target, data=data)
 
     def _fixup(self, layers: Sequence[LayerRef]) -> Path | None:
         """The tree of a stack's fix-up layer, made when it is first asked for; None where it needs none."""

@@ -140,8 +140,8 @@ class SnapshotStore:
             for path in self.directory.glob(f"{_TRIAL}*"):
                 if (path / _RECORD).exists():
                     continue  # a snapshot whose key looks like a trial's name
-                for mounted in path.glob("merged"):
-                    _core.unmount(mounted)
+                for name in ("merged", "lower"):
+                    _core.unmount(path / name)
                 self.remove(path)
 
     @contextmanager

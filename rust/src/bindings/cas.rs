@@ -1,13 +1,20 @@
 //! Bindings of `cas`: locks between processes, and what is left over after a crash.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::cas::{FileLock, sweep};
+use crate::cas::{
+    FileLock, Key, OBJECTS, Swept, is_object, list_objects as list_keys, object_path, sweep,
+    sweep_objects as sweep_keys,
+};
+use crate::error::{Error, Result};
 use crate::root::{Root, remove_tree as remove_below};
+use crate::tar::index::Place;
+use crate::tar::settle::read_index;
 
 /// A lock file between processes and threads, made once and never removed.
 #[pyclass(frozen, module = "pyctrd._core", name = "FileLock")]
@@ -56,6 +63,89 @@ fn sweep_ingests(py: Python<'_>, root: PathBuf) -> PyResult<Vec<String>> {
     Ok(py.detach(|| sweep(&Root::open(root)?))?)
 }
 
+/// An object that a layer names.
+#[pyclass(frozen, get_all, eq, hash, module = "pyctrd._core", name = "ObjectRef")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct PyObjectRef {
+    /// 64 hex digits.
+    key: String,
+    /// Its bytes, holes included.
+    size: u64,
+    /// Whether its key is made as those of sparse files are.
+    sparse: bool,
+}
+
+fn hex(key: &Key) -> String {
+    object_path(key).replace('/', "")
+}
+
+fn parse_key(key: &str) -> Result<Key> {
+    blake3::Hash::from_hex(key).map(Into::into).map_err(|e| Error::Invalid {
+        field: "object",
+        value: key.to_owned(),
+        reason: e.to_string(),
+    })
+}
+
+/// The objects that a layer names, each once; none for a layer with a tree.
+#[pyfunction]
+fn layer_objects(py: Python<'_>, layer: PathBuf) -> PyResult<Vec<PyObjectRef>> {
+    let read = || -> Result<Vec<PyObjectRef>> {
+        let mut seen = HashSet::new();
+        let mut found = Vec::new();
+        for record in &read_index(&layer)?.records {
+            if let Place::Object(key) = record.place
+                && seen.insert(key)
+            {
+                found.push(PyObjectRef { key: hex(&key), size: record.size, sparse: record.sparse });
+            }
+        }
+        Ok(found)
+    };
+    Ok(py.detach(read)?)
+}
+
+/// Whether a root has an object, whole; its content is digested.
+#[pyfunction]
+fn verify_object(py: Python<'_>, root: PathBuf, object: PyRef<'_, PyObjectRef>) -> PyResult<bool> {
+    let object = object.clone();
+    let verify = || -> Result<bool> {
+        let objects = Root::open(root)?.directory(OBJECTS)?;
+        is_object(objects.as_fd(), &parse_key(&object.key)?, object.size, object.sparse)
+    };
+    Ok(py.detach(verify)?)
+}
+
+/// The keys of all objects of a root.
+#[pyfunction]
+fn list_objects(py: Python<'_>, root: PathBuf) -> PyResult<HashSet<String>> {
+    Ok(py.detach(|| -> Result<_> { Ok(list_keys(&Root::open(root)?)?.iter().map(hex).collect()) })?)
+}
+
+/// Removes the objects that none of some layers names (`dry`: only counts them): how many stay, how many go, and the
+/// bytes on disk that this frees. No layer may be written meanwhile, and all that are there must be given.
+#[pyfunction]
+#[pyo3(signature = (root, layers, *, dry = false))]
+fn sweep_objects(
+    py: Python<'_>,
+    root: PathBuf,
+    layers: Vec<PathBuf>,
+    dry: bool,
+) -> PyResult<(u64, u64, u64)> {
+    let run = || -> Result<Swept> {
+        let mut kept = HashSet::new();
+        for layer in &layers {
+            kept.extend(read_index(layer)?.records.iter().filter_map(|record| match record.place {
+                Place::Object(key) => Some(key),
+                _ => None,
+            }));
+        }
+        sweep_keys(&Root::open(root)?, &kept, dry)
+    };
+    let Swept { kept, removed, freed_bytes } = py.detach(run)?;
+    Ok((kept, removed, freed_bytes))
+}
+
 /// Removes a name below a directory with all that is in it, links not followed.
 #[pyfunction]
 fn remove_tree(py: Python<'_>, directory: PathBuf, name: PathBuf) -> PyResult<()> {
@@ -66,6 +156,11 @@ fn remove_tree(py: Python<'_>, directory: PathBuf, name: PathBuf) -> PyResult<()
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyFileLock>()?;
+    module.add_class::<PyObjectRef>()?;
+    module.add_function(wrap_pyfunction!(layer_objects, module)?)?;
+    module.add_function(wrap_pyfunction!(verify_object, module)?)?;
+    module.add_function(wrap_pyfunction!(list_objects, module)?)?;
+    module.add_function(wrap_pyfunction!(sweep_objects, module)?)?;
     module.add_function(wrap_pyfunction!(sweep_ingests, module)?)?;
     module.add_function(wrap_pyfunction!(remove_tree, module)?)
 }

@@ -17,7 +17,9 @@ use crate::root::Root;
 use crate::tar::changes::{Change, changes, same_content};
 use crate::tar::frame::rebuild;
 use crate::tar::index::{Hides, Index, Record, What};
-use crate::tar::settle::{LayerDirectory, copy_directory, flatten, open_layers, read_index, settle};
+use crate::tar::settle::{
+    LayerDirectory, copy_directory, copy_layer_root, flatten, open_layers, read_index, settle,
+};
 use crate::tar::view::{Names, Source, View};
 
 /// One name of a layer or of an image.
@@ -425,6 +427,12 @@ fn copy_attributes(py: Python<'_>, source: PathBuf, target: PathBuf) -> PyResult
     Ok(py.detach(|| copy_directory(&Root::open(source)?, &Root::open(target)?))?)
 }
 
+/// Gives a directory the mode, owner, times and xattrs that a layer's root has.
+#[pyfunction]
+fn copy_root_attributes(py: Python<'_>, layer: PathBuf, target: PathBuf) -> PyResult<()> {
+    Ok(py.detach(|| copy_layer_root(&layer, &Root::open(target)?))?)
+}
+
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyEntry>()?;
@@ -435,5 +443,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(settle_layers, module)?)?;
     module.add_function(wrap_pyfunction!(flatten_layers, module)?)?;
     module.add_function(wrap_pyfunction!(rebuild_layer, module)?)?;
-    module.add_function(wrap_pyfunction!(copy_attributes, module)?)
+    module.add_function(wrap_pyfunction!(copy_attributes, module)?)?;
+    module.add_function(wrap_pyfunction!(copy_root_attributes, module)?)
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::objects::place_objects;
 use super::staging::{Staging, prepare};
 use super::{BLOBS, LAYERS, PRIVATE_MODE};
 use crate::digest::{Digest, Hasher};
@@ -62,6 +63,14 @@ pub struct Finished<'a> {
 pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
     prepare(root)?;
     flush(root, finished, durability)?;
+    let mut objects = false;
+    for item in finished.iter().filter(|item| item.layer.is_some()) {
+        objects |= place_objects(root, item.staging.directory().as_fd())?;
+    }
+    if objects && durability != Durability::None {
+        // Their names too, before a layer that needs them has its own: they are in up to 256 directories.
+        rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::errno("syncfs", root.path(), e))?;
+    }
     let mut touched: Vec<(String, OwnedFd)> = Vec::new();
     for item in finished {
         if let Some((digest, size)) = item.blob {

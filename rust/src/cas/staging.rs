@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
 
+use super::objects::{OBJECTS, ObjectWriter};
 use super::{BLOBS, INGEST, LAYERS, PRIVATE_MODE, TRASH};
 use crate::error::{Error, Result};
 use crate::root::{Root, names, remove_tree, to_path};
@@ -73,6 +74,19 @@ impl Staging {
             .map_err(|e| Error::errno("make directory", "layer", e))?;
         crate::root::open_directory(self.directory.as_fd(), b"layer")
             .map_err(|e| Error::errno("open", "layer", e))
+    }
+
+    /// What takes the contents of the layer's files in, where these become objects.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create_objects(&self, root: &Root) -> Result<ObjectWriter> {
+        root.make_directories(OBJECTS, PRIVATE_MODE)?;
+        rustix::fs::mkdirat(&self.directory, OBJECTS, Mode::from_raw_mode(PRIVATE_MODE))
+            .map_err(|e| Error::errno("make directory", OBJECTS, e))?;
+        let staging = crate::root::open_directory(self.directory.as_fd(), OBJECTS.as_bytes())
+            .map_err(|e| Error::errno("open", OBJECTS, e))?;
+        Ok(ObjectWriter::new(root.directory(OBJECTS)?, staging))
     }
 
     /// The directory itself.

@@ -14,6 +14,36 @@ use crate::root::Root;
 use crate::tar::merge::Merger;
 use crate::tar::{LayerWriter, Limits, Ownership};
 
+/// A file of at most so many bytes is in its layer's image; a longer one is an object.
+pub const INLINE_BYTES: u64 = 4096;
+
+/// What an unpacked layer is made as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A directory.
+    Tree,
+    /// An image, with files of more bytes than this among the objects.
+    Image(u64),
+}
+
+impl Form {
+    /// By its name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn parse(name: &str, inline_bytes: u64) -> Result<Self> {
+        match name {
+            "tree" => Ok(Self::Tree),
+            "image" => Ok(Self::Image(inline_bytes)),
+            _ => Err(Error::Invalid {
+                field: "form",
+                value: name.to_owned(),
+                reason: "expected tree or image".to_owned(),
+            }),
+        }
+    }
+}
+
 /// What is to be brought in.
 #[derive(Debug, Clone)]
 pub struct IngestOptions {
@@ -23,8 +53,10 @@ pub struct IngestOptions {
     pub size: Option<u64>,
     /// For a layer: must be the digest of its tar.
     pub diff_id: Option<Digest>,
-    /// Make the layer's tree.
+    /// Unpack the layer.
     pub unpack: bool,
+    /// As what.
+    pub form: Form,
     /// Have the BLAKE3 of every file's content in the layer's index.
     pub content_digests: bool,
     /// Keep the blob.
@@ -51,7 +83,13 @@ impl Ingest {
         let staging = Staging::create(root, id)?;
         let store = if options.keep_blob { Some(staging.create_blob()?) } else { None };
         let apply = if options.unpack {
-            let mut writer = LayerWriter::new(staging.create_layer()?, options.limits)?;
+            let directory = staging.create_layer()?;
+            let mut writer = match options.form {
+                Form::Tree => LayerWriter::new(directory, options.limits)?,
+                Form::Image(inline) => {
+                    LayerWriter::image(directory, options.limits, staging.create_objects(root)?, inline)?
+                }
+            };
             if options.content_digests {
                 writer = writer.with_content_digests();
             }

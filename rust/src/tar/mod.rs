@@ -4,14 +4,17 @@
 //! below it; [`view`] puts layers together as a container sees them; [`diff`] makes a layer of what changed in a
 //! tree, and [`frame`] the archive again that a layer came from.
 
+mod acl;
 mod below;
 pub mod changes;
 pub mod diff;
 mod entry;
 mod facts;
+mod form;
 pub mod frame;
 mod fresh;
 mod header;
+mod image;
 pub mod index;
 pub mod limits;
 pub mod merge;
@@ -25,6 +28,7 @@ mod pax;
 mod record;
 pub mod settle;
 mod stream;
+mod tree;
 pub mod view;
 mod write;
 

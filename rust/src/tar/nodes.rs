@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::entry::{Entry, Kind};
-use super::index::{Hides, Record, What};
+use super::index::{Hides, Place, Record, What};
 use super::name;
 use super::pax::Time;
 
@@ -37,6 +37,7 @@ pub(super) struct Inode {
     pub(super) size: u64,
     pub(super) offset: Option<u64>,
     pub(super) blake3: Option<[u8; 32]>,
+    pub(super) place: Place,
     pub(super) device: (u32, u32),
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Target of a symbolic link; path of the lower file for a foreign link.
@@ -44,6 +45,8 @@ pub(super) struct Inode {
     pub(super) implied: bool,
     pub(super) hides: Hides,
     pub(super) sparse: bool,
+    /// How many names it has.
+    pub(super) names: u32,
 }
 
 impl Inode {
@@ -62,12 +65,14 @@ impl Inode {
             size: 0,
             offset: None,
             blake3: None,
+            place: Place::Tree,
             device: (0, 0),
             xattrs: Vec::new(),
             link: Vec::new(),
             implied: false,
             hides: Hides::Nothing,
             sparse: false,
+            names: 0,
         }
     }
 
@@ -143,6 +148,11 @@ impl Nodes {
         &mut self.inodes[inode as usize]
     }
 
+    /// An inode by its number.
+    pub(super) fn numbered_mut(&mut self, number: u32) -> &mut Inode {
+        &mut self.inodes[number as usize]
+    }
+
     pub(super) fn is_directory(&self, id: NodeId) -> bool {
         self.inode(id).what == What::Directory
     }
@@ -194,6 +204,7 @@ impl Nodes {
             path_bytes: u16::try_from(path_bytes).unwrap_or(u16::MAX),
         });
         self.nodes[parent as usize].children.insert(name.into(), id);
+        self.inodes[inode as usize].names += 1;
         Ok(id)
     }
 
@@ -205,6 +216,7 @@ impl Nodes {
         while let Some(id) = pending.pop() {
             let node = &mut self.nodes[id as usize];
             node.removed = true;
+            self.inodes[node.inode as usize].names -= 1;
             pending.extend(node.children.drain().map(|(_, child)| child));
         }
     }
@@ -317,6 +329,7 @@ impl Nodes {
             size: inode.size,
             offset: inode.offset,
             blake3: inode.blake3,
+            place: inode.place,
             link: inode.link.clone(),
             xattrs: inode.xattrs.clone(),
             path,
@@ -329,7 +342,7 @@ impl Nodes {
                 record.what = What::Hardlink;
                 record.link.clone_from(first);
                 record.xattrs.clear();
-                (record.offset, record.blake3) = (None, None);
+                (record.offset, record.blake3, record.place) = (None, None, Place::Tree);
             }
             None => {
                 first_names.insert(number, record.path.clone());

@@ -5,24 +5,45 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::io::{Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, makedev};
+use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, makedev};
 use rustix::io::Errno;
 
 use super::entry::Kind;
-use super::fresh::make_whiteout;
-use super::index::{self, Hides, Index, Record, What};
+use super::image::IMAGE;
+use super::index::{self, Hides, Index, Place, Record, What};
 use super::metadata::{Attributes, Maker, finish_directory, set_xattr_at};
+use super::tree::make_whiteout;
 use super::view::{Id, Source, View, below};
+use crate::cas::{object_path, open_object};
 use crate::error::{Error, Result};
 use crate::root::{Root, to_path};
 
-/// An unpacked layer: its index, and its tree to read from.
+/// Copied at a time where the kernel does not do it.
+const COPY_BYTES: usize = 1 << 20;
+/// Of EROFS.
+const BLOCK_BYTES: u64 = 4096;
+/// Where the objects are, seen from a layer: it is at `layers/<algorithm>/<hex>` of a store.
+const OBJECTS_OF_LAYER: &str = "../../../objects";
+
+/// An unpacked layer, to read files from.
 #[derive(Debug)]
 pub struct LayerDirectory {
-    tree: Root,
+    /// Its tree, or the layer's directory itself where it is an image.
+    root: Root,
+    image: Option<Image>,
+}
+
+/// What is read in place of a tree.
+#[derive(Debug)]
+struct Image {
+    file: File,
+    /// Opened when a file is asked for that is an object: a store may have none.
+    objects: PathBuf,
 }
 
 /// Opens unpacked layers and reads their indexes, lowest first.
@@ -34,8 +55,9 @@ pub fn open_layers<P: AsRef<Path>>(paths: &[P]) -> Result<(Vec<LayerDirectory>, 
     let mut indexes = Vec::with_capacity(paths.len());
     for path in paths {
         let path = path.as_ref();
-        indexes.push(read_index(path)?);
-        layers.push(LayerDirectory { tree: Root::open(path.join("tree"))? });
+        let index = read_index(path)?;
+        layers.push(LayerDirectory::open_layer(path, &index)?);
+        indexes.push(index);
     }
     Ok((layers, indexes))
 }
@@ -54,19 +76,32 @@ pub fn read_index(layer: &Path) -> Result<Index> {
 }
 
 impl LayerDirectory {
+    /// Opens a layer whose index was read.
+    pub(super) fn open_layer(path: &Path, index: &Index) -> Result<Self> {
+        if index.image.is_none() {
+            return Ok(Self { root: Root::open(path.join("tree"))?, image: None });
+        }
+        let root = Root::open(path)?;
+        let file = root
+            .resolve_plain(IMAGE.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK)
+            .map_err(|e| Error::errno("open", path.join(IMAGE), e))?;
+        let image = Image { file: File::from(file), objects: path.join(OBJECTS_OF_LAYER) };
+        Ok(Self { root, image: Some(image) })
+    }
+
     /// Whether its tree still has a name: one that was removed has none.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn is_there(&self) -> Result<bool> {
-        let stat = rustix::fs::fstat(&self.tree).map_err(|e| Error::errno("stat", self.path(), e))?;
+        let stat = rustix::fs::fstat(&self.root).map_err(|e| Error::errno("stat", self.path(), e))?;
         Ok(stat.st_nlink > 0)
     }
 
-    /// Where its tree is.
+    /// Where it is: the same for the same layer.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.tree.path()
+        self.root.path()
     }
 
     /// Opens a file of the layer for reading.
@@ -74,9 +109,44 @@ impl LayerDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(&self, record: &Record) -> Result<File> {
-        self.tree
-            .open_in(&record.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
-            .map(File::from)
+        match (record.place, &self.image) {
+            (Place::Image { blocks, rest }, Some(image)) => {
+                image.read(blocks, rest, record.size).map_err(|e| Error::io("read", self.path(), &e))
+            }
+            (Place::Object(key), Some(image)) => {
+                let objects = Root::open(&image.objects)?;
+                open_object(objects.as_fd(), &key)
+                    .map_err(|e| Error::errno("open", image.objects.join(object_path(&key)), e))
+            }
+            _ => self
+                .root
+                .open_in(&record.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
+                .map(File::from),
+        }
+    }
+}
+
+impl Image {
+    /// A content that stands in the image, as a file of its own in memory.
+    fn read(&self, blocks: u64, rest: u64, size: u64) -> std::io::Result<File> {
+        let invalid = || std::io::Error::from(Errno::INVAL);
+        let whole = usize::try_from(size / BLOCK_BYTES * BLOCK_BYTES).map_err(|_| invalid())?;
+        // What the index claims is no more than the image has: memory does not grow by a claim.
+        if size > self.file.metadata()?.len() {
+            return Err(invalid());
+        }
+        let mut bytes = vec![0; usize::try_from(size).map_err(|_| invalid())?];
+        self.file.read_exact_at(&mut bytes[..whole], blocks)?;
+        self.file.read_exact_at(&mut bytes[whole..], rest)?;
+        let made = rustix::fs::memfd_create(IMAGE, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let mut file = File::from(made);
+        file.write_all(&bytes)?;
+        file.rewind()?;
+        rustix::fs::fcntl_add_seals(
+            &file,
+            SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+        )?;
+        Ok(file)
     }
 }
 
@@ -126,8 +196,8 @@ pub fn flatten(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> R
 /// again all that they say further down.
 fn repeated(layers: &[LayerDirectory]) -> HashSet<usize> {
     let last: HashMap<&Path, usize> =
-        layers.iter().enumerate().map(|(at, layer)| (layer.tree.path(), at)).collect();
-    (0..layers.len()).filter(|at| last[layers[*at].tree.path()] != *at).collect()
+        layers.iter().enumerate().map(|(at, layer)| (layer.path(), at)).collect();
+    (0..layers.len()).filter(|at| last[layers[*at].path()] != *at).collect()
 }
 
 /// Whether what is below may matter to a layer beyond what overlayfs does by itself.
@@ -306,7 +376,7 @@ impl<'w, 'a> Writer<'w, 'a> {
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let made = rustix::fs::openat(fd, name, flags, mode).map_err(|e| ("create", e))?;
                 let from = self.layers[source.layer].open(record).map_err(Failure::Told)?;
-                copy(&from, &made, record.size, &mut self.reflink)?;
+                copy(&from, made.as_fd(), record.size, &mut self.reflink)?;
                 self.maker.finish_file(made.as_fd(), &attributes)?;
                 return Ok(());
             }
@@ -382,7 +452,12 @@ fn make_special(
 }
 
 /// Copies a file's content, shared where the file system can, holes left out.
-fn copy(from: &File, to: &OwnedFd, size: u64, reflink: &mut bool) -> std::result::Result<(), Failure> {
+pub(super) fn copy(
+    from: &File,
+    to: BorrowedFd<'_>,
+    size: u64,
+    reflink: &mut bool,
+) -> std::result::Result<(), (&'static str, Errno)> {
     if *reflink && size > 0 {
         match rustix::fs::ioctl_ficlone(to, from) {
             Ok(()) => return Ok(()),
@@ -395,21 +470,50 @@ fn copy(from: &File, to: &OwnedFd, size: u64, reflink: &mut bool) -> std::result
         at = match rustix::fs::seek(from, SeekFrom::Data(at)) {
             Ok(data) => data,
             Err(Errno::NXIO) => break, // a hole to the end
-            Err(e) => return Err(("seek", e).into()),
+            Err(e) => return Err(("seek", e)),
         };
         let end = rustix::fs::seek(from, SeekFrom::Hole(at)).map_err(|e| ("seek", e))?.min(size);
         while at < end {
             let (mut source, mut target) = (at, at);
             let count = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let copied = rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), count)
-                .map_err(|e| ("copy", e))?;
+            let copied =
+                match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), count) {
+                    // What stood in an image is in memory: another file system.
+                    Err(Errno::XDEV) => copy_through(from, to, at, count).map_err(|e| ("copy", e))?,
+                    copied => copied.map_err(|e| ("copy", e))?,
+                };
             if copied == 0 {
-                return Err(("copy", Errno::IO).into()); // the layer's file is shorter than its index says
+                return Err(("copy", Errno::IO)); // the layer's file is shorter than its index says
             }
             at += copied as u64;
         }
     }
     Ok(())
+}
+
+/// Copies some bytes by way of this process.
+fn copy_through(from: &File, to: BorrowedFd<'_>, at: u64, count: usize) -> std::result::Result<usize, Errno> {
+    let mut buffer = vec![0; count.min(COPY_BYTES)];
+    let read = rustix::io::pread(from, &mut buffer, at)?;
+    let mut done = 0;
+    while done < read {
+        done += rustix::io::pwrite(to, &buffer[done..read], at + done as u64)?;
+    }
+    Ok(read)
+}
+
+/// Gives a directory the attributes that a layer's root has.
+///
+/// # Errors
+/// As [`open_layers`].
+pub fn copy_layer_root(layer: &Path, target: &Root) -> Result<()> {
+    if !layer.join(IMAGE).exists() {
+        return copy_directory(&Root::open(layer.join("tree"))?, target);
+    }
+    let index = read_index(layer)?;
+    let Some(root) = index.records.first() else { return Ok(()) };
+    let done = finish_directory(target.as_fd(), &attributes(root));
+    done.map(|_| ()).map_err(|(operation, errno)| Error::errno(operation, target.path(), errno))
 }
 
 /// Gives a directory the attributes of another, but for overlayfs' own marks.
