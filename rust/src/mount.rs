@@ -134,6 +134,39 @@ fn set_lower_joined(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
     })
 }
 
+/// Mounts an EROFS image, which is a plain file, on a directory.
+///
+/// # Errors
+/// As for [`open_erofs`].
+pub fn mount_erofs(image: &Path, target: &Path) -> Result<()> {
+    attach(&open_erofs(image)?, target)
+}
+
+/// Mounts an EROFS image, which is a plain file, nowhere: its files are seen through the descriptor of its root, and it
+/// is gone with the last descriptor.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the kernel has no EROFS or mounts none from a file (Linux 6.12 does), or this process may
+/// not mount; [`Error::Io`], also for a file that is no image.
+pub fn open_erofs(image: &Path) -> Result<OwnedFd> {
+    let wrong = |e| refused_erofs(e, image);
+    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong)?;
+    fsconfig_set_string(context.as_fd(), "source", image).map_err(wrong)?;
+    fsconfig_create(context.as_fd()).map_err(wrong)?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(wrong)
+}
+
+fn refused_erofs(errno: Errno, image: &Path) -> Error {
+    let needs = match errno {
+        Errno::NODEV => "the kernel's erofs module",
+        Errno::NOSYS => "Linux 5.2 or later (fsopen)",
+        Errno::NOTBLK => "Linux 6.12 or later (EROFS images in plain files)",
+        Errno::PERM => "root rights (CAP_SYS_ADMIN)",
+        e => return Error::errno("mount erofs", image, e),
+    };
+    Error::Unsupported { feature: "erofs".to_owned(), needs: needs.to_owned() }
+}
+
 /// What the kernel wrote to the context's log says more than an errno.
 fn explain(errno: Errno, context: &OwnedFd, target: &Path) -> Error {
     let mut log = [0u8; 1024];
