@@ -192,3 +192,73 @@ fn crc32c(bytes: &[u8]) -> u32 {
         sum
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_the_kernels() {
+        // RFC 3720, B.4, and the catalogue's check value; both are inverted at the end, the kernel's is not.
+        assert_eq!(!crc32c(&[0; 32]), 0x8A91_36AA);
+        assert_eq!(!crc32c(b"123456789"), 0xE306_9283);
+    }
+
+    #[test]
+    fn a_superblock_stands_where_the_kernel_reads_it() {
+        let facts = Superblock { inodes: 7, blocks: 9, epoch: (-2, 5), chunks: true };
+        let mut block = facts.encode();
+        assert_eq!(block.len() as u64, FIRST_INODE_AT);
+        assert_eq!(block[1024..1040], *b"\xe2\xe1\xf5\xe0\0\0\0\0\x07\0\0\0\x0c\0\x24\0");
+        assert_eq!(block[1040..1048], 7u64.to_le_bytes());
+        assert_eq!(block[1048..1056], (-2i64).to_le_bytes());
+        assert_eq!(block[1056..1064], *b"\x05\0\0\0\x09\0\0\0");
+        assert_eq!(block[1104..1108], 4u32.to_le_bytes());
+        block.resize(BLOCK, 0);
+        seal(&mut block);
+        assert_ne!(block[1028..1032], [0; 4]);
+    }
+
+    #[test]
+    fn both_forms_of_an_inode_have_their_length() {
+        let mut inode = Inode {
+            compact: true,
+            layout: Layout::Inline,
+            xattr_units: 3,
+            mode: 0o100_644,
+            links: 2,
+            size: 5,
+            union: 6,
+            serial: 7,
+            uid: 8,
+            gid: 9,
+            mtime: (10, 11),
+        };
+        let mut bytes = Vec::new();
+        inode.encode(&mut bytes);
+        assert_eq!(bytes.len(), COMPACT);
+        assert_eq!(bytes[..2], [4, 0]);
+        inode.compact = false;
+        inode.encode(&mut bytes);
+        assert_eq!(bytes.len(), COMPACT + EXTENDED);
+        assert_eq!(bytes[COMPACT..COMPACT + 2], [5, 0]);
+    }
+
+    #[test]
+    fn devices_are_written_as_the_kernel_does() {
+        assert_eq!(device(8, 300), Some(8 << 8 | 0x2C | 1 << 20));
+        assert_eq!(device(4095, 1_048_575), Some(u32::MAX));
+        assert_eq!(device(4096, 0), None);
+        assert_eq!(device(0, 1_048_576), None);
+    }
+
+    #[test]
+    fn a_hole_has_as_few_chunks_as_can_be() {
+        assert_eq!(chunks(1), (0, 1));
+        assert_eq!(chunks(4096), (0, 1));
+        assert_eq!(chunks(4097), (1, 1));
+        assert_eq!(chunks(8 << 40), (31, 1));
+        assert_eq!(chunks((8 << 40) + 1), (31, 2));
+        assert_eq!(chunks(i64::MAX.cast_unsigned()), (31, 1 << 20));
+    }
+}

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 const TARGET_MAX: usize = 4095;
 /// The kernel counts in a signed number.
 const SIZE_MAX: u64 = i64::MAX as u64;
+/// Means "no owner" to the kernel.
+const NOBODY: u32 = u32::MAX;
 const NANOSECONDS: u32 = 1_000_000_000;
 const UNPLACED: u32 = u32::MAX;
 
@@ -64,6 +66,9 @@ impl Plan {
         };
         if let Some(name) = tree.stray() {
             return Err(invalid("name", name, "is in no directory"));
+        }
+        if !matches!(tree.node(tree.root()).kind, Kind::Directory(_)) {
+            return Err(invalid("root", b"/", "is no directory"));
         }
         plan.walk(tree)?;
         plan.epoch = plan.frequent_time(tree);
@@ -226,6 +231,9 @@ fn check(node: &Node) -> Result<()> {
     }
     if node.mtime.1 >= NANOSECONDS {
         return Err(invalid("mtime", node.mtime.1.to_string().as_bytes(), "is more than a second"));
+    }
+    if node.uid.max(node.gid) == NOBODY {
+        return Err(invalid("owner", NOBODY.to_string().as_bytes(), "is nobody's number"));
     }
     match &node.kind {
         Kind::File { size, .. } if *size > SIZE_MAX => Err(over(format!("a file of {size} bytes"), SIZE_MAX)),

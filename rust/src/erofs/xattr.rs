@@ -149,3 +149,48 @@ fn xxh32(bytes: &[u8], seed: u32) -> u32 {
     sum = (sum ^ sum >> 13).wrapping_mul(PRIMES[2]);
     sum ^ sum >> 16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filters_hash_is_that_of_its_inventor() {
+        assert_eq!(xxh32(b"", 0), 0x02CC_5D05);
+        assert_eq!(xxh32(b"a", 0), 0x550D_7456);
+        assert_eq!(xxh32(b"abc", 0), 0x32D1_53FF);
+        assert_eq!(xxh32(b"Nobody inspects the spammish repetition", 0), 0xE229_3B2F);
+    }
+
+    #[test]
+    fn a_body_has_the_length_that_was_planned() {
+        let value = |length| vec![b'v'; length];
+        for xattrs in [
+            vec![],
+            vec![(b"user.a".to_vec(), value(0))],
+            vec![
+                (b"security.capability".to_vec(), value(20)),
+                (b"system.posix_acl_access".to_vec(), value(44)),
+            ],
+            vec![(b"user.b".to_vec(), value(65_535)), (b"trusted.overlay.opaque".to_vec(), value(1))],
+        ] {
+            let kind = super::super::node::Kind::Fifo;
+            let node = Node { kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), xattrs };
+            let planned = size(&node).expect("attributes that fit");
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &node).expect("attributes that fit");
+            assert_eq!(bytes.len(), planned);
+            assert_eq!(usize::from(units(planned)), if planned == 0 { 0 } else { (planned - 12) / 4 + 1 });
+        }
+    }
+
+    #[test]
+    fn prefixes_are_numbers() {
+        assert_eq!(
+            split(b"trusted.overlay.redirect").expect("a known prefix"),
+            (4, &b"overlay.redirect"[..])
+        );
+        assert_eq!(split(b"system.posix_acl_default").expect("a known name"), (3, &b""[..]));
+        split(b"system.posix_acl_access.x").expect_err("a name that is none");
+    }
+}

@@ -1,0 +1,125 @@
+//! What the images are for: overlayfs shows their metadata with the bytes of objects.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use pyctrd_core::erofs::{Kind, Node, Tree};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+};
+
+use super::kernel::{beneath, mount};
+use super::{directory, file, hole, plain, put};
+
+/// A read-only overlay, the uppermost directory first; none, with a reason on standard error, where there can be none.
+fn overlay(lower: &[&OwnedFd], objects: &Path) -> Option<OwnedFd> {
+    match try_overlay(lower, objects) {
+        Ok(root) => Some(root),
+        Err(e @ (Errno::NODEV | Errno::PERM | Errno::INVAL)) => {
+            eprintln!(
+                "skipped: needs an overlay with data directories, over mounts that are attached nowhere: {e}"
+            );
+            None
+        }
+        Err(e) => panic!("mount overlay: {e}"),
+    }
+}
+
+fn try_overlay(lower: &[&OwnedFd], objects: &Path) -> Result<OwnedFd, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let set = |key: &str, path: &Path| fsconfig_set_string(context.as_fd(), key, path);
+    for directory in lower {
+        set("lowerdir+", &beneath(directory.as_fd(), b""))?;
+    }
+    set("datadir+", objects)?;
+    // Linux 6.16 follows redirections into data directories unasked.
+    set("metacopy", Path::new("on"))?;
+    set("redirect_dir", Path::new("follow"))?;
+    fsconfig_create(context.as_fd())?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+/// A file whose content is an object's.
+fn redirected(size: u64, object: &str) -> Node {
+    let xattrs = vec![
+        (b"trusted.overlay.metacopy".to_vec(), Vec::new()),
+        (b"trusted.overlay.redirect".to_vec(), object.as_bytes().to_vec()),
+    ];
+    Node { mode: 0o4640, uid: 1000, gid: 70_000, mtime: (-5, 7), xattrs, ..hole(size) }
+}
+
+#[test]
+fn a_file_has_an_objects_bytes_and_its_own_metadata() {
+    let objects = tempfile::tempdir().expect("a temporary directory");
+    let content: Vec<u8> = (0..300_000_u32).map(|at| at.to_le_bytes()[at as usize % 4]).collect();
+    std::fs::create_dir(objects.path().join("ab")).expect("a directory");
+    std::fs::write(objects.path().join("ab/cdef"), &content).expect("an object");
+
+    let mut tree = Tree::new(directory());
+    let root = tree.root();
+    let parent = put(&mut tree, root, "usr", directory());
+    let id = put(&mut tree, parent, "first", redirected(content.len() as u64, "/ab/cdef"));
+    tree.link(parent, b"second".to_vec(), id);
+    put(&mut tree, parent, "other", Node { mode: 0o600, ..redirected(content.len() as u64, "/ab/cdef") });
+    put(&mut tree, root, "lost", redirected(10, "/ab/no-such-object"));
+    put(&mut tree, root, "small", file(b"content of its own"));
+    let Some(metadata) = mount(&tree) else { return };
+    let Some(root) = overlay(&[&metadata], objects.path()) else { return };
+
+    let at = |path: &str| beneath(root.as_fd(), path.as_bytes());
+    for name in ["usr/first", "usr/second", "usr/other"] {
+        assert!(std::fs::read(at(name)).expect("a file") == content, "{name}");
+    }
+    let told = std::fs::metadata(at("usr/first")).expect("a file");
+    assert_eq!((told.mode(), told.uid(), told.gid()), (0o104_640, 1000, 70_000));
+    assert_eq!((told.mtime(), told.mtime_nsec()), (-5, 7));
+    assert_eq!((told.len(), told.nlink()), (content.len() as u64, 2));
+    assert_eq!(told.ino(), std::fs::metadata(at("usr/second")).expect("a file").ino());
+    assert_eq!(std::fs::metadata(at("usr/other")).expect("a file").mode(), 0o100_600);
+    assert_eq!(std::fs::read(at("small")).expect("a file"), b"content of its own");
+    std::fs::File::open(at("lost")).expect_err("a file without its object");
+    let seen: Vec<_> =
+        std::fs::read_dir(at("usr")).expect("a directory").map(|entry| entry.is_ok()).collect();
+    assert_eq!(seen, [true; 3], "objects are not seen");
+}
+
+#[test]
+fn whiteouts_and_opaque_directories_hide_what_a_lower_image_has() {
+    let objects = tempfile::tempdir().expect("a temporary directory");
+    let mut lower = Tree::new(directory());
+    let root = lower.root();
+    put(&mut lower, root, "gone", file(b"below"));
+    let replaced = put(&mut lower, root, "replaced", directory());
+    put(&mut lower, replaced, "below", file(b"below"));
+    let merged = put(&mut lower, root, "merged", directory());
+    put(&mut lower, merged, "below", file(b"below"));
+
+    let mut upper = Tree::new(directory());
+    let root = upper.root();
+    put(&mut upper, root, "gone", plain(Kind::Char(0, 0)));
+    let opaque = vec![(b"trusted.overlay.opaque".to_vec(), b"y".to_vec())];
+    let replaced = put(&mut upper, root, "replaced", Node { xattrs: opaque, ..directory() });
+    put(&mut upper, replaced, "above", file(b"above"));
+    let merged = put(&mut upper, root, "merged", directory());
+    put(&mut upper, merged, "above", file(b"above"));
+
+    let (Some(lower), Some(upper)) = (mount(&lower), mount(&upper)) else { return };
+    let Some(root) = overlay(&[&upper, &lower], objects.path()) else { return };
+    let names = |path: &str| {
+        let entries = std::fs::read_dir(beneath(root.as_fd(), path.as_bytes())).expect("a directory");
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("."), ["merged", "replaced"]);
+    assert_eq!(names("replaced"), ["above"]);
+    assert_eq!(names("merged"), ["above", "below"]);
+    let mut content = String::new();
+    let path = beneath(root.as_fd(), b"merged/below");
+    std::fs::File::open(path).expect("a file").read_to_string(&mut content).expect("text");
+    assert_eq!(content, "below");
+}
