@@ -55,6 +55,7 @@ pub(super) struct Superblock {
     /// The time of all inodes that are compact.
     pub(super) epoch: (i64, u32),
     pub(super) chunks: bool,
+    pub(super) uuid: [u8; 16],
 }
 
 impl Superblock {
@@ -70,7 +71,9 @@ impl Superblock {
         put(&mut bytes, &self.epoch.0.to_le_bytes());
         put(&mut bytes, &self.epoch.1.to_le_bytes());
         put(&mut bytes, &self.blocks.to_le_bytes());
-        bytes.resize(SUPERBLOCK_AT + 80, 0); // metadata and shared attributes from block 0; no name, no UUID
+        put(&mut bytes, &[0; 8]); // inodes' and shared attributes' numbers count from block 0
+        put(&mut bytes, &self.uuid);
+        put(&mut bytes, &[0; 16]); // no name
         put(&mut bytes, &(if self.chunks { INCOMPAT_CHUNKS } else { 0 }).to_le_bytes());
         bytes.resize(SUPERBLOCK_AT + SUPERBLOCK, 0);
         bytes
@@ -206,13 +209,15 @@ mod tests {
 
     #[test]
     fn a_superblock_stands_where_the_kernel_reads_it() {
-        let facts = Superblock { inodes: 7, blocks: 9, epoch: (-2, 5), chunks: true };
+        let facts =
+            Superblock { inodes: 7, blocks: 9, epoch: (-2, 5), chunks: true, uuid: *b"0123456789abcdef" };
         let mut block = facts.encode();
         assert_eq!(block.len() as u64, FIRST_INODE_AT);
         assert_eq!(block[1024..1040], *b"\xe2\xe1\xf5\xe0\0\0\0\0\x07\0\0\0\x0c\0\x24\0");
         assert_eq!(block[1040..1048], 7u64.to_le_bytes());
         assert_eq!(block[1048..1056], (-2i64).to_le_bytes());
         assert_eq!(block[1056..1064], *b"\x05\0\0\0\x09\0\0\0");
+        assert_eq!(block[1072..1088], *b"0123456789abcdef");
         assert_eq!(block[1104..1108], 4u32.to_le_bytes());
         block.resize(BLOCK, 0);
         seal(&mut block);

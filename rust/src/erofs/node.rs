@@ -52,13 +52,20 @@ pub struct Tree {
     nodes: Vec<Node>,
     /// The first name that was to go into something else than a directory.
     stray: Option<Vec<u8>>,
+    uuid: [u8; 16],
 }
 
 impl Tree {
     /// Nothing but a root directory.
     #[must_use]
     pub fn new(root: Node) -> Self {
-        Self { nodes: vec![root], stray: None }
+        Self { nodes: vec![root], stray: None, uuid: [0; 16] }
+    }
+
+    /// Says what the file system is known by, which is nothing otherwise. Overlayfs notes it in what it copies up, and
+    /// finds the file's inode number again by it in another mount of the same upper directory.
+    pub fn set_uuid(&mut self, uuid: [u8; 16]) {
+        self.uuid = uuid;
     }
 
     /// Takes a node in, which has no name yet. What is never named is not written.
@@ -116,6 +123,10 @@ impl Tree {
     /// A node, if it is this tree's.
     pub(super) fn find(&self, id: NodeId) -> Option<&Node> {
         self.nodes.get(id.0)
+    }
+
+    pub(super) fn uuid(&self) -> [u8; 16] {
+        self.uuid
     }
 
     pub(super) fn stray(&self) -> Option<&[u8]> {

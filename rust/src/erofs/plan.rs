@@ -1,8 +1,5 @@
 //! Where each inode goes: one walk finds them all, then each gets its place in order.
 
-use std::cmp::Reverse;
-use std::collections::HashMap;
-
 use super::directory;
 use super::format::{BLOCK, COMPACT, EXTENDED, FIRST_INODE_AT, HOLE, Layout, SLOT, chunks, device};
 use super::node::{Kind, Node, NodeId, Tree};
@@ -146,16 +143,12 @@ impl Plan {
         });
     }
 
-    /// The time that spares most inodes from having one of their own.
+    /// The time that spares most inodes from having one of their own; of several the earliest.
     fn frequent_time(&self, tree: &Tree) -> (i64, u32) {
-        let mut times = HashMap::new();
-        for inode in &self.inodes {
-            *times.entry(tree.node(inode.node).mtime).or_insert(0u32) += 1;
-        }
-        times
-            .into_iter()
-            .max_by_key(|(time, count)| (*count, Reverse(*time)))
-            .map_or((0, 0), |(time, _)| time)
+        let mut times: Vec<_> = self.inodes.iter().map(|inode| tree.node(inode.node).mtime).collect();
+        times.sort_unstable();
+        let runs = times.chunk_by(|one, other| one == other);
+        runs.rev().max_by_key(|run| run.len()).map_or((0, 0), |run| run[0])
     }
 
     fn place(&mut self, mut inode: Inode, node: &Node) -> Result<Inode> {

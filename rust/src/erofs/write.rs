@@ -42,6 +42,7 @@ pub fn write<W: Write>(tree: &Tree, out: &mut W) -> Result<Written> {
         })?,
         epoch: plan.epoch,
         chunks: plan.chunks,
+        uuid: tree.uuid(),
     };
     let mut image = Image { out, piece: Vec::with_capacity(PIECE + BLOCK), written: 0 };
     image.piece = superblock.encode();

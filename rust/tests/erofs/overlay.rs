@@ -14,9 +14,10 @@ use rustix::mount::{
 use super::kernel::{beneath, mount};
 use super::{directory, file, hole, plain, put};
 
-/// A read-only overlay, the uppermost directory first; none, with a reason on standard error, where there can be none.
-fn overlay(lower: &[&OwnedFd], objects: &Path) -> Option<OwnedFd> {
-    match try_overlay(lower, objects) {
+/// An overlay, the uppermost directory first, read-only without one to write to; none, with a reason on standard error,
+/// where there can be none.
+fn overlay(lower: &[&OwnedFd], objects: &Path, written: Option<&Path>) -> Option<OwnedFd> {
+    match try_overlay(lower, objects, written) {
         Ok(root) => Some(root),
         Err(e @ (Errno::NODEV | Errno::PERM | Errno::INVAL)) => {
             eprintln!(
@@ -28,18 +29,23 @@ fn overlay(lower: &[&OwnedFd], objects: &Path) -> Option<OwnedFd> {
     }
 }
 
-fn try_overlay(lower: &[&OwnedFd], objects: &Path) -> Result<OwnedFd, Errno> {
+fn try_overlay(lower: &[&OwnedFd], objects: &Path, written: Option<&Path>) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let set = |key: &str, path: &Path| fsconfig_set_string(context.as_fd(), key, path);
     for directory in lower {
         set("lowerdir+", &beneath(directory.as_fd(), b""))?;
     }
     set("datadir+", objects)?;
-    // Linux 6.16 follows redirections into data directories unasked.
-    set("metacopy", Path::new("on"))?;
-    set("redirect_dir", Path::new("follow"))?;
+    // Linux 6.16 follows redirections into data directories unasked; asked for, they would also be made above.
+    if let Some(written) = written {
+        set("upperdir", &written.join("upper"))?;
+        set("workdir", &written.join("work"))?;
+    } else {
+        set("metacopy", Path::new("on"))?;
+        set("redirect_dir", Path::new("on"))?;
+    }
     fsconfig_create(context.as_fd())?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 /// A file whose content is an object's.
@@ -67,7 +73,7 @@ fn a_file_has_an_objects_bytes_and_its_own_metadata() {
     put(&mut tree, root, "lost", redirected(10, "/ab/no-such-object"));
     put(&mut tree, root, "small", file(b"content of its own"));
     let Some(metadata) = mount(&tree) else { return };
-    let Some(root) = overlay(&[&metadata], objects.path()) else { return };
+    let Some(root) = overlay(&[&metadata], objects.path(), None) else { return };
 
     let at = |path: &str| beneath(root.as_fd(), path.as_bytes());
     for name in ["usr/first", "usr/second", "usr/other"] {
@@ -107,7 +113,7 @@ fn whiteouts_and_opaque_directories_hide_what_a_lower_image_has() {
     put(&mut upper, merged, "above", file(b"above"));
 
     let (Some(lower), Some(upper)) = (mount(&lower), mount(&upper)) else { return };
-    let Some(root) = overlay(&[&upper, &lower], objects.path()) else { return };
+    let Some(root) = overlay(&[&upper, &lower], objects.path(), None) else { return };
     let names = |path: &str| {
         let entries = std::fs::read_dir(beneath(root.as_fd(), path.as_bytes())).expect("a directory");
         let mut names: Vec<_> =
@@ -122,4 +128,29 @@ fn whiteouts_and_opaque_directories_hide_what_a_lower_image_has() {
     let path = beneath(root.as_fd(), b"merged/below");
     std::fs::File::open(path).expect("a file").read_to_string(&mut content).expect("text");
     assert_eq!(content, "below");
+}
+
+#[test]
+fn a_file_that_is_copied_up_keeps_its_inode_number_in_the_next_mount() {
+    let place = tempfile::tempdir().expect("a temporary directory");
+    for name in ["upper", "work", "objects"] {
+        std::fs::create_dir(place.path().join(name)).expect("a directory");
+    }
+    let mut tree = Tree::new(directory());
+    let root = tree.root();
+    put(&mut tree, root, "file", file(b"content"));
+    tree.set_uuid(*b"0123456789abcdef");
+    let numbers: Vec<_> = (0..2)
+        .map_while(|round| {
+            let metadata = mount(&tree)?;
+            let root = overlay(&[&metadata], &place.path().join("objects"), Some(place.path()))?;
+            let path = beneath(root.as_fd(), b"file");
+            let number = std::fs::metadata(&path).expect("a file").ino();
+            if round == 0 {
+                std::fs::write(&path, b"changed").expect("a file that is copied up");
+            }
+            Some(number)
+        })
+        .collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] == pair[1]), "{numbers:?}");
 }
