@@ -134,12 +134,26 @@ fn set_lower_joined(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
     })
 }
 
-/// Mounts an EROFS image, which is a plain file, on a directory.
+/// Mounts an EROFS image, which is a plain file, on a directory: by a loop device where the kernel mounts no plain file.
 ///
 /// # Errors
-/// As for [`open_erofs`].
+/// [`Error::Unsupported`] where the kernel has no EROFS, or this process may not mount; [`Error::Io`], also for a file that
+/// is no image.
 pub fn mount_erofs(image: &Path, target: &Path) -> Result<()> {
-    attach(&open_erofs(image)?, target)
+    match erofs_from(image) {
+        Err(Errno::NOTBLK) => mount_erofs_by_loop(image, target),
+        done => attach(&done.map_err(|e| refused_erofs(e, image))?, target),
+    }
+}
+
+/// As [`mount_erofs`], by a loop device in any case.
+///
+/// # Errors
+/// As [`mount_erofs`].
+pub fn mount_erofs_by_loop(image: &Path, target: &Path) -> Result<()> {
+    // It is let go of with the mount.
+    let device = loops::attach(image)?;
+    attach(&erofs_from(&device.path()).map_err(|e| refused_erofs(e, image))?, target)
 }
 
 /// Mounts an EROFS image, which is a plain file, nowhere: its files are seen through the descriptor of its root, and it
@@ -149,11 +163,24 @@ pub fn mount_erofs(image: &Path, target: &Path) -> Result<()> {
 /// [`Error::Unsupported`] where the kernel has no EROFS or mounts none from a file (Linux 6.12 does), or this process may
 /// not mount; [`Error::Io`], also for a file that is no image.
 pub fn open_erofs(image: &Path) -> Result<OwnedFd> {
-    let wrong = |e| refused_erofs(e, image);
-    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong)?;
-    fsconfig_set_string(context.as_fd(), "source", image).map_err(wrong)?;
-    fsconfig_create(context.as_fd()).map_err(wrong)?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(wrong)
+    erofs_from(image).map_err(|e| refused_erofs(e, image))
+}
+
+fn erofs_from(source: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let opened = rustix::fs::openat(CWD, source, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if source.as_os_str().len() > OPTION_MAX_BYTES {
+        let short = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        fsconfig_set_string(context.as_fd(), "source", short.as_str())?;
+    } else {
+        fsconfig_set_string(context.as_fd(), "source", source)?;
+    }
+    fsconfig_set_flag(context.as_fd(), "ro")?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 fn refused_erofs(errno: Errno, image: &Path) -> Error {
@@ -161,7 +188,7 @@ fn refused_erofs(errno: Errno, image: &Path) -> Error {
         Errno::NODEV => "the kernel's erofs module",
         Errno::NOSYS => "Linux 5.2 or later (fsopen)",
         Errno::NOTBLK => "Linux 6.12 or later (EROFS images in plain files)",
-        Errno::PERM => "root rights (CAP_SYS_ADMIN)",
+        Errno::PERM => "root rights (CAP_SYS_ADMIN); snapshotter \"native\" needs none",
         e => return Error::errno("mount erofs", image, e),
     };
     Error::Unsupported { feature: "erofs".to_owned(), needs: needs.to_owned() }
@@ -197,48 +224,6 @@ fn refused(errno: Errno, target: &Path) -> Error {
         },
         e => Error::errno("mount overlay", target, e),
     }
-}
-
-/// Mounts an EROFS image on a directory, read-only: straight from its file (Linux 6.12), or by a loop device where the
-/// kernel cannot do that, or `direct` is not set.
-///
-/// # Errors
-/// [`Error::Unsupported`] where the kernel has no EROFS or this process may not mount; [`Error::Io`].
-pub fn mount_image(image: &Path, target: &Path, direct: bool) -> Result<()> {
-    let mount = match if direct { open_image(image) } else { Err(Errno::NOTBLK) } {
-        Err(Errno::NOTBLK) => {
-            let device = loops::attach(image)?;
-            // It goes when the mount does.
-            open_image(&device.path()).map_err(|e| refused_image(e, image))?
-        }
-        done => done.map_err(|e| refused_image(e, image))?,
-    };
-    attach(&mount, target)
-}
-
-fn open_image(source: &Path) -> std::result::Result<OwnedFd, Errno> {
-    // An option's value has at most 255 bytes; a descriptor's path is short.
-    let opened = rustix::fs::openat(CWD, source, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let long = source.as_os_str().len() > OPTION_MAX_BYTES;
-    let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
-    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "source", if long { &by_descriptor } else { source })?;
-    fsconfig_set_flag(context.as_fd(), "ro")?;
-    fsconfig_create(context.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
-fn refused_image(errno: Errno, image: &Path) -> Error {
-    let needs = match errno {
-        Errno::NODEV => "the kernel's erofs module",
-        Errno::NOSYS => "Linux 5.2 or later (fsopen)",
-        Errno::PERM => "root rights (CAP_SYS_ADMIN); snapshotter \"native\" needs none",
-        e => return Error::errno("mount image", image, e),
-    };
-    Error::Unsupported { feature: "erofs".to_owned(), needs: needs.to_owned() }
 }
 
 /// Makes a directory or file visible at another place.

@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
 def opens(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opens]:
     """One implementation after the other; layers are unpacked as it wants them."""
     implementation = SNAPSHOTTERS[request.param]
-    monkeypatch.setattr(ways, "DEFAULT_FORM", "image" if request.param == "composefs" else "tree")
+    monkeypatch.setattr(ways, "DEFAULT_FORM", "objects" if request.param == "composefs" else "tree")
     yield implementation
     unmount_below(tmp_path)
 

@@ -173,7 +173,7 @@ def _check_strays(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: AR
     snapshots = rooms.root / "snapshots"
     for path in sorted(snapshots.iterdir()) if snapshots.is_dir() else ():
         # The record comes before the directory, and goes after it.
-        if path.name.startswith(("fixup-", "trial-")) or rooms.database.snapshots.find(path.name) is not None:
+        if path.name.startswith(("fixup-", "stack-", "trial-")) or rooms.database.snapshots.find(path.name) is not None:
             continue
         if path.exists():  # it was not deleted just now
             yield Finding("snapshot", path.name, "on disk and not recorded", "unrecorded")

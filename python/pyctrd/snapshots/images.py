@@ -1,50 +1,50 @@
-"""Layers' images, mounted: once for each layer, for as long as an overlay needs it."""
+"""Stacks' images, mounted: once for each, for as long as an overlay needs it."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyctrd import _core
 from pyctrd.errors import PyctrdError
-from pyctrd.snapshots.protocol import LayerRef
 from pyctrd.snapshots.store import PRIVATE_MODE
 
-IMAGE = "image.erofs"
-# Of one layer's directory: where it is mounted, which file that was, and a file for each overlay that needs it.
+# Of one image's directory: where it is mounted, which file that was, and a file for each overlay that needs it.
 _TARGET = "image"
 _SOURCE = "source"
 _USERS = "users"
 
 
 class ImageMounts:
-    """``<state>/mounts/<of a root>/<layer>/``: ``image`` is the mount, a file of ``users`` says where an overlay is.
+    """``<state>/mounts/<of a root>/<of a stack>/``: ``image`` is the mount, a file of ``users`` says where an overlay is.
 
     A reboot empties the state directory and ends the mounts alike. An overlay keeps what it is made of for itself: a
     mount that goes while one is there takes nothing from it, but the next one pays for a new mount.
 
     Args:
         state: The engine's state directory.
-        root: The engine's root, whose layers these are: others may have the same state directory.
+        root: The engine's root, whose images these are: others may have the same state directory.
     """
 
     def __init__(self, state: Path, root: Path) -> None:
-        name = _core.digest_bytes(os.fsencode(root.resolve())).partition(":")[2]
-        self._directory = state / "mounts" / name[:16]
+        self._directory = state / "mounts" / _name(root.resolve())[:16]
 
-    def hold(self, target: Path, layers: Sequence[LayerRef]) -> list[Path]:
-        """Mount the layers' images, those that are not, for an overlay at a path: where they are."""
-        if not layers:
-            return []
+    def hold(self, image: Path, target: Path) -> Path:
+        """Mount an image, if it is not, for an overlay that is going to be at a path: where the image is.
+
+        Args:
+            image: A file in the directory of its stack.
+            target: Where the overlay is going to be.
+        """
         with self._locked():
             try:
-                return [self._mount(ref, target) for ref in layers]
+                return self._mount(image, target)
             except BaseException as error:
                 try:
-                    self._let_go(_user(target))
+                    self._let_go(_name(target))
                 except (PyctrdError, OSError) as left:
                     error.add_note(str(left))
                 raise
@@ -53,7 +53,7 @@ class ImageMounts:
         """Unmount what an overlay held and no other does; one that held nothing is no error."""
         if self._directory.is_dir():
             with self._locked():
-                self._let_go(_user(target))
+                self._let_go(_name(target))
 
     def collect(self) -> None:
         """Release what is held for overlays that are gone: a killed process, or ``umount``, leaves such."""
@@ -75,19 +75,19 @@ class ImageMounts:
         finally:
             os.close(descriptor)
 
-    def _mount(self, ref: LayerRef, user: Path) -> Path:
-        place = self._directory / ref.diff_id.replace(":", "-")
-        image, target, source = ref.path / IMAGE, place / _TARGET, place / _SOURCE
+    def _mount(self, image: Path, user: Path) -> Path:
+        place = self._directory / image.parent.name
+        target, source = place / _TARGET, place / _SOURCE
         stat = image.stat()
         identity = f"{stat.st_dev} {stat.st_ino} {stat.st_ctime_ns}"
         if not target.is_mount() or source.read_text() != identity:
             for directory in (place, target, place / _USERS):
                 if not directory.is_dir():
                     directory.mkdir(mode=PRIVATE_MODE)
-            _unmount_all(target)  # the layer was made anew, as a repair does: whoever has the old one keeps it
+            _unmount_all(target)  # the image was made anew, as a repair does: whoever has the old one keeps it
             source.write_text(identity)
-            _core.mount_image(image, target)
-        (place / _USERS / _user(user)).write_bytes(os.fsencode(user))
+            _core.mount_erofs(image, target)
+        (place / _USERS / _name(user)).write_bytes(os.fsencode(user))
         return target
 
     def _let_go(self, user: str) -> None:
@@ -101,8 +101,8 @@ class ImageMounts:
             _core.remove_tree(self._directory, place.name)
 
 
-def _user(target: Path) -> str:
-    return _core.digest_bytes(os.fsencode(target)).partition(":")[2][:32]
+def _name(path: Path) -> str:
+    return _core.digest_bytes(os.fsencode(path)).partition(":")[2][:32]
 
 
 def _unmount_all(target: Path) -> None:

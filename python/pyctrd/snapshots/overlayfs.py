@@ -20,7 +20,8 @@ from pyctrd.snapshots.store import (
 )
 
 _FIXUP = "fixup-"
-_MEMBERS = "layers.json"
+# Of what is made for a stack: which layers it is of.
+MEMBERS = "layers.json"
 
 
 class Overlayfs:
@@ -61,10 +62,9 @@ class Overlayfs:
             for name in ("upper", "work", "empty"):
                 make_root(path / name)
             # The merged root directory is the upper one's: it must look like the image's.
-            if fixup is not None:
-                _core.copy_attributes(fixup, path / "upper")
-            elif layers:
-                _core.copy_root_attributes(layers[-1].path, path / "upper")
+            top = fixup or (layers[-1].path / "tree" if layers else None)
+            if top is not None:
+                _core.copy_attributes(top, path / "upper")
         return Snapshot(key, "active", tuple(layers), None)
 
     def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
@@ -89,7 +89,11 @@ class Overlayfs:
     def mount(self, snapshot: Snapshot, target: Path) -> None:
         """As the protocol says."""
         fixup = self._fixup(snapshot.layers)
-        self._mount_overlay(snapshot, [] if fixup is None else [fixup], target)
+        lower = [] if fixup is None else [fixup]
+        # The kernel takes no directory twice. Of a layer that an image has twice the upper one counts: it says again
+        # all that the lower one says.
+        lower += dict.fromkeys(ref.path / "tree" for ref in reversed(snapshot.layers))
+        self._stack(snapshot, lower, target)
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
@@ -126,37 +130,33 @@ class Overlayfs:
     def collect(self, diff_ids: Collection[str]) -> None:
         """As the protocol says."""
         for path in self._store.directory.glob(f"{_FIXUP}*"):
-            if not set(read_record(path / _MEMBERS) or ()) <= set(diff_ids):
+            if not set(read_record(path / MEMBERS) or ()) <= set(diff_ids):
                 self._store.remove(path)
-
-    def _mount_overlay(self, snapshot: Snapshot, fixup: list[Path], target: Path) -> None:
-        """Stack the layers' directories, with the fix-up layer's on top of them."""
-        # The kernel takes no directory twice. Of a layer that an image has twice the upper one counts: it says again
-        # all that the lower one says.
-        trees = list(dict.fromkeys(ref.path / "tree" for ref in reversed(snapshot.layers)))
-        for tree in trees:
-            if not tree.exists() and tree.parent.exists():
-                raise UnsupportedError(
-                    f"layer unpacked as an image: {tree.parent.name}: snapshotter {self.name} stacks directories",
-                    feature="layer as an image",
-                    needs='snapshotter "composefs" or "native"',
-                )
-        self._stack(snapshot, [*fixup, *trees], target)
 
     def _stack(self, snapshot: Snapshot, lower: list[Path], target: Path, *, data: Sequence[Path] = ()) -> None:
         path = self._store.path(snapshot.key)
         if snapshot.kind == "active":
             lower = lower or [path / "empty"]
             _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work", data=data)
+        elif data:
+            # Contents elsewhere are followed from the lowest directory alone: nothing may be below it.
+            _core.mount_overlay(lower, target, data=data)
         else:
             # Without an upper directory overlayfs wants two lower ones at least.
-            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target, data=data)
+            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target)
 
     def _fixup(self, layers: Sequence[LayerRef]) -> Path | None:
         """The tree of a stack's fix-up layer, made when it is first asked for; None where it needs none."""
         if not layers:
             return None
-        path = self._store.directory / f"{_FIXUP}{_stack_id(layers)}"
+        for ref in layers:
+            if not (ref.path / "tree").exists() and ref.path.exists():
+                raise UnsupportedError(
+                    f"layer unpacked as objects: {ref.diff_id}: overlayfs stacks directories",
+                    feature="layer as objects",
+                    needs='snapshotter "composefs" or "native"',
+                )
+        path = self._store.directory / f"{_FIXUP}{stack_id(layers)}"
         if not path.exists():
             self._make_fixup(path, layers)
         tree = path / "tree"
@@ -165,7 +165,7 @@ class Overlayfs:
     def _make_fixup(self, path: Path, layers: Sequence[LayerRef]) -> None:
         with self._store.trial() as making:
             (making / "tree").mkdir(mode=0o755)
-            write_record(making / _MEMBERS, [ref.diff_id for ref in layers])
+            write_record(making / MEMBERS, [ref.diff_id for ref in layers])
             if _core.settle_layers([ref.path for ref in layers], making / "tree"):
                 flush_tree(making / "tree")
             else:
@@ -177,5 +177,6 @@ class Overlayfs:
                     raise
 
 
-def _stack_id(layers: Sequence[LayerRef]) -> str:
+def stack_id(layers: Sequence[LayerRef]) -> str:
+    """What the directories of a stack are called by."""
     return _core.digest_bytes("\n".join(ref.diff_id for ref in layers).encode()).partition(":")[2]

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from pyctrd import _core
 
 SnapshotKind = Literal["active", "view"]
-LayerForm = Literal["tree", "image"]
+LayerForm = Literal["tree", "objects"]
 Compression = Literal["gzip", "zstd", "none"]
 
 
@@ -18,7 +18,7 @@ class LayerRef(NamedTuple):
 
     Attributes:
         diff_id: Digest of its tar.
-        path: The directory that holds its ``index``, and its ``tree`` or ``image.erofs``.
+        path: The directory that holds its ``index``, and its ``tree`` or ``pack``.
     """
 
     diff_id: str
@@ -61,7 +61,7 @@ class Snapshotter(Protocol):
     """
 
     name: str
-    # What a layer is to be unpacked as; one that is there in the other form is used all the same where that works.
+    # What layers are to be unpacked as.
     form: LayerForm
 
     def settle(self, layers: Sequence[LayerRef]) -> None:

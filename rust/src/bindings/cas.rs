@@ -14,7 +14,7 @@ use crate::cas::{
 use crate::error::{Error, Result};
 use crate::root::{Root, remove_tree as remove_below};
 use crate::tar::index::Place;
-use crate::tar::settle::read_index;
+use crate::tar::layers::read_index;
 
 /// A lock file between processes and threads, made once and never removed.
 #[pyclass(frozen, module = "pyctrd._core", name = "FileLock")]

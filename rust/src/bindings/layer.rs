@@ -15,11 +15,11 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::root::Root;
 use crate::tar::changes::{Change, changes, same_content};
+use crate::tar::compose::compose;
 use crate::tar::frame::rebuild;
 use crate::tar::index::{Hides, Index, Record, What};
-use crate::tar::settle::{
-    LayerDirectory, copy_directory, copy_layer_root, flatten, open_layers, read_index, settle,
-};
+use crate::tar::layers::{LayerDirectory, open_layers, read_index};
+use crate::tar::settle::{copy_directory, flatten, settle};
 use crate::tar::view::{Names, Source, View};
 
 /// One name of a layer or of an image.
@@ -427,10 +427,16 @@ fn copy_attributes(py: Python<'_>, source: PathBuf, target: PathBuf) -> PyResult
     Ok(py.detach(|| copy_directory(&Root::open(source)?, &Root::open(target)?))?)
 }
 
-/// Gives a directory the mode, owner, times and xattrs that a layer's root has.
+/// Writes the image of layers that were unpacked as objects into an empty directory, as `image.erofs`, and beside it an
+/// empty `root` with the attributes of its root; its BLAKE3. The file system is known by `identity`.
 #[pyfunction]
-fn copy_root_attributes(py: Python<'_>, layer: PathBuf, target: PathBuf) -> PyResult<()> {
-    Ok(py.detach(|| copy_layer_root(&layer, &Root::open(target)?))?)
+fn compose_layers(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf, identity: &str) -> PyResult<String> {
+    let run = || -> Result<String> {
+        let (layers, indexes) = open_layers(&layers)?;
+        let digest = compose(&layers, &indexes, &Root::open(target)?, identity)?;
+        Ok(blake3::Hash::from_bytes(digest).to_hex().to_string())
+    };
+    Ok(py.detach(run)?)
 }
 
 /// Adds this room's names to the module.
@@ -444,5 +450,5 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(flatten_layers, module)?)?;
     module.add_function(wrap_pyfunction!(rebuild_layer, module)?)?;
     module.add_function(wrap_pyfunction!(copy_attributes, module)?)?;
-    module.add_function(wrap_pyfunction!(copy_root_attributes, module)?)
+    module.add_function(wrap_pyfunction!(compose_layers, module)?)
 }

@@ -22,11 +22,12 @@ fn mount_overlay(
     Ok(py.detach(|| mount::mount_overlay(&overlay, &target))?)
 }
 
-/// Mounts a layer's image on a directory, read-only.
+/// Mounts an EROFS image on a directory, read-only; with `loop_device` not straight from its file, whatever the kernel can.
 #[pyfunction]
-#[pyo3(signature = (image, target, *, direct = true))]
-fn mount_image(py: Python<'_>, image: PathBuf, target: PathBuf, direct: bool) -> PyResult<()> {
-    Ok(py.detach(|| mount::mount_image(&image, &target, direct))?)
+#[pyo3(signature = (image, target, *, loop_device = false))]
+fn mount_erofs(py: Python<'_>, image: PathBuf, target: PathBuf, loop_device: bool) -> PyResult<()> {
+    let mount = if loop_device { mount::mount_erofs_by_loop } else { mount::mount_erofs };
+    Ok(py.detach(|| mount(&image, &target))?)
 }
 
 /// Makes a directory or file visible at another place.
@@ -46,7 +47,7 @@ fn unmount(py: Python<'_>, target: PathBuf, lazy: bool) -> PyResult<bool> {
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(mount_overlay, module)?)?;
-    module.add_function(wrap_pyfunction!(mount_image, module)?)?;
+    module.add_function(wrap_pyfunction!(mount_erofs, module)?)?;
     module.add_function(wrap_pyfunction!(mount_bind, module)?)?;
     module.add_function(wrap_pyfunction!(unmount, module)?)
 }

@@ -16,7 +16,7 @@ use crate::cas::Durability;
 use crate::compression::Compression;
 use crate::error::{Error, Result};
 use crate::pipeline::{
-    Block, Form, IN_BLOCK_BYTES, INLINE_BYTES, Ingest, IngestOptions, Outcome, StageTimes, unpack_file,
+    Block, Form, IN_BLOCK_BYTES, Ingest, IngestOptions, Outcome, PACKED_BYTES, StageTimes, unpack_file,
 };
 use crate::root::Root;
 use crate::tar::{Limits, Ownership};
@@ -190,7 +190,7 @@ impl PyIngest {
     #[new]
     #[pyo3(signature = (
         root, ingest_id, *, digest, size = None, diff_id = None, unpack = false, content_digests = false,
-        keep_blob = true, limits = None, form = "tree", inline_bytes = None
+        keep_blob = true, limits = None, form = "tree", packed_bytes = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
@@ -205,14 +205,14 @@ impl PyIngest {
         keep_blob: bool,
         limits: Option<PyLimits>,
         form: &str,
-        inline_bytes: Option<u64>,
+        packed_bytes: Option<u64>,
     ) -> PyResult<Self> {
         let options = IngestOptions {
             digest: digest.parse()?,
             size,
             diff_id: diff_id.map(str::parse).transpose()?,
             unpack,
-            form: Form::parse(form, inline_bytes.unwrap_or(INLINE_BYTES))?,
+            form: Form::parse(form, packed_bytes.unwrap_or(PACKED_BYTES))?,
             content_digests,
             keep_blob,
             limits: limits.map_or_else(Limits::default, Limits::from),

@@ -159,7 +159,7 @@ pub(super) fn device(major: u32, minor: u32) -> Option<u32> {
 pub(super) fn file_type(kind: &Kind) -> u16 {
     match kind {
         Kind::Directory(_) => 0o040_000,
-        Kind::File { .. } => 0o100_000,
+        Kind::File { .. } | Kind::Kept { .. } => 0o100_000,
         Kind::Symlink(_) => 0o120_000,
         Kind::Fifo => 0o010_000,
         Kind::Socket => 0o140_000,
@@ -170,7 +170,7 @@ pub(super) fn file_type(kind: &Kind) -> u16 {
 
 fn entry_type(kind: &Kind) -> u8 {
     match kind {
-        Kind::File { .. } => 1,
+        Kind::File { .. } | Kind::Kept { .. } => 1,
         Kind::Directory(_) => 2,
         Kind::Char(..) => 3,
         Kind::Block(..) => 4,

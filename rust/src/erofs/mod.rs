@@ -15,4 +15,4 @@ mod write;
 mod xattr;
 
 pub use node::{Kind, Node, NodeId, Tree};
-pub use write::{Written, write};
+pub use write::{Written, write, write_with};

@@ -30,6 +30,11 @@ pub enum Kind {
         /// All of the content; or nothing, and the file is a hole of its size: overlayfs takes it from an object.
         data: Vec<u8>,
     },
+    /// A regular file whose content is asked for when it is written: [`super::write_with`].
+    Kept {
+        /// Its bytes.
+        size: u64,
+    },
     /// Where a symbolic link leads.
     Symlink(Vec<u8>),
     /// A named pipe.

@@ -155,7 +155,7 @@ impl Plan {
         check(node)?;
         inode.size = match &node.kind {
             Kind::Directory(_) => inode.size,
-            Kind::File { size, .. } => *size,
+            Kind::File { size, .. } | Kind::Kept { size } => *size,
             Kind::Symlink(target) => target.len() as u64,
             _ => 0,
         };
@@ -229,7 +229,9 @@ fn check(node: &Node) -> Result<()> {
         return Err(invalid("owner", NOBODY.to_string().as_bytes(), "is nobody's number"));
     }
     match &node.kind {
-        Kind::File { size, .. } if *size > SIZE_MAX => Err(over(format!("a file of {size} bytes"), SIZE_MAX)),
+        Kind::File { size, .. } | Kind::Kept { size } if *size > SIZE_MAX => {
+            Err(over(format!("a file of {size} bytes"), SIZE_MAX))
+        }
         Kind::File { size, data } if !data.is_empty() && *size != data.len() as u64 => Err(invalid(
             "size",
             size.to_string().as_bytes(),

@@ -1,5 +1,6 @@
 //! The image's bytes, from front to back: superblock, inodes, blocks.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use super::directory;
@@ -28,6 +29,20 @@ pub struct Written {
 /// [`Error::Unsupported`] for what EROFS cannot hold (a name of more than 255 bytes, attributes of more than 256 KiB),
 /// both with nothing written; [`Error::Io`].
 pub fn write<W: Write>(tree: &Tree, out: &mut W) -> Result<Written> {
+    let missing = |_| Err(Error::NotFound { kind: "content", name: "of a kept file".to_owned() });
+    write_with(tree, out, missing)
+}
+
+/// As [`write()`]; the content of each [`Kind::Kept`] file is asked for when its place has come, so that a tree needs no
+/// memory for contents: once, or twice where it has whole blocks and a rest.
+///
+/// # Errors
+/// As [`write()`]; what `contents` gives; [`Error::Invalid`] where that is not as long as the node says.
+pub fn write_with<W: Write>(
+    tree: &Tree,
+    out: &mut W,
+    mut contents: impl FnMut(NodeId) -> Result<Vec<u8>>,
+) -> Result<Written> {
     let plan = Plan::new(tree)?;
     let first = plan.end.div_ceil(BLOCK as u64);
     let blocks = first + plan.blocks;
@@ -48,12 +63,12 @@ pub fn write<W: Write>(tree: &Tree, out: &mut W) -> Result<Written> {
     image.piece = superblock.encode();
     for (serial, inode) in (1..).zip(&plan.inodes) {
         image.pad_to(inode.at)?;
-        put_inode(&mut image.piece, tree, &plan, inode, serial, first)?;
+        put_inode(&mut image.piece, tree, &plan, inode, (serial, first), &mut contents)?;
         image.flush_if_full()?;
     }
     image.pad_to(first * BLOCK as u64)?;
     for inode in &plan.inodes {
-        put_blocks(&mut image, tree, &plan, inode)?;
+        put_blocks(&mut image, tree, &plan, inode, &mut contents)?;
     }
     image.flush()?;
     Ok(Written { bytes: image.written, inodes: superblock.inodes })
@@ -65,8 +80,8 @@ fn put_inode(
     tree: &Tree,
     plan: &Plan,
     inode: &Inode,
-    serial: u32,
-    first: u64,
+    (serial, first): (u32, u64),
+    contents: &mut dyn FnMut(NodeId) -> Result<Vec<u8>>,
 ) -> Result<()> {
     let node = tree.node(inode.node);
     let union = match (&node.kind, inode.layout) {
@@ -99,8 +114,8 @@ fn put_inode(
                 directory::encode(bytes, last, tree, |id: NodeId| plan.nid(id));
             }
         }
-        (Kind::File { data: content, .. } | Kind::Symlink(content), Layout::Inline) => {
-            bytes.extend_from_slice(&content[whole..]);
+        (Kind::File { .. } | Kind::Kept { .. } | Kind::Symlink(_), Layout::Inline) => {
+            bytes.extend_from_slice(&content(tree, inode.node, contents)?[whole..]);
         }
         _ => {}
     }
@@ -108,7 +123,13 @@ fn put_inode(
 }
 
 /// Writes an inode's content as far as it is in blocks.
-fn put_blocks<W: Write>(image: &mut Image<W>, tree: &Tree, plan: &Plan, inode: &Inode) -> Result<()> {
+fn put_blocks<W: Write>(
+    image: &mut Image<W>,
+    tree: &Tree,
+    plan: &Plan,
+    inode: &Inode,
+    contents: &mut dyn FnMut(NodeId) -> Result<Vec<u8>>,
+) -> Result<()> {
     let node = tree.node(inode.node);
     if !has_blocks(inode) || is_hole(node) {
         return Ok(());
@@ -123,7 +144,8 @@ fn put_blocks<W: Write>(image: &mut Image<W>, tree: &Tree, plan: &Plan, inode: &
                 image.end_block()?;
             }
         }
-        Kind::File { data: content, .. } | Kind::Symlink(content) => {
+        Kind::File { .. } | Kind::Kept { .. } | Kind::Symlink(_) => {
+            let content = content(tree, inode.node, contents)?;
             let count = content.len().div_ceil(BLOCK) - inline;
             for block in content.chunks(BLOCK).take(count) {
                 image.piece.extend_from_slice(block);
@@ -133,6 +155,26 @@ fn put_blocks<W: Write>(image: &mut Image<W>, tree: &Tree, plan: &Plan, inode: &
         _ => {}
     }
     Ok(())
+}
+
+/// What stands in the image of a file or link.
+fn content<'t>(
+    tree: &'t Tree,
+    id: NodeId,
+    contents: &mut dyn FnMut(NodeId) -> Result<Vec<u8>>,
+) -> Result<Cow<'t, [u8]>> {
+    match &tree.node(id).kind {
+        Kind::File { data: content, .. } | Kind::Symlink(content) => Ok(Cow::Borrowed(content)),
+        Kind::Kept { size } => {
+            let content = contents(id)?;
+            if content.len() as u64 == *size {
+                return Ok(Cow::Owned(content));
+            }
+            let reason = format!("is not that of its content, {}", content.len());
+            Err(Error::Invalid { field: "size", value: size.to_string(), reason })
+        }
+        _ => Ok(Cow::Borrowed(&[])),
+    }
 }
 
 fn has_blocks(inode: &Inode) -> bool {

@@ -14,16 +14,16 @@ use crate::root::Root;
 use crate::tar::merge::Merger;
 use crate::tar::{LayerWriter, Limits, Ownership};
 
-/// A file of at most so many bytes is in its layer's image; a longer one is an object.
-pub const INLINE_BYTES: u64 = 4096;
+/// A file of at most so many bytes is in its layer's pack and in images; a longer one is an object.
+pub const PACKED_BYTES: u64 = 4096;
 
 /// What an unpacked layer is made as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// A directory.
     Tree,
-    /// An image, with files of more bytes than this among the objects.
-    Image(u64),
+    /// Objects, with files of at most so many bytes in a pack.
+    Objects(u64),
 }
 
 impl Form {
@@ -31,14 +31,14 @@ impl Form {
     ///
     /// # Errors
     /// [`Error::Invalid`].
-    pub fn parse(name: &str, inline_bytes: u64) -> Result<Self> {
+    pub fn parse(name: &str, packed_bytes: u64) -> Result<Self> {
         match name {
             "tree" => Ok(Self::Tree),
-            "image" => Ok(Self::Image(inline_bytes)),
+            "objects" => Ok(Self::Objects(packed_bytes)),
             _ => Err(Error::Invalid {
                 field: "form",
                 value: name.to_owned(),
-                reason: "expected tree or image".to_owned(),
+                reason: "expected tree or objects".to_owned(),
             }),
         }
     }
@@ -86,8 +86,8 @@ impl Ingest {
             let directory = staging.create_layer()?;
             let mut writer = match options.form {
                 Form::Tree => LayerWriter::new(directory, options.limits)?,
-                Form::Image(inline) => {
-                    LayerWriter::image(directory, options.limits, staging.create_objects(root)?, inline)?
+                Form::Objects(packed) => {
+                    LayerWriter::objects(directory, options.limits, staging.create_objects(root)?, packed)?
                 }
             };
             if options.content_digests {

@@ -1,4 +1,4 @@
-//! What a layer is made as: a directory of files, or objects and an image that names them.
+//! What a layer is made as: a directory of files, or objects and a pack of short contents.
 //!
 //! [`super::fresh`] decides what an entry does, by [`Nodes`] alone; a form carries it out. So every check, limit and rule
 //! is the same for all of them.
@@ -13,7 +13,7 @@ use crate::error::Result;
 /// How a regular file ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ended {
-    /// Where its content is. What is in an image gets its place when that is written.
+    /// Where its content is.
     pub(super) place: Place,
     /// Of its content, where it was digested.
     pub(super) blake3: Option<[u8; 32]>,
@@ -24,8 +24,8 @@ pub(super) struct Ended {
 /// How a layer ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Made {
-    /// BLAKE3 of its image, where it is one.
-    pub(super) image: Option<[u8; 32]>,
+    /// BLAKE3 of its pack, where it has one.
+    pub(super) pack: Option<[u8; 32]>,
     /// Xattrs that could not be set.
     pub(super) skipped_xattrs: u64,
 }
@@ -70,8 +70,8 @@ pub(super) trait Form: std::fmt::Debug + Send {
     fn remove(&mut self, nodes: &Nodes, entry: &Entry, node: NodeId) -> Result<()>;
 
     /// Says that names are gone from `nodes` as well.
-    fn forget(&mut self, nodes: &Nodes, removed: &[NodeId]);
+    fn forget(&mut self, removed: &[NodeId]);
 
     /// Ends the layer: attributes of directories, and whatever else waits for the end.
-    fn finish(&mut self, nodes: &mut Nodes) -> Result<Made>;
+    fn finish(&mut self, nodes: &Nodes) -> Result<Made>;
 }

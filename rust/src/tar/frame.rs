@@ -14,10 +14,10 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use zstd::stream::{read::Decoder, write::Encoder};
 
-use super::image::IMAGE;
 use super::index::{Index, What};
+use super::layers::{LayerDirectory, read_index};
 use super::nodes::{NodeId, Nodes};
-use super::settle::{LayerDirectory, read_index};
+use super::objects::PACK;
 use crate::error::{Error, Result};
 use crate::root::Root;
 
@@ -179,7 +179,7 @@ struct Files {
 impl Files {
     /// None where the layer has a tree.
     fn open(layer: &Root) -> Result<Option<Self>> {
-        if rustix::fs::statat(layer, IMAGE, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        if rustix::fs::statat(layer, PACK, AtFlags::SYMLINK_NOFOLLOW).is_err() {
             return Ok(None);
         }
         let index = read_index(layer.path())?;

@@ -11,11 +11,11 @@ use rustix::fs::{Mode, OFlags};
 use super::entry::{Entry, Kind};
 use super::form::{Ended, Form};
 use super::frame::FrameWriter;
-use super::image::ImageForm;
 use super::index::{self, Hides, What};
 use super::limits::{Limits, Meter};
 use super::name::{self, Last};
 use super::nodes::{Inode, NodeId, Nodes, ROOT, Step};
+use super::objects::ObjectsForm;
 use super::stream::{Sink, Stream};
 use super::tree::{TreeForm, check_special, check_symlink};
 use super::{AppliedLayer, refuse};
@@ -39,13 +39,13 @@ impl LayerWriter {
         Self::with_form(directory, limits, Box::new(form))
     }
 
-    /// Starts in an empty directory, which becomes the layer's: with `image.erofs`, files' contents among the objects
-    /// unless they have at most `inline` bytes.
+    /// Starts in an empty directory, which becomes the layer's: with `pack`, which has files' contents of at most
+    /// `packed` bytes; all others are objects.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn image(directory: OwnedFd, limits: Limits, objects: ObjectWriter, inline: u64) -> Result<Self> {
-        let form = ImageForm::new(&directory, objects, inline)?;
+    pub fn objects(directory: OwnedFd, limits: Limits, objects: ObjectWriter, packed: u64) -> Result<Self> {
+        let form = ObjectsForm::new(&directory, objects, packed)?;
         Self::with_form(directory, limits, Box::new(form))
     }
 
@@ -187,8 +187,8 @@ impl Layer {
         if entry.kind != Kind::Directory {
             return Err(refuse(entry, "its name comes down to a directory that is there, and it is none"));
         }
-        let Inode { hides, names, .. } = *self.nodes.inode(id);
-        *self.nodes.inode_mut(id) = Inode { hides, names, ..Inode::of(entry) };
+        let hides = self.nodes.inode(id).hides;
+        *self.nodes.inode_mut(id) = Inode { hides, ..Inode::of(entry) };
         Ok(())
     }
 
@@ -303,12 +303,12 @@ impl Layer {
             form.remove(nodes, entry, at)?;
         }
         self.nodes.remove(id);
-        self.form.forget(&self.nodes, &order);
+        self.form.forget(&order);
         Ok(())
     }
 
     fn finish(mut self) -> Result<AppliedLayer> {
-        let made = self.form.finish(&mut self.nodes)?;
+        let made = self.form.finish(&self.nodes)?;
         self.meter.skip_xattrs(made.skipped_xattrs);
         self.frame.finish(&self.nodes)?;
         let records = self.nodes.records();
@@ -320,7 +320,7 @@ impl Layer {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.directory, "index", flags, Mode::from_raw_mode(0o600))
             .map_err(|e| Error::errno("create", "index", e))?;
-        index::write(&mut File::from(fd), &records, made.image.as_ref())?;
+        index::write(&mut File::from(fd), &records, made.pack.as_ref())?;
         Ok(applied)
     }
 }

@@ -26,7 +26,7 @@ const SPARSE: u8 = 4;
 const ALONE: u8 = 8;
 const HASHED: u8 = 16;
 const OBJECT: u8 = 32;
-const IN_IMAGE: u8 = 64;
+const PACKED: u8 = 64;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,13 +105,8 @@ pub enum Place {
     Tree,
     /// In the store's object of this name.
     Object([u8; DIGEST_BYTES]),
-    /// In the layer's image: its whole blocks of 4 KiB from one byte on, what is left of it from another.
-    Image {
-        /// Where the first whole block begins; says nothing where there is none.
-        blocks: u64,
-        /// Where the rest begins; says nothing where there is none.
-        rest: u64,
-    },
+    /// In the layer's pack, from this byte on.
+    Packed(u64),
 }
 
 /// One name.
@@ -161,15 +156,15 @@ pub struct Index {
     pub implied: u64,
     /// Names of lower layers' files.
     pub foreign_links: u64,
-    /// BLAKE3 of the layer's image, where it has one in place of a tree.
-    pub image: Option<[u8; DIGEST_BYTES]>,
+    /// BLAKE3 of the layer's pack, where it has that in place of a tree.
+    pub pack: Option<[u8; DIGEST_BYTES]>,
 }
 
 impl Index {
     /// That of a layer with nothing in it, its root not listed.
     #[must_use]
     pub fn empty() -> Self {
-        Self { records: vec![Record::implied_root()], implied: 0, foreign_links: 0, image: None }
+        Self { records: vec![Record::implied_root()], implied: 0, foreign_links: 0, pack: None }
     }
 }
 
@@ -196,9 +191,9 @@ impl Record {
     }
 }
 
-/// The bytes of an index, with the BLAKE3 of the layer's image where it has one.
+/// The bytes of an index, with the BLAKE3 of the layer's pack where it has one.
 #[must_use]
-pub fn encode(records: &[Record], image: Option<&[u8; DIGEST_BYTES]>) -> Vec<u8> {
+pub fn encode(records: &[Record], pack: Option<&[u8; DIGEST_BYTES]>) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + records.len() * (RECORD_BYTES + 48));
     let counts = [
         records.len() as u64,
@@ -216,7 +211,7 @@ pub fn encode(records: &[Record], image: Option<&[u8; DIGEST_BYTES]>) -> Vec<u8>
     for record in records {
         encode_record(record, &mut out);
     }
-    out.extend_from_slice(image.map_or(&[], <[u8; DIGEST_BYTES]>::as_slice));
+    out.extend_from_slice(pack.map_or(&[], <[u8; DIGEST_BYTES]>::as_slice));
     let sum = blake3::hash(&out);
     out.extend_from_slice(sum.as_bytes());
     out
@@ -236,7 +231,7 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
         | match record.place {
             Place::Tree => 0,
             Place::Object(_) => OBJECT,
-            Place::Image { .. } => IN_IMAGE,
+            Place::Packed(_) => PACKED,
         };
     out.extend_from_slice(&[record.what as u8, flags, 0, 0]);
     for number in
@@ -258,9 +253,8 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
         (Some(digest), _) | (None, Place::Object(digest)) => out.extend_from_slice(&digest),
         (None, _) => {}
     }
-    if let Place::Image { blocks, rest } = record.place {
-        out.extend_from_slice(&blocks.to_le_bytes());
-        out.extend_from_slice(&rest.to_le_bytes());
+    if let Place::Packed(offset) = record.place {
+        out.extend_from_slice(&offset.to_le_bytes());
     }
     for (name, value) in &record.xattrs {
         out.extend_from_slice(&length(name));
@@ -306,12 +300,12 @@ pub fn decode(bytes: &[u8], subject: &str) -> Result<Index> {
         for _ in 0..count {
             records.push(reader.record()?);
         }
-        let image = match reader.left {
+        let pack = match reader.left {
             [] => None,
             left if reader.version > VERSION_WITHOUT_PLACES => Some(left.try_into().ok()?),
             _ => return None,
         };
-        (!records.is_empty()).then_some(Index { records, implied, foreign_links, image })
+        (!records.is_empty()).then_some(Index { records, implied, foreign_links, pack })
     })();
     read.ok_or_else(|| refuse("is cut off"))
 }
@@ -351,10 +345,10 @@ impl<'a> Reader<'a> {
             0 => None,
             _ => Some(self.bytes(DIGEST_BYTES)?.try_into().ok()?),
         };
-        let place = match (flags & IN_IMAGE, digest) {
+        let place = match (flags & PACKED, digest) {
             (0, Some(digest)) if flags & OBJECT != 0 => Place::Object(digest),
             (0, _) => Place::Tree,
-            _ => Place::Image { blocks: self.u64()?, rest: self.u64()? },
+            _ => Place::Packed(self.u64()?),
         };
         let mut pairs = Vec::new();
         for _ in 0..xattrs {
@@ -390,8 +384,8 @@ impl<'a> Reader<'a> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write(file: &mut std::fs::File, records: &[Record], image: Option<&[u8; DIGEST_BYTES]>) -> Result<()> {
-    file.write_all(&encode(records, image)).map_err(|e| Error::io("write", "index", &e))
+pub fn write(file: &mut std::fs::File, records: &[Record], pack: Option<&[u8; DIGEST_BYTES]>) -> Result<()> {
+    file.write_all(&encode(records, pack)).map_err(|e| Error::io("write", "index", &e))
 }
 
 #[cfg(test)]
@@ -431,12 +425,7 @@ mod tests {
     #[test]
     fn an_index_says_where_files_are() {
         let mut records = vec![record(b"", What::Directory)];
-        let places = [
-            Place::Tree,
-            Place::Object([1; 32]),
-            Place::Object([7; 32]),
-            Place::Image { blocks: 4096, rest: 5 },
-        ];
+        let places = [Place::Tree, Place::Object([1; 32]), Place::Object([7; 32]), Place::Packed(4097)];
         for (name, place) in (b'a'..).zip(places) {
             for blake3 in [None, Some([7; 32])] {
                 // An object's own name is its digest.
@@ -447,7 +436,7 @@ mod tests {
             }
         }
         let read = decode(&encode(&records, Some(&[9; 32])), "test").expect("whole");
-        assert_eq!((read.records, read.image), (records, Some([9; 32])));
+        assert_eq!((read.records, read.pack), (records, Some([9; 32])));
     }
 
     #[test]

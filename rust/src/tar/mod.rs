@@ -7,6 +7,7 @@
 mod acl;
 mod below;
 pub mod changes;
+pub mod compose;
 pub mod diff;
 mod entry;
 mod facts;
@@ -14,13 +15,14 @@ mod form;
 pub mod frame;
 mod fresh;
 mod header;
-mod image;
 pub mod index;
+pub mod layers;
 pub mod limits;
 pub mod merge;
 mod metadata;
 mod name;
 mod nodes;
+mod objects;
 #[cfg(test)]
 mod oracle;
 mod ownership;

@@ -45,8 +45,6 @@ pub(super) struct Inode {
     pub(super) implied: bool,
     pub(super) hides: Hides,
     pub(super) sparse: bool,
-    /// How many names it has.
-    pub(super) names: u32,
 }
 
 impl Inode {
@@ -72,7 +70,6 @@ impl Inode {
             implied: false,
             hides: Hides::Nothing,
             sparse: false,
-            names: 0,
         }
     }
 
@@ -148,11 +145,6 @@ impl Nodes {
         &mut self.inodes[inode as usize]
     }
 
-    /// An inode by its number.
-    pub(super) fn numbered_mut(&mut self, number: u32) -> &mut Inode {
-        &mut self.inodes[number as usize]
-    }
-
     pub(super) fn is_directory(&self, id: NodeId) -> bool {
         self.inode(id).what == What::Directory
     }
@@ -204,7 +196,6 @@ impl Nodes {
             path_bytes: u16::try_from(path_bytes).unwrap_or(u16::MAX),
         });
         self.nodes[parent as usize].children.insert(name.into(), id);
-        self.inodes[inode as usize].names += 1;
         Ok(id)
     }
 
@@ -216,7 +207,6 @@ impl Nodes {
         while let Some(id) = pending.pop() {
             let node = &mut self.nodes[id as usize];
             node.removed = true;
-            self.inodes[node.inode as usize].names -= 1;
             pending.extend(node.children.drain().map(|(_, child)| child));
         }
     }

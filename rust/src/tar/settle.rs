@@ -5,150 +5,23 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, makedev};
+use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, makedev};
 use rustix::io::Errno;
 
 use super::entry::Kind;
-use super::image::IMAGE;
-use super::index::{self, Hides, Index, Place, Record, What};
+use super::index::{Hides, Index, Record, What};
+use super::layers::LayerDirectory;
 use super::metadata::{Attributes, Maker, finish_directory, set_xattr_at};
 use super::tree::make_whiteout;
 use super::view::{Id, Source, View, below};
-use crate::cas::{object_path, open_object};
 use crate::error::{Error, Result};
 use crate::root::{Root, to_path};
 
 /// Copied at a time where the kernel does not do it.
 const COPY_BYTES: usize = 1 << 20;
-/// Of EROFS.
-const BLOCK_BYTES: u64 = 4096;
-/// Where the objects are, seen from a layer: it is at `layers/<algorithm>/<hex>` of a store.
-const OBJECTS_OF_LAYER: &str = "../../../objects";
-
-/// An unpacked layer, to read files from.
-#[derive(Debug)]
-pub struct LayerDirectory {
-    /// Its tree, or the layer's directory itself where it is an image.
-    root: Root,
-    image: Option<Image>,
-}
-
-/// What is read in place of a tree.
-#[derive(Debug)]
-struct Image {
-    file: File,
-    /// Opened when a file is asked for that is an object: a store may have none.
-    objects: PathBuf,
-}
-
-/// Opens unpacked layers and reads their indexes, lowest first.
-///
-/// # Errors
-/// [`Error::NotFound`] for a layer that is not there, [`Error::Invalid`] for a damaged index.
-pub fn open_layers<P: AsRef<Path>>(paths: &[P]) -> Result<(Vec<LayerDirectory>, Vec<Index>)> {
-    let mut layers = Vec::with_capacity(paths.len());
-    let mut indexes = Vec::with_capacity(paths.len());
-    for path in paths {
-        let path = path.as_ref();
-        let index = read_index(path)?;
-        layers.push(LayerDirectory::open_layer(path, &index)?);
-        indexes.push(index);
-    }
-    Ok((layers, indexes))
-}
-
-/// Reads the index of an unpacked layer.
-///
-/// # Errors
-/// As [`open_layers`].
-pub fn read_index(layer: &Path) -> Result<Index> {
-    let path = layer.join("index");
-    let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::NotFound { kind: "layer", name: layer.display().to_string() },
-        _ => Error::io("read", &path, &e),
-    })?;
-    index::decode(&bytes, &path.display().to_string())
-}
-
-impl LayerDirectory {
-    /// Opens a layer whose index was read.
-    pub(super) fn open_layer(path: &Path, index: &Index) -> Result<Self> {
-        if index.image.is_none() {
-            return Ok(Self { root: Root::open(path.join("tree"))?, image: None });
-        }
-        let root = Root::open(path)?;
-        let file = root
-            .resolve_plain(IMAGE.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK)
-            .map_err(|e| Error::errno("open", path.join(IMAGE), e))?;
-        let image = Image { file: File::from(file), objects: path.join(OBJECTS_OF_LAYER) };
-        Ok(Self { root, image: Some(image) })
-    }
-
-    /// Whether its tree still has a name: one that was removed has none.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn is_there(&self) -> Result<bool> {
-        let stat = rustix::fs::fstat(&self.root).map_err(|e| Error::errno("stat", self.path(), e))?;
-        Ok(stat.st_nlink > 0)
-    }
-
-    /// Where it is: the same for the same layer.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        self.root.path()
-    }
-
-    /// Opens a file of the layer for reading.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn open(&self, record: &Record) -> Result<File> {
-        match (record.place, &self.image) {
-            (Place::Image { blocks, rest }, Some(image)) => {
-                image.read(blocks, rest, record.size).map_err(|e| Error::io("read", self.path(), &e))
-            }
-            (Place::Object(key), Some(image)) => {
-                let objects = Root::open(&image.objects)?;
-                open_object(objects.as_fd(), &key)
-                    .map_err(|e| Error::errno("open", image.objects.join(object_path(&key)), e))
-            }
-            _ => self
-                .root
-                .open_in(&record.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
-                .map(File::from),
-        }
-    }
-}
-
-impl Image {
-    /// A content that stands in the image, as a file of its own in memory.
-    fn read(&self, blocks: u64, rest: u64, size: u64) -> std::io::Result<File> {
-        let invalid = || std::io::Error::from(Errno::INVAL);
-        let whole = usize::try_from(size / BLOCK_BYTES * BLOCK_BYTES).map_err(|_| invalid())?;
-        // What the index claims is no more than the image has: memory does not grow by a claim.
-        if size > self.file.metadata()?.len() {
-            return Err(invalid());
-        }
-        let mut bytes = vec![0; usize::try_from(size).map_err(|_| invalid())?];
-        self.file.read_exact_at(&mut bytes[..whole], blocks)?;
-        self.file.read_exact_at(&mut bytes[whole..], rest)?;
-        let made = rustix::fs::memfd_create(IMAGE, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        let mut file = File::from(made);
-        file.write_all(&bytes)?;
-        file.rewind()?;
-        rustix::fs::fcntl_add_seals(
-            &file,
-            SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-        )?;
-        Ok(file)
-    }
-}
 
 /// Writes the fix-up layer of an image into an empty directory.
 ///
@@ -423,7 +296,7 @@ fn within(path: &[u8], failure: Failure) -> Error {
     }
 }
 
-fn attributes(record: &Record) -> Attributes<'_> {
+pub(super) fn attributes(record: &Record) -> Attributes<'_> {
     Attributes {
         mode: record.mode,
         uid: record.uid,
@@ -500,20 +373,6 @@ fn copy_through(from: &File, to: BorrowedFd<'_>, at: u64, count: usize) -> std::
         done += rustix::io::pwrite(to, &buffer[done..read], at + done as u64)?;
     }
     Ok(read)
-}
-
-/// Gives a directory the attributes that a layer's root has.
-///
-/// # Errors
-/// As [`open_layers`].
-pub fn copy_layer_root(layer: &Path, target: &Root) -> Result<()> {
-    if !layer.join(IMAGE).exists() {
-        return copy_directory(&Root::open(layer.join("tree"))?, target);
-    }
-    let index = read_index(layer)?;
-    let Some(root) = index.records.first() else { return Ok(()) };
-    let done = finish_directory(target.as_fd(), &attributes(root));
-    done.map(|_| ()).map_err(|(operation, errno)| Error::errno(operation, target.path(), errno))
 }
 
 /// Gives a directory the attributes of another, but for overlayfs' own marks.

@@ -160,13 +160,13 @@ impl Form for TreeForm {
         rustix::fs::unlinkat(fd.as_fd(), &*nodes.node(node).name, flags).map_err(|e| failed(entry, what, e))
     }
 
-    fn forget(&mut self, _nodes: &Nodes, removed: &[NodeId]) {
+    fn forget(&mut self, removed: &[NodeId]) {
         for node in removed {
             self.open.open.remove(node);
         }
     }
 
-    fn finish(&mut self, nodes: &mut Nodes) -> Result<Made> {
+    fn finish(&mut self, nodes: &Nodes) -> Result<Made> {
         // Children first: a directory may forbid its owner to enter, and times change with every name made in it.
         let mut order = nodes.below(ROOT);
         order.retain(|&id| nodes.is_directory(id));
