@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError
 from pyctrd.flows.load import get_image
+from pyctrd.flows.objects import sweep_objects
 from pyctrd.metadata.events import STORE
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.index import Index
@@ -85,6 +86,7 @@ def _sweep(rooms: Rooms) -> None:
         if diff_id not in layers:
             rooms.layers.delete(diff_id, missing_ok=True)
     rooms.snapshotter.collect(layers)
+    sweep_objects(rooms, layers)
 
 
 def _mark(rooms: Rooms) -> tuple[set[tuple[str, str]], set[str]]:

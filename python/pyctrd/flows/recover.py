@@ -24,6 +24,10 @@ def recover(rooms: Rooms) -> None:
     _undo_unfinished(rooms)
     _thaw(rooms)
     _core.sweep_ingests(str(rooms.root))
+    if any((rooms.settings.state / "mounts").glob("*/*")):
+        from pyctrd.snapshots.images import ImageMounts
+
+        ImageMounts(rooms.settings.state, rooms.root).collect()
     if any((rooms.root / "snapshots").glob("trial-*")):
         # Imported only where there is work: every command opens the root.
         from pyctrd.snapshots.store import SnapshotStore

@@ -131,6 +131,10 @@ class Rooms:
         recorded = self.database.snapshots.find(key)
         return None if recorded is None else open_snapshotter(self, recorded.snapshotter)
 
+    def snapshotter_for(self, key: str) -> Snapshotter:
+        """As ``snapshotter_of``; this engine's own where the key is not recorded."""
+        return self.snapshotter_of(key) or self.snapshotter
+
     @cached_property
     def snapshotter(self) -> Snapshotter:
         """The snapshotter that was asked for, or the best that this host can do."""

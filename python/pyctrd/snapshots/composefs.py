@@ -15,7 +15,7 @@ from pyctrd.snapshots.store import PRIVATE_MODE, SnapshotStore, make_root, read_
 
 IMAGE = "image.erofs"
 _STACK = "stack-"
-# Beside an image: its BLAKE3.
+# Beside an image: its digest.
 _DIGEST = "digest.json"
 _ROOT = "root"
 _OBJECTS = "objects"
@@ -89,13 +89,8 @@ class Composefs(Overlayfs):
         if image is None:
             self._stack(snapshot, [], target)
             return
-        place = target.resolve()
-        mounted = self._images.hold(image, place)
-        try:
+        with self._images.held(image, target.resolve()) as mounted:
             self._stack(snapshot, [mounted], target, data=[self._objects])
-        except BaseException:
-            self._images.release(place)
-            raise
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
@@ -111,10 +106,14 @@ class Composefs(Overlayfs):
         self._images.collect()
 
     def walk_images(self) -> Iterator[tuple[Path, str]]:
-        """The image of each stack, with its BLAKE3 as it was when it was made; "" where that is lost."""
+        """The image of each stack, with its digest as it was when it was made; "" where that is lost."""
         for path in sorted(self._store.directory.glob(f"{_STACK}*")):
             if (path / MEMBERS).exists():
                 yield path / IMAGE, read_record(path / _DIGEST) or ""
+
+    def drop_image(self, image: Path) -> None:
+        """Remove a stack's image: it is made anew when it is asked for. Who has it mounted keeps it until then."""
+        self._store.remove(image.parent)
 
     def _image(self, layers: Sequence[LayerRef]) -> Path | None:
         """The image of a stack, made when it is first asked for; None of no layers."""
@@ -131,10 +130,10 @@ class Composefs(Overlayfs):
     def _make_image(self, path: Path, layers: Sequence[LayerRef]) -> None:
         with self._store.trial() as making:
             write_record(making / MEMBERS, [ref.diff_id for ref in layers])
-            digest = _core.compose_layers([ref.path for ref in layers], making, path.name)
+            _core.compose_layers([ref.path for ref in layers], making, path.name)
             with (making / IMAGE).open("rb") as file:
                 os.fdatasync(file.fileno())
-            write_record(making / _DIGEST, digest)
+            write_record(making / _DIGEST, _core.digest_file(making / IMAGE))
             try:
                 making.rename(path)
             except OSError:

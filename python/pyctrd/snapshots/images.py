@@ -32,8 +32,11 @@ class ImageMounts:
     def __init__(self, state: Path, root: Path) -> None:
         self._directory = state / "mounts" / _name(root.resolve())[:16]
 
-    def hold(self, image: Path, target: Path) -> Path:
-        """Mount an image, if it is not, for an overlay that is going to be at a path: where the image is.
+    @contextmanager
+    def held(self, image: Path, target: Path) -> Iterator[Path]:
+        """Mount an image, if it is not, for an overlay that the ``with`` block mounts at a path: where the image is.
+
+        Nobody releases anything meanwhile: an image that went before the overlay is there would leave it empty.
 
         Args:
             image: A file in the directory of its stack.
@@ -41,7 +44,7 @@ class ImageMounts:
         """
         with self._locked():
             try:
-                return self._mount(image, target)
+                yield self._mount(image, target)
             except BaseException as error:
                 try:
                     self._let_go(_name(target))

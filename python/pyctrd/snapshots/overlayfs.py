@@ -154,7 +154,7 @@ class Overlayfs:
                 raise UnsupportedError(
                     f"layer unpacked as objects: {ref.diff_id}: overlayfs stacks directories",
                     feature="layer as objects",
-                    needs='snapshotter "composefs" or "native"',
+                    needs='snapshotter "composefs" or "native", or to pull its image again',
                 )
         path = self._store.directory / f"{_FIXUP}{stack_id(layers)}"
         if not path.exists():

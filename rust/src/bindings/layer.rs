@@ -17,7 +17,7 @@ use crate::root::Root;
 use crate::tar::changes::{Change, changes, same_content};
 use crate::tar::compose::compose;
 use crate::tar::frame::rebuild;
-use crate::tar::index::{Hides, Index, Record, What};
+use crate::tar::index::{Hides, Index, Place, Record, What};
 use crate::tar::layers::{LayerDirectory, open_layers, read_index};
 use crate::tar::settle::{copy_directory, flatten, settle};
 use crate::tar::view::{Names, Source, View};
@@ -156,6 +156,17 @@ impl PyLayerIndex {
 
     fn __len__(&self) -> usize {
         self.0[0].records.len()
+    }
+
+    /// The least bytes that the layer's pack has; None for a layer with a tree.
+    #[getter]
+    fn pack_bytes(&self) -> Option<u64> {
+        let index = &self.0[0];
+        let ends = index.records.iter().map(|record| match record.place {
+            Place::Packed(offset) => offset.saturating_add(record.size),
+            _ => 0,
+        });
+        index.pack.map(|_| ends.max().unwrap_or(0))
     }
 
     /// Every entry, parents before what is in them, names sorted.
@@ -428,13 +439,12 @@ fn copy_attributes(py: Python<'_>, source: PathBuf, target: PathBuf) -> PyResult
 }
 
 /// Writes the image of layers that were unpacked as objects into an empty directory, as `image.erofs`, and beside it an
-/// empty `root` with the attributes of its root; its BLAKE3. The file system is known by `identity`.
+/// empty `root` with the attributes of its root. The file system is known by `identity`.
 #[pyfunction]
-fn compose_layers(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf, identity: &str) -> PyResult<String> {
-    let run = || -> Result<String> {
+fn compose_layers(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf, identity: &str) -> PyResult<()> {
+    let run = || -> Result<()> {
         let (layers, indexes) = open_layers(&layers)?;
-        let digest = compose(&layers, &indexes, &Root::open(target)?, identity)?;
-        Ok(blake3::Hash::from_bytes(digest).to_hex().to_string())
+        compose(&layers, &indexes, &Root::open(target)?, identity)
     };
     Ok(py.detach(run)?)
 }

@@ -83,17 +83,11 @@ pub(super) fn attributes_of(
 /// Writes `image.erofs` and `root` into an empty directory: the image of layers that were unpacked as objects.
 ///
 /// `identity` is what the file system is known by; the same layers and identity give the same bytes. Nothing is flushed.
-/// Returns the image's BLAKE3.
 ///
 /// # Errors
 /// [`Error::UnsafeArchive`] where a layer cannot be applied to those below it, [`Error::Unsupported`] for a layer that is a
 /// directory; [`Error::Io`].
-pub fn compose(
-    layers: &[LayerDirectory],
-    indexes: &[Index],
-    target: &Root,
-    identity: &str,
-) -> Result<[u8; 32]> {
+pub fn compose(layers: &[LayerDirectory], indexes: &[Index], target: &Root, identity: &str) -> Result<()> {
     let view = View::applied(indexes)?;
     let mut composer = Composer { view: &view, kept: HashMap::new() };
     let mut tree = composer.tree()?;
@@ -103,14 +97,13 @@ pub fn compose(
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(target, IMAGE, flags, Mode::from_raw_mode(0o600))
         .map_err(|e| Error::errno("create", target.path().join(IMAGE), e))?;
-    let mut out = Digested { out: BufWriter::new(File::from(fd)), hasher: Box::default() };
+    let mut out = BufWriter::new(File::from(fd));
     write_with(&tree, &mut out, |node| {
         let source = composer.kept[&node];
         layers[source.layer].content(view.record(source))
     })?;
-    out.out.flush().map_err(|e| Error::io("write", target.path().join(IMAGE), &e))?;
-    make_root(target, view.record_of(0))?;
-    Ok(out.hasher.finalize().into())
+    out.flush().map_err(|e| Error::io("write", target.path().join(IMAGE), &e))?;
+    make_root(target, view.record_of(0))
 }
 
 fn make_root(target: &Root, record: &Record) -> Result<()> {
@@ -195,28 +188,9 @@ fn kind(what: What, record: &Record) -> Result<Kind> {
             Place::Tree => {
                 return Err(Error::Unsupported {
                     feature: "an image of a layer that was unpacked as a directory".to_owned(),
-                    needs: "snapshotter \"overlayfs\" or \"native\", or to remove its images and pull again"
-                        .to_owned(),
+                    needs: "snapshotter \"overlayfs\" or \"native\", or to pull its image again".to_owned(),
                 });
             }
         },
     })
-}
-
-/// Writes, and digests what was written.
-struct Digested<W> {
-    out: W,
-    hasher: Box<blake3::Hasher>,
-}
-
-impl<W: Write> Write for Digested<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.out.flush()
-    }
 }

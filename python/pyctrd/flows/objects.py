@@ -1,0 +1,62 @@
+"""Objects, and the images that name them: looked at, and removed where nothing needs them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from pyctrd import _core
+from pyctrd.errors import InvalidError, NotFoundError
+from pyctrd.snapshots.composefs import Composefs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyctrd.flows.rooms import Rooms
+
+logger = logging.getLogger("pyctrd.flows")
+
+
+def sweep_objects(rooms: Rooms, diff_ids: Collection[str]) -> None:
+    """Remove images of stacks whose layers are not all among these, and objects that no layer on disk names.
+
+    The collection lock is held alone: no layer is being made, and none that is there goes meanwhile.
+    """
+    if not (rooms.root / "objects").is_dir():
+        return
+    # Whichever snapshotter this engine has, another may have made them.
+    Composefs(rooms.root, rooms.settings.state).collect(diff_ids)
+    try:
+        kept, removed, freed = _core.sweep_objects(rooms.root, object_layers(rooms))
+    except (InvalidError, NotFoundError) as error:
+        # A layer that cannot be read may name any of them: `check` finds it, and a repair comes before the next sweep.
+        logger.debug("objects not swept: %s", error)
+        return
+    logger.debug("objects swept: %d kept, %d removed, %d bytes freed", kept, removed, freed)
+
+
+def object_path(rooms: Rooms, key: str) -> Path:
+    """Where an object is, or would be."""
+    return rooms.root / "objects" / key[:2] / key[2:]
+
+
+def object_layers(rooms: Rooms) -> list[str]:
+    """Where the layers are that were unpacked as objects."""
+    found = (rooms.layers.path(diff_id) for diff_id in rooms.layers.walk())
+    return [str(path) for path in found if (path / "pack").exists()]
+
+
+def named_objects(rooms: Rooms) -> dict[_core.ObjectRef, list[str]]:
+    """The objects that recorded layers name, with the diff_ids of these. A layer that cannot be read names none."""
+    found: dict[_core.ObjectRef, list[str]] = {}
+    for layer in rooms.database.layers.list():
+        try:
+            if not rooms.layers.has_form(layer.diff_id, "objects"):
+                continue
+            named = _core.layer_objects(rooms.layers.path(layer.diff_id))
+        except (InvalidError, NotFoundError, OSError):
+            continue  # what is wrong with it is told of the layer
+        for ref in named:
+            found.setdefault(ref, []).append(layer.diff_id)
+    return found
