@@ -22,6 +22,7 @@ from pyctrd.snapshots.store import (
 _FIXUP = "fixup-"
 # Of what is made for a stack: which layers it is of.
 MEMBERS = "layers.json"
+_NEEDS = 'snapshotter "composefs" or "native", or to pull its image again'
 
 
 class Overlayfs:
@@ -152,9 +153,9 @@ class Overlayfs:
         for ref in layers:
             if not (ref.path / "tree").exists() and ref.path.exists():
                 raise UnsupportedError(
-                    f"layer unpacked as objects: {ref.diff_id}: overlayfs stacks directories",
-                    feature="layer as objects",
-                    needs='snapshotter "composefs" or "native", or to pull its image again',
+                    f"unsupported: layer unpacked as objects: {ref.diff_id}: needs {_NEEDS}",
+                    feature="layer unpacked as objects",
+                    needs=_NEEDS,
                 )
         path = self._store.directory / f"{_FIXUP}{stack_id(layers)}"
         if not path.exists():
