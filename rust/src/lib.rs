@@ -2,7 +2,7 @@
 //!
 //! Rust does what touches every byte or needs calls relative to a descriptor: hash, inflate, parse
 //! tar, write, mount. Policy stays in Python. Dependencies point one way:
-//! `error, digest ← root, mount, compression ← cas, tar, erofs ← pipeline ← bindings`.
+//! `error, digest ← root, mount, compression ← cas, erofs ← tar ← pipeline ← bindings`.
 
 #[cfg(feature = "python")]
 mod bindings;

@@ -28,7 +28,8 @@ from tests.trees import differences, read_tree
 
 # "recorded": by a user without rights, and then by root from the layer that is made of that. "mapped": in a user
 # namespace that has every id as it is, so that what comes of a layer is what root makes of it.
-WAYS = ("unpack", "recorded", *(["mapped"] if shutil.which("newuidmap") else []), "overlayfs", "native", "composefs", "load")
+MAPPED = ["mapped"] if shutil.which("newuidmap") else []
+WAYS = ("unpack", "recorded", *MAPPED, "overlayfs", "native", "composefs", "load")
 # Ways that go through the store, and what each mounts the image with.
 IN_STORE = {"overlayfs": "overlayfs", "native": "native", "composefs": "composefs", "load": "overlayfs"}
 NOBODY = 65534
@@ -177,7 +178,7 @@ class Stage:
             assert list(self.store.glob(where)) == []
 
     def layers_are_plain(self) -> None:
-        """Fail where a layer's directory holds anything beside its files and its index, or an object is no plain file."""
+        """Fail where a layer's directory holds more than its files and its index, or an object is no plain file."""
         for layer in (self.store / "layers").glob("*/*"):
             assert {path.name for path in layer.iterdir()} - {"lost", "tree", "pack"} == {"frame", "index"}
             assert (layer / "tree").exists() or (layer / "pack").is_file()

@@ -127,7 +127,7 @@ def test_an_image_can_be_mounted_by_a_loop_device(snapshotter: Composefs, root: 
         seen = read_tree(direct)
         _core.unmount(direct)
     assert differences(seen, read_tree(looped)) == []
-    device = os.stat(looped).st_dev
+    device = looped.stat().st_dev
     _core.unmount(looped)
     assert not Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/loop").exists()
 
@@ -221,9 +221,7 @@ def test_processes_may_write_the_same_objects_at_the_same_moment(root: Path, tmp
     assert list((root / "content/ingest").iterdir()) == []
 
 
-def test_a_pull_gives_a_layer_its_other_form_with_no_download(
-    images: Images, state: Path, tmp_path: Path
-) -> None:
+def test_a_pull_gives_a_layer_its_other_form_with_no_download(images: Images, state: Path, tmp_path: Path) -> None:
     layers = [example().build(), Layer().file("d/n", BIG + b"n").build()]
     reference = images.push(build_image(layers)).reference
     target = target_in(tmp_path, "target")

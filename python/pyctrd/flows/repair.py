@@ -174,7 +174,9 @@ def _mend_stack(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
 
 def _mend_layer(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     done = []
-    forms = [form for form in FORMS if (rooms.layers.path(finding.name) / _KEPT_IN[form]).exists()] or [None]
+    forms: list[LayerForm | None] = [
+        form for form in FORMS if (rooms.layers.path(finding.name) / _KEPT_IN[form]).exists()
+    ]
     if finding.cause != "missing":
         done.append(f"moved to {quarantine(rooms, rooms.layers.path(finding.name))}")
     if finding.cause == "unrecorded":
@@ -184,7 +186,7 @@ def _mend_layer(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
         tx.layers.delete(finding.name)
     if blob is None:
         return "; ".join([*done, "record dropped: its blob is not here any more; pull its images again"]), True
-    for form in forms:
+    for form in forms or [None]:
         _unpack_again(rooms, blob, finding.name, form=form)
     return "; ".join([*done, f"unpacked again from {blob.digest}"]), True
 

@@ -43,7 +43,7 @@ class Composefs(Overlayfs):
 
     @classmethod
     def probe(cls, root: Path) -> str | None:
-        """None where it works beneath ``root``; else the reason why not. Makes an image, and reads a file through it."""
+        """None where it works beneath ``root``; else the reason why not. Makes an image, and reads through it."""
         store = SnapshotStore(root)
         with store.trial() as trial:
             for name in ("files", "image", "lower", "upper", "work", "merged"):

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.errors import PyctrdError
+from pyctrd.errors import ConflictError, PyctrdError
 from pyctrd.snapshots.store import PRIVATE_MODE
 
 # Of one image's directory: where it is mounted, which file that was, and a file for each overlay that needs it.
@@ -19,7 +19,7 @@ _USERS = "users"
 
 
 class ImageMounts:
-    """``<state>/mounts/<of a root>/<of a stack>/``: ``image`` is the mount, a file of ``users`` says where an overlay is.
+    """``<state>/mounts/<of a root>/<of a stack>/``: ``image`` is the mount, ``users`` says where overlays are.
 
     A reboot empties the state directory and ends the mounts alike. An overlay keeps what it is made of for itself: a
     mount that goes while one is there takes nothing from it, but the next one pays for a new mount.
@@ -110,4 +110,7 @@ def _name(path: Path) -> str:
 
 def _unmount_all(target: Path) -> None:
     while target.is_mount():
-        _core.unmount(target, lazy=True)
+        try:
+            _core.unmount(target)  # at its end the image's file is closed, and its disk may be unmounted
+        except ConflictError:
+            _core.unmount(target, lazy=True)  # somebody looks at it

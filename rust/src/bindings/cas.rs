@@ -107,8 +107,8 @@ fn layer_objects(py: Python<'_>, layer: PathBuf) -> PyResult<Vec<PyObjectRef>> {
 
 /// Whether a root has an object, whole; its content is digested.
 #[pyfunction]
-fn verify_object(py: Python<'_>, root: PathBuf, object: PyRef<'_, PyObjectRef>) -> PyResult<bool> {
-    let object = object.clone();
+fn verify_object(py: Python<'_>, root: PathBuf, r#ref: PyRef<'_, PyObjectRef>) -> PyResult<bool> {
+    let object = r#ref.clone();
     let verify = || -> Result<bool> {
         let objects = Root::open(root)?.directory(OBJECTS)?;
         is_object(objects.as_fd(), &parse_key(&object.key)?, object.size, object.sparse)
