@@ -5,6 +5,8 @@ use super::node::{Kind, NodeId, Tree};
 use crate::error::{Error, Result};
 
 const NAME_MAX: usize = 255;
+/// Bytes of a name that is too long which are told: enough to find it.
+const SHOWN: usize = 60;
 
 /// A directory's entries in their order, with `.` and `..` among them: names may be smaller than these.
 pub(super) type Listing<'a> = Vec<(&'a [u8], NodeId)>;
@@ -25,7 +27,7 @@ pub(super) fn check(listing: &Listing) -> Result<()> {
     for (position, (name, _)) in listing.iter().enumerate() {
         if name.len() > NAME_MAX {
             return Err(Error::Unsupported {
-                feature: format!("a name of {} bytes: {}", name.len(), name.escape_ascii()),
+                feature: format!("a name of {} bytes: {}…", name.len(), name[..SHOWN].escape_ascii()),
                 needs: format!("at most {NAME_MAX}"),
             });
         }

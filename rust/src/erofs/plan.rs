@@ -213,7 +213,7 @@ impl Plan {
 }
 
 /// Whether its size is all that is known of a file's content.
-pub(super) fn is_hole(node: &Node) -> bool {
+fn is_hole(node: &Node) -> bool {
     matches!(&node.kind, Kind::File { size: 1.., data } if data.is_empty())
 }
 

@@ -6,11 +6,11 @@ use std::io::Write;
 use super::directory;
 use super::format::{self, BLOCK, HOLE, Layout, Superblock, chunks, device, file_type};
 use super::node::{Kind, NodeId, Tree};
-use super::plan::{Inode, Plan, is_hole};
+use super::plan::{Inode, Plan};
 use super::xattr;
 use crate::error::{Error, Result};
 
-/// How much is collected for one write; at least a block, whose checksum is its last field to be known.
+/// Bytes that are collected for one write. The first block is complete before any of it is written, for the checksum.
 const PIECE: usize = 256 << 10;
 
 /// What an image came to.
@@ -22,7 +22,7 @@ pub struct Written {
     pub inodes: u64,
 }
 
-/// Writes a tree as an image. The same tree gives the same bytes.
+/// Writes a tree as an image, from front to back. The same names, nodes and UUID always give the same bytes.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a tree that no file system could be (a name twice in a directory, a directory with two names),
@@ -59,8 +59,7 @@ pub fn write_with<W: Write>(
         chunks: plan.chunks,
         uuid: tree.uuid(),
     };
-    let mut image = Image { out, piece: Vec::with_capacity(PIECE + BLOCK), written: 0 };
-    image.piece = superblock.encode();
+    let mut image = Image { out, piece: superblock.encode(), written: 0 };
     for (serial, inode) in (1..).zip(&plan.inodes) {
         image.pad_to(inode.at)?;
         put_inode(&mut image.piece, tree, &plan, inode, (serial, first), &mut contents)?;
@@ -105,7 +104,6 @@ fn put_inode(
     };
     encoded.encode(bytes);
     xattr::encode(bytes, node)?;
-    let whole = usize::try_from(inode.size).unwrap_or(usize::MAX) / BLOCK * BLOCK;
     match (&node.kind, inode.layout) {
         (_, Layout::Chunks) => (0..chunks(inode.size).1).for_each(|_| bytes.extend_from_slice(&HOLE)),
         (Kind::Directory(_), Layout::Inline) => {
@@ -115,7 +113,8 @@ fn put_inode(
             }
         }
         (Kind::File { .. } | Kind::Kept { .. } | Kind::Symlink(_), Layout::Inline) => {
-            bytes.extend_from_slice(&content(tree, inode.node, contents)?[whole..]);
+            let content = content(tree, inode.node, contents)?;
+            bytes.extend_from_slice(&content[content.len() / BLOCK * BLOCK..]);
         }
         _ => {}
     }
@@ -131,7 +130,7 @@ fn put_blocks<W: Write>(
     contents: &mut dyn FnMut(NodeId) -> Result<Vec<u8>>,
 ) -> Result<()> {
     let node = tree.node(inode.node);
-    if !has_blocks(inode) || is_hole(node) {
+    if !has_blocks(inode) {
         return Ok(());
     }
     let inline = usize::from(inode.layout == Layout::Inline);

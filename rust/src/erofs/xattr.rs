@@ -1,4 +1,7 @@
 //! Extended attributes behind an inode: a header, then each with its name's prefix as a number.
+//!
+//! The format has attributes that inodes share, too. They would save nothing: of overlayfs' two for a file, `redirect` is
+//! each file's own, and what `metacopy` takes is lost to rounding up to slots (192 bytes for such an inode either way).
 
 use super::node::Node;
 use crate::error::{Error, Result};

@@ -10,22 +10,26 @@ use pyctrd_core::erofs::{Kind, Node, NodeId, Tree};
 use pyctrd_core::error::Error;
 use pyctrd_core::mount::open_erofs;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat, statx};
+use rustix::io::Errno;
 
 use super::random::{Random, tree as random_tree};
 use super::{directory, file, hole, image, plain, put};
 
 /// A mounted image, gone when it is dropped; none, with a reason on standard error, where this host mounts none.
 pub(crate) fn mount(tree: &Tree) -> Option<OwnedFd> {
+    try_mount(&image(tree))?.map_err(|e| panic!("{e}")).ok()
+}
+
+fn try_mount(image: &[u8]) -> Option<Result<OwnedFd, Error>> {
     let place = tempfile::tempdir().expect("a temporary directory");
     let path = place.path().join("image.erofs");
-    std::fs::write(&path, image(tree)).expect("room for an image");
+    std::fs::write(&path, image).expect("room for an image");
     match open_erofs(&path) {
-        Ok(root) => Some(root),
         Err(Error::Unsupported { needs, .. }) => {
             eprintln!("skipped: needs {needs}");
             None
         }
-        Err(e) => panic!("{e}"),
+        told => Some(told),
     }
 }
 
@@ -38,7 +42,7 @@ fn check(tree: &Tree) {
     while let Some((parent, name, id)) = left.pop() {
         let node = tree.node(id);
         let shown = Shown::read(parent.as_fd(), &name);
-        let what = format!("{} {:?}", name.escape_ascii(), node.kind_name());
+        let what = format!("{}, {}", name.escape_ascii(), describe(&node.kind));
         assert_eq!(shown.facts, Facts::of(node, links[&id]), "{what}");
         assert_eq!(
             *inodes.entry(id).or_insert(shown.inode),
@@ -59,18 +63,13 @@ fn check(tree: &Tree) {
     assert_eq!(numbers.len(), inodes.len(), "no two inodes have one number");
 }
 
-trait KindName {
-    fn kind_name(&self) -> String;
-}
-
-impl KindName for Node {
-    fn kind_name(&self) -> String {
-        match &self.kind {
-            Kind::Directory(entries) => format!("directory of {}", entries.len()),
-            Kind::File { size, data } => format!("file of {size}, {} of them here", data.len()),
-            Kind::Symlink(target) => format!("link of {}", target.len()),
-            other => format!("{other:?}"),
-        }
+/// A node for messages: not its content, which is long.
+fn describe(kind: &Kind) -> String {
+    match kind {
+        Kind::Directory(entries) => format!("directory of {}", entries.len()),
+        Kind::File { size, data } => format!("file of {size}, {} of them here", data.len()),
+        Kind::Symlink(target) => format!("link of {}", target.len()),
+        other => format!("{other:?}"),
     }
 }
 
@@ -356,4 +355,19 @@ fn the_file_system_says_how_many_inodes_it_has() {
     let told = rustix::fs::fstatfs(&mounted).expect("a file system");
     assert_eq!(told.f_type.cast_unsigned(), 0xE0F5_E1E2);
     assert_eq!(u64::MAX - told.f_ffree, 2);
+}
+
+#[test]
+fn what_is_no_image_or_a_damaged_one_is_not_mounted() {
+    let good = image(&Tree::new(directory()));
+    let mut damaged = good.clone();
+    *damaged.last_mut().expect("a byte") ^= 1;
+    for (image, errno) in [(vec![0; 8192], Errno::INVAL), (damaged, Errno::BADMSG)] {
+        let Some(told) = try_mount(&image) else { return };
+        let refused = told.expect_err("no image");
+        assert!(
+            matches!(refused, Error::Io { errno: told, .. } if told == errno.raw_os_error()),
+            "{refused}"
+        );
+    }
 }
