@@ -160,8 +160,8 @@ pub fn mount_erofs_by_loop(image: &Path, target: &Path) -> Result<()> {
 /// is gone with the last descriptor.
 ///
 /// # Errors
-/// [`Error::Unsupported`] where the kernel has no EROFS or mounts none from a file (Linux 6.12 does), or this process may
-/// not mount; [`Error::Io`], also for a file that is no image.
+/// [`Error::Unsupported`] where the kernel has no EROFS or mounts none from this file (Linux 6.12 does, but from none on
+/// tmpfs), or this process may not mount; [`Error::Io`], also for a file that is no image.
 pub fn open_erofs(image: &Path) -> Result<OwnedFd> {
     erofs_from(image).map_err(|e| refused_erofs(e, image))
 }
@@ -187,7 +187,8 @@ fn refused_erofs(errno: Errno, image: &Path) -> Error {
     let needs = match errno {
         Errno::NODEV => "the kernel's erofs module",
         Errno::NOSYS => "Linux 5.2 or later (fsopen)",
-        Errno::NOTBLK => "Linux 6.12 or later (EROFS images in plain files)",
+        // Of a kernel before, and of any for a file on tmpfs, which is not read by pages.
+        Errno::NOTBLK => "Linux 6.12 or later, and not on tmpfs (EROFS images in plain files)",
         Errno::PERM => "root rights (CAP_SYS_ADMIN); snapshotter \"native\" needs none",
         e => return Error::errno("mount erofs", image, e),
     };

@@ -14,8 +14,9 @@ use crate::root::Root;
 use crate::tar::merge::Merger;
 use crate::tar::{LayerWriter, Limits, Ownership};
 
-/// A file of at most so many bytes is in its layer's pack and in images; a longer one is an object.
-pub const PACKED_BYTES: u64 = 4096;
+/// A file of at most so many bytes is in its layer's pack and in images; a longer one is an object. A higher limit makes
+/// fewer files, and each image has a copy of its own of what is no object: see ARCHITECTURE.md for what was measured.
+pub const PACKED_BYTES: u64 = 1024;
 
 /// What an unpacked layer is made as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,9 +8,11 @@ use std::rc::Rc;
 
 use pyctrd_core::erofs::{Kind, Node, NodeId, Tree};
 use pyctrd_core::error::Error;
-use pyctrd_core::mount::open_erofs;
+use pyctrd_core::mount::{mount_erofs, open_erofs, unmount};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat, statx};
 use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::random::{Random, tree as random_tree};
 use super::{directory, file, hole, image, plain, put};
@@ -370,4 +372,42 @@ fn what_is_no_image_or_a_damaged_one_is_not_mounted() {
             "{refused}"
         );
     }
+}
+
+/// Leaves the other threads' mount namespace; false, with a reason on standard error, where that is not allowed.
+#[allow(unsafe_code, reason = "the call can take descriptors away from other threads")]
+fn enter_mount_namespace() -> bool {
+    // SAFETY: no descriptor is touched, only this thread's mount namespace and working directory.
+    let entered = unsafe { unshare_unsafe(UnshareFlags::NEWNS) };
+    if let Err(e) = entered {
+        eprintln!("skipped: needs a mount namespace: {e}");
+        return false;
+    }
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", flags).expect("mounts that can be made private");
+    true
+}
+
+#[test]
+fn an_image_is_mounted_on_a_directory_and_taken_away() {
+    let mut tree = Tree::new(directory());
+    let root = tree.root();
+    put(&mut tree, root, "file", file(b"content"));
+    let bytes = image(&tree);
+    let mounting = std::thread::spawn(move || {
+        if !enter_mount_namespace() || try_mount(&bytes).is_none() {
+            return;
+        }
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let (image, target) = (place.path().join("image.erofs"), place.path().join("mounted"));
+        std::fs::write(&image, bytes).expect("room for an image");
+        std::fs::create_dir(&target).expect("a directory");
+        mount_erofs(&image, &target).expect("a mount");
+        assert_eq!(std::fs::read(target.join("file")).expect("a file"), b"content");
+        let refused = std::fs::write(target.join("new"), b"").expect_err("a file system that is only read");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        assert!(unmount(&target, false).expect("a mount that is not in use"));
+        assert!(!target.join("file").exists());
+    });
+    mounting.join().expect("a thread that does not panic");
 }

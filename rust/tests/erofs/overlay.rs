@@ -19,14 +19,26 @@ use super::{directory, file, hole, plain, put};
 fn overlay(lower: &[&OwnedFd], objects: &Path, written: Option<&Path>) -> Option<OwnedFd> {
     match try_overlay(lower, objects, written) {
         Ok(root) => Some(root),
-        Err(e @ (Errno::NODEV | Errno::PERM | Errno::INVAL)) => {
+        Err(e @ (Errno::NODEV | Errno::PERM)) => {
+            eprintln!("skipped: needs overlayfs and the right to mount it: {e}");
+            None
+        }
+        Err(e) if kernel() < (6, 16) => {
             eprintln!(
-                "skipped: needs an overlay with data directories, over mounts that are attached nowhere: {e}"
+                "skipped: needs Linux 6.16 (data directories over mounts that are attached nowhere): {e}"
             );
             None
         }
         Err(e) => panic!("mount overlay: {e}"),
     }
+}
+
+/// The first two numbers of the kernel's version.
+fn kernel() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let release = name.release().to_str().expect("text");
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn try_overlay(lower: &[&OwnedFd], objects: &Path, written: Option<&Path>) -> Result<OwnedFd, Errno> {
