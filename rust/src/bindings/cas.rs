@@ -140,7 +140,7 @@ fn sweep_objects(
                 _ => None,
             }));
         }
-        sweep_keys(&Root::open(root)?, &kept, dry)
+        sweep_keys(&Root::open(root)?, |key| kept.contains(key), dry)
     };
     let Swept { kept, removed, freed_bytes } = py.detach(run)?;
     Ok((kept, removed, freed_bytes))

@@ -432,7 +432,7 @@ mod tests {
                 if matches!((place, blake3), (Place::Object(key), Some(digest)) if key != digest) {
                     continue;
                 }
-                records.push(Record { place, blake3, ..record(&[name, b'x'], What::File) });
+                records.push(Record { blake3, place, ..record(&[name, b'x'], What::File) });
             }
         }
         let read = decode(&encode(&records, Some(&[9; 32])), "test").expect("whole");

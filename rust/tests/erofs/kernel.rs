@@ -92,7 +92,7 @@ impl Facts {
     fn of(node: &Node, links: u32) -> Self {
         let (kind, size, device) = match &node.kind {
             Kind::Directory(_) => (FileType::Directory, None, (0, 0)),
-            Kind::File { size, .. } => (FileType::RegularFile, Some(*size), (0, 0)),
+            Kind::File { size, .. } | Kind::Kept { size } => (FileType::RegularFile, Some(*size), (0, 0)),
             Kind::Symlink(target) => (FileType::Symlink, Some(target.len() as u64), (0, 0)),
             Kind::Fifo => (FileType::Fifo, Some(0), (0, 0)),
             Kind::Socket => (FileType::Socket, Some(0), (0, 0)),
