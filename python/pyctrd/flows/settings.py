@@ -46,7 +46,8 @@ class Settings:
         plain_http: Hosts (``name`` or ``name:port``) to talk to without TLS; loopback needs no mention.
         credentials: User and password by registry host, before any configuration file.
         limits: What a layer may have.
-        content_digests: Whether the index of a layer that is unpacked gets the BLAKE3 of each file's content.
+        content_digests: Whether the index of a layer that is unpacked gets the BLAKE3 of each file's content; of one
+            whose contents become objects it has them anyway.
     """
 
     root: Path

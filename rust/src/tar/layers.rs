@@ -10,27 +10,26 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 
 use super::index::{self, Index, Place, Record};
 use super::objects::PACK;
-use crate::cas::{object_path, open_object};
+use crate::cas::{OBJECTS, object_path, open_object};
 use crate::error::{Error, Result};
 use crate::root::{Root, to_path};
 
-/// Where the objects are, seen from a layer: it is at `layers/<algorithm>/<hex>` of a store.
-const OBJECTS_OF_LAYER: &str = "../../../objects";
+/// A store is so many directories above a layer: `layers/<algorithm>/<hex>`.
+const LEVELS: usize = 3;
 
 /// An unpacked layer, to read files from.
 #[derive(Debug)]
 pub struct LayerDirectory {
-    /// Its tree, or the layer's directory itself where it has none.
-    root: Root,
-    contents: Option<Contents>,
+    path: PathBuf,
+    files: Files,
 }
 
-/// What is read in place of a tree.
+/// Where its files' contents are.
 #[derive(Debug)]
-struct Contents {
-    pack: File,
-    /// Opened when a file is asked for that is an object.
-    objects: PathBuf,
+enum Files {
+    Tree(Root),
+    /// The pack, and where the store's objects are: that is opened when one is asked for.
+    Objects(File, PathBuf),
 }
 
 /// Opens unpacked layers and reads their indexes, lowest first.
@@ -66,29 +65,33 @@ impl LayerDirectory {
     /// Opens a layer whose index was read.
     pub(super) fn open_layer(path: &Path, index: &Index) -> Result<Self> {
         if index.pack.is_none() {
-            return Ok(Self { root: Root::open(path.join("tree"))?, contents: None });
+            let tree = Root::open(path.join("tree"))?;
+            return Ok(Self { path: path.to_owned(), files: Files::Tree(tree) });
         }
-        let root = Root::open(path)?;
-        let pack = root
+        let pack = Root::open(path)?
             .resolve_plain(PACK.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK)
             .map_err(|e| Error::errno("open", path.join(PACK), e))?;
-        let contents = Contents { pack: File::from(pack), objects: path.join(OBJECTS_OF_LAYER) };
-        Ok(Self { root, contents: Some(contents) })
+        let store = path.ancestors().nth(LEVELS).unwrap_or(path);
+        Ok(Self { path: path.to_owned(), files: Files::Objects(File::from(pack), store.join(OBJECTS)) })
     }
 
-    /// Whether its tree still has a name: one that was removed has none.
+    /// Whether its files are still there: of a layer that was removed nothing has a name.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn is_there(&self) -> Result<bool> {
-        let stat = rustix::fs::fstat(&self.root).map_err(|e| Error::errno("stat", self.path(), e))?;
+        let held = match &self.files {
+            Files::Tree(tree) => tree.as_fd(),
+            Files::Objects(pack, _) => pack.as_fd(),
+        };
+        let stat = rustix::fs::fstat(held).map_err(|e| Error::errno("stat", self.path(), e))?;
         Ok(stat.st_nlink > 0)
     }
 
     /// Where it is: the same for the same layer.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.root.path()
+        &self.path
     }
 
     /// Opens a file of the layer for reading.
@@ -96,19 +99,20 @@ impl LayerDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(&self, record: &Record) -> Result<File> {
-        match (record.place, &self.contents) {
-            (Place::Packed(_), Some(_)) => {
+        match (record.place, &self.files) {
+            (Place::Packed(_), Files::Objects(..)) => {
                 in_memory(&self.content(record)?).map_err(|e| Error::io("open", to_path(&record.path), &e))
             }
-            (Place::Object(key), Some(contents)) => {
-                let objects = Root::open(&contents.objects)?;
-                open_object(objects.as_fd(), &key)
-                    .map_err(|e| Error::errno("open", contents.objects.join(object_path(&key)), e))
+            (Place::Object(key), Files::Objects(_, objects)) => {
+                open_object(Root::open(objects)?.as_fd(), &key)
+                    .map_err(|e| Error::errno("open", objects.join(object_path(&key)), e))
             }
-            _ => self
-                .root
+            (_, Files::Tree(tree)) => tree
                 .open_in(&record.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
                 .map(File::from),
+            (Place::Tree, Files::Objects(..)) => {
+                Err(Error::NotFound { kind: "content", name: to_path(&record.path).display().to_string() })
+            }
         }
     }
 
@@ -117,11 +121,11 @@ impl LayerDirectory {
     /// # Errors
     /// [`Error::Io`], [`Error::Invalid`] where the pack has no such bytes.
     pub(super) fn content(&self, record: &Record) -> Result<Vec<u8>> {
-        let (Place::Packed(offset), Some(contents)) = (record.place, &self.contents) else {
+        let (Place::Packed(offset), Files::Objects(pack, _)) = (record.place, &self.files) else {
             return Ok(Vec::new());
         };
         let wrong = |e: &std::io::Error| Error::io("read", self.path().join(PACK), e);
-        let length = contents.pack.metadata().map_err(|e| wrong(&e))?.len();
+        let length = pack.metadata().map_err(|e| wrong(&e))?.len();
         // What the index claims is no more than what is there: memory does not grow by a claim.
         if offset.checked_add(record.size).is_none_or(|end| end > length) {
             return Err(Error::Invalid {
@@ -131,7 +135,7 @@ impl LayerDirectory {
             });
         }
         let mut bytes = vec![0; usize::try_from(record.size).unwrap_or(0)];
-        contents.pack.read_exact_at(&mut bytes, offset).map_err(|e| wrong(&e))?;
+        pack.read_exact_at(&mut bytes, offset).map_err(|e| wrong(&e))?;
         Ok(bytes)
     }
 }
