@@ -3,8 +3,8 @@
 ``python -m benches.objects [LAYOUTS [LIMIT ...]]``, as root: a folder of OCI layouts with a tag each, related images
 best; without it two small ones are made. Every row is a store of its own on an ext4 of its own, without blobs: first
 directories (overlayfs), then objects with each limit. All layers of all images are brought in, one after the other,
-each once; then each image is settled, and some are mounted and read whole, with cold caches and again with warm ones. Run it
-under ``unshare -m``: a mount namespace that is made meanwhile would keep the disks busy.
+each once; then each image is settled, and some are mounted and read whole, with cold caches and again with warm ones.
+Run it under ``unshare -m``: a mount namespace that is made meanwhile would keep the disks busy.
 """
 
 from __future__ import annotations

@@ -125,6 +125,22 @@ def test_objects_go_with_the_last_layer_that_names_them(engine: pyctrd.Engine, i
     assert list((root / "snapshots").iterdir()) == []
 
 
+def test_the_image_of_a_stack_goes_with_the_last_that_has_it(engine: pyctrd.Engine, images: Images, root: Path) -> None:
+    base = Tar().file("f", SECRET).build()
+    low = images.push(build_image([base])).reference
+    high = images.push(build_image([base, Tar().file("g", b"g").build()])).reference
+    engine.images.pull(low)
+    engine.images.pull(high)
+    container = engine.containers.create(high, ["true"])
+    engine.images.remove(high, force=True)
+    assert len(list((root / "snapshots").glob("stack-*"))) == 2
+    container.delete()
+    engine.images.remove(engine.images.pull(images.push(build_image([Tar().file("h").build()])).reference).name)
+    assert len(list((root / "snapshots").glob("stack-*"))) == 1
+    engine.images.remove(low)
+    assert list((root / "snapshots").iterdir()) == []
+
+
 def test_nothing_is_swept_where_a_layer_cannot_say_what_it_names(
     engine: pyctrd.Engine, images: Images, root: Path
 ) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
-from pyctrd.errors import InvalidError, NotFoundError
+from pyctrd.errors import InvalidError, NotFoundError, PyctrdError
+from pyctrd.flows.load import load_config
 from pyctrd.snapshots.composefs import Composefs
 
 if TYPE_CHECKING:
@@ -19,14 +20,17 @@ logger = logging.getLogger("pyctrd.flows")
 
 
 def sweep_objects(rooms: Rooms, diff_ids: Collection[str]) -> None:
-    """Remove images of stacks whose layers are not all among these, and objects that no layer on disk names.
+    """Remove images of stacks that no image or snapshot has, and objects that no layer on disk names.
 
     The collection lock is held alone: no layer is being made, and none that is there goes meanwhile.
     """
     if not (rooms.root / "objects").is_dir():
         return
     # Whichever snapshotter this engine has, another may have made them.
-    Composefs(rooms.root, rooms.settings.state).collect(diff_ids)
+    composefs = Composefs(rooms.root, rooms.settings.state)
+    composefs.collect(diff_ids)
+    if (needed := _needed_stacks(rooms)) is not None:
+        composefs.keep_stacks(needed)
     try:
         kept, removed, freed = _core.sweep_objects(rooms.root, object_layers(rooms))
     except (InvalidError, NotFoundError) as error:
@@ -34,6 +38,21 @@ def sweep_objects(rooms: Rooms, diff_ids: Collection[str]) -> None:
         logger.debug("objects not swept: %s", error)
         return
     logger.debug("objects swept: %d kept, %d removed, %d bytes freed", kept, removed, freed)
+
+
+def _needed_stacks(rooms: Rooms) -> set[tuple[str, ...]] | None:
+    """The stacks of layers of all images and snapshots; None where an image cannot say which it has."""
+    needed = {snapshot.diff_ids for snapshot in rooms.database.snapshots.list()}
+    for namespace in rooms.database.namespaces.list():
+        for record in rooms.database.images.list(namespace.name):
+            try:
+                needed.add(tuple(map(str, load_config(rooms, record).rootfs.diff_ids)))
+            except InvalidError:
+                continue  # no image, but another kind of artifact
+            except (PyctrdError, OSError) as error:
+                logger.debug("images of stacks not swept: %s", error)
+                return None
+    return needed
 
 
 def object_path(rooms: Rooms, key: str) -> Path:

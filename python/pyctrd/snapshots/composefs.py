@@ -105,6 +105,13 @@ class Composefs(Overlayfs):
                 self._store.remove(path)
         self._images.collect()
 
+    def keep_stacks(self, stacks: Collection[tuple[str, ...]]) -> None:
+        """Remove the images of all other stacks than these, each of diff_ids with the lowest first."""
+        for path in self._store.directory.glob(f"{_STACK}*"):
+            members = read_record(path / MEMBERS)
+            if members is not None and tuple(members) not in stacks:
+                self._store.remove(path)
+
     def walk_images(self) -> Iterator[tuple[Path, str]]:
         """The image of each stack, with its digest as it was when it was made; "" where that is lost."""
         for path in sorted(self._store.directory.glob(f"{_STACK}*")):
