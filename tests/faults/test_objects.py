@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 import pyctrd
+from pyctrd import _core
 from tests.archives import Tar
 from tests.images import BuiltImage, Images, build_image
 from tests.layers.model import Layer
+from tests.layers.ways import digest_of
 
 pytestmark = pytest.mark.root
 
@@ -139,6 +141,24 @@ def test_the_image_of_a_stack_goes_with_the_last_that_has_it(engine: pyctrd.Engi
     assert len(list((root / "snapshots").glob("stack-*"))) == 1
     engine.images.remove(low)
     assert list((root / "snapshots").iterdir()) == []
+
+
+def test_no_object_is_swept_while_a_layer_is_written_that_may_count_on_it(
+    engine: pyctrd.Engine, images: Images, root: Path
+) -> None:
+    reference = images.push(built("f")).reference
+    engine.images.pull(reference)
+    tar = Tar().file("other", SECRET).build()
+    digest = digest_of(tar)
+    ingest = _core.Ingest(root, "under-way", digest=digest, diff_id=digest, unpack=True, form="objects")
+    ingest.write(tar)
+    ingest.finish()
+    assert list((root / "content/ingest/under-way/objects").iterdir()) == []  # it is there, and is not written again
+    engine.images.remove(reference)
+    assert object_of(root).read_bytes() == SECRET
+    ingest.abort()
+    engine.images.remove(engine.images.pull(images.push(build_image([Tar().file("h").build()])).reference).name)
+    assert list((root / "objects").glob("*/*")) == []
 
 
 def test_nothing_is_swept_where_a_layer_cannot_say_what_it_names(

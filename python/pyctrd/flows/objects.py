@@ -22,7 +22,7 @@ logger = logging.getLogger("pyctrd.flows")
 def sweep_objects(rooms: Rooms, diff_ids: Collection[str]) -> None:
     """Remove images of stacks that no image or snapshot has, and objects that no layer on disk names.
 
-    The collection lock is held alone: no layer is being made, and none that is there goes meanwhile.
+    While a layer is being written no object is swept, by a lock of their own; the next collection does it.
     """
     if not (rooms.root / "objects").is_dir():
         return
@@ -32,12 +32,15 @@ def sweep_objects(rooms: Rooms, diff_ids: Collection[str]) -> None:
     if (needed := _needed_stacks(rooms)) is not None:
         composefs.keep_stacks(needed)
     try:
-        kept, removed, freed = _core.sweep_objects(rooms.root, object_layers(rooms))
+        swept = _core.sweep_objects(rooms.root)
     except (InvalidError, NotFoundError) as error:
         # A layer that cannot be read may name any of them: `check` finds it, and a repair comes before the next sweep.
         logger.debug("objects not swept: %s", error)
         return
-    logger.debug("objects swept: %d kept, %d removed, %d bytes freed", kept, removed, freed)
+    if swept is None:
+        logger.debug("objects not swept: a layer is being written")
+    else:
+        logger.debug("objects swept: %d kept, %d removed, %d bytes freed", *swept)
 
 
 def _needed_stacks(rooms: Rooms) -> set[tuple[str, ...]] | None:
@@ -58,12 +61,6 @@ def _needed_stacks(rooms: Rooms) -> set[tuple[str, ...]] | None:
 def object_path(rooms: Rooms, key: str) -> Path:
     """Where an object is, or would be."""
     return rooms.root / "objects" / key[:2] / key[2:]
-
-
-def object_layers(rooms: Rooms) -> list[str]:
-    """Where the layers are that were unpacked as objects."""
-    found = (rooms.layers.path(diff_id) for diff_id in rooms.layers.walk())
-    return [str(path) for path in found if (path / "pack").exists()]
 
 
 def named_objects(rooms: Rooms) -> dict[_core.ObjectRef, list[str]]:

@@ -8,13 +8,13 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use crate::cas::{
-    FileLock, Key, OBJECTS, Swept, is_object, list_objects as list_keys, object_path, sweep,
-    sweep_objects as sweep_keys,
+    FileLock, Key, LAYERS, OBJECTS, ObjectsLock, Swept, is_object, list_objects as list_keys, object_path,
+    sweep, sweep_objects as sweep_keys,
 };
 use crate::error::{Error, Result};
-use crate::root::{Root, remove_tree as remove_below};
+use crate::root::{Root, names, remove_tree as remove_below};
 use crate::tar::index::Place;
-use crate::tar::layers::read_index;
+use crate::tar::layers::{PACK, read_index};
 
 /// A lock file between processes and threads, made once and never removed.
 #[pyclass(frozen, module = "pyctrd._core", name = "FileLock")]
@@ -122,28 +122,40 @@ fn list_objects(py: Python<'_>, root: PathBuf) -> PyResult<HashSet<String>> {
     Ok(py.detach(|| -> Result<_> { Ok(list_keys(&Root::open(root)?)?.iter().map(hex).collect()) })?)
 }
 
-/// Removes the objects that none of some layers names (`dry`: only counts them): how many stay, how many go, and the
-/// bytes on disk that this frees. No layer may be written meanwhile, and all that are there must be given.
+/// Removes the objects that no layer of a root names (`dry`: only counts them): how many stay, how many go, and the bytes on
+/// disk that this frees. None where a layer is being written now: it may count on objects that no other names.
 #[pyfunction]
-#[pyo3(signature = (root, layers, *, dry = false))]
-fn sweep_objects(
-    py: Python<'_>,
-    root: PathBuf,
-    layers: Vec<PathBuf>,
-    dry: bool,
-) -> PyResult<(u64, u64, u64)> {
-    let run = || -> Result<Swept> {
-        let mut kept = HashSet::new();
-        for layer in &layers {
-            kept.extend(read_index(layer)?.records.iter().filter_map(|record| match record.place {
-                Place::Object(key) => Some(key),
-                _ => None,
-            }));
-        }
-        sweep_keys(&Root::open(root)?, |key| kept.contains(key), dry)
+#[pyo3(signature = (root, *, dry = false))]
+fn sweep_objects(py: Python<'_>, root: PathBuf, dry: bool) -> PyResult<Option<(u64, u64, u64)>> {
+    let run = || -> Result<Option<Swept>> {
+        let root = Root::open(root)?;
+        let Some(alone) = ObjectsLock::try_alone(&root)? else { return Ok(None) };
+        // Looked at under the lock: a layer that came before it is among them, and none comes meanwhile.
+        let kept = named_objects(&root)?;
+        sweep_keys(&root, &alone, |key| kept.contains(key), dry).map(Some)
     };
-    let Swept { kept, removed, freed_bytes } = py.detach(run)?;
-    Ok((kept, removed, freed_bytes))
+    Ok(py.detach(run)?.map(|Swept { kept, removed, freed_bytes }| (kept, removed, freed_bytes)))
+}
+
+/// The objects that layers on disk name.
+fn named_objects(root: &Root) -> Result<HashSet<Key>> {
+    let mut kept = HashSet::new();
+    let wrong = |e| Error::errno("list", LAYERS, e);
+    let layers = root.directory(LAYERS)?;
+    for algorithm in names(layers.as_fd()).map_err(wrong)? {
+        let algorithm = algorithm.to_string_lossy().into_owned();
+        let Ok(directory) = root.directory(&format!("{LAYERS}/{algorithm}")) else { continue }; // not ours
+        for name in names(directory.as_fd()).map_err(wrong)? {
+            let layer = root.path().join(LAYERS).join(&algorithm).join(name.to_string_lossy().as_ref());
+            if layer.join(PACK).exists() {
+                kept.extend(read_index(&layer)?.records.iter().filter_map(|record| match record.place {
+                    Place::Object(key) => Some(key),
+                    _ => None,
+                }));
+            }
+        }
+    }
+    Ok(kept)
 }
 
 /// Removes a name below a directory with all that is in it, links not followed.

@@ -10,8 +10,8 @@ mod staging;
 
 pub use locks::FileLock;
 pub use objects::{
-    Key, NewObject, OBJECTS, ObjectWriter, Stored, Swept, is_object, list_objects, object_path, open_object,
-    sweep_objects,
+    Key, NewObject, OBJECTS, ObjectWriter, ObjectsLock, Stored, Swept, is_object, list_objects, object_path,
+    open_object, sweep_objects,
 };
 pub use publish::{Durability, Finished, publish};
 pub use staging::{Staging, sweep};

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom, flock};
 use rustix::io::Errno;
 
 use super::PRIVATE_MODE;
@@ -384,6 +384,40 @@ fn place_object(
     rustix::fs::renameat(staged, name, objects, &path).map_err(|e| failed("rename", e))
 }
 
+/// A lock on the directory of all objects: shared by those who write layers, alone by whoever sweeps.
+#[derive(Debug)]
+pub struct ObjectsLock {
+    /// Closed with it, and so let go of.
+    _directory: OwnedFd,
+}
+
+impl ObjectsLock {
+    /// Waits for a sweep to end.
+    pub(super) fn share(root: &Root) -> Result<Self> {
+        let directory = root.directory(OBJECTS)?;
+        loop {
+            match flock(&directory, FlockOperation::LockShared) {
+                Ok(()) => return Ok(Self { _directory: directory }),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(Error::errno("lock", OBJECTS, e)),
+            }
+        }
+    }
+
+    /// Takes it alone; none where a layer is being written now.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn try_alone(root: &Root) -> Result<Option<Self>> {
+        let directory = root.directory(OBJECTS)?;
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { _directory: directory })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(Error::errno("lock", OBJECTS, e)),
+        }
+    }
+}
+
 /// What a sweep came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -397,11 +431,16 @@ pub struct Swept {
 
 /// Removes the objects that are not to be kept; with `dry`, only counts them. What is no object is left alone.
 ///
-/// The caller has seen to it that no layer is being written, and that `kept` knows the objects of all that are there.
+/// No layer is being written, which the lock says; `kept` knows the objects of all that have a name since it is held.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn sweep_objects(root: &Root, kept: impl Fn(&Key) -> bool, dry: bool) -> Result<Swept> {
+pub fn sweep_objects(
+    root: &Root,
+    _alone: &ObjectsLock,
+    kept: impl Fn(&Key) -> bool,
+    dry: bool,
+) -> Result<Swept> {
     let mut swept = Swept::default();
     for_each_object(root, |folder, name, key| {
         if kept(&key) {
@@ -601,10 +640,14 @@ mod tests {
         store.publish();
         let stray = store.directory.path().join(OBJECTS).join("ab-other");
         std::fs::write(&stray, b"").expect("written");
-        let dry = sweep_objects(&store.root, |key| *key == kept, true).expect("swept");
+        let shared = ObjectsLock::share(&store.root).expect("locked");
+        assert!(ObjectsLock::try_alone(&store.root).expect("tried").is_none());
+        drop(shared);
+        let alone = ObjectsLock::try_alone(&store.root).expect("tried").expect("free");
+        let dry = sweep_objects(&store.root, &alone, |key| *key == kept, true).expect("swept");
         assert_eq!((dry.kept, dry.removed), (1, 1));
         assert!(store.path(&gone).exists());
-        assert_eq!(sweep_objects(&store.root, |key| *key == kept, false).expect("swept"), dry);
+        assert_eq!(sweep_objects(&store.root, &alone, |key| *key == kept, false).expect("swept"), dry);
         assert!(store.path(&kept).exists() && stray.exists() && !store.path(&gone).exists());
         assert_eq!(list_objects(&store.root).expect("listed"), HashSet::from([kept]));
     }

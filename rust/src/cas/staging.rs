@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
 
-use super::objects::{OBJECTS, ObjectWriter};
+use super::objects::{OBJECTS, ObjectWriter, ObjectsLock};
 use super::{BLOBS, INGEST, LAYERS, PRIVATE_MODE, TRASH};
 use crate::error::{Error, Result};
 use crate::root::{Root, names, remove_tree, to_path};
@@ -22,6 +23,8 @@ pub struct Staging {
     directory: OwnedFd,
     id: String,
     lock: File,
+    /// Held while a layer may count on objects that are there, until it has its name and says so itself.
+    objects: OnceLock<ObjectsLock>,
     /// Who made it: a child that is forked off gets a copy of this, and must leave the files alone.
     process: u32,
 }
@@ -54,7 +57,8 @@ impl Staging {
         // Nobody else can hold it: the directory was just made.
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed("lock", e))?;
         lock_directory(&ingests, FlockOperation::Unlock)?;
-        Ok(Self { ingests, directory, id: id.to_owned(), lock, process: std::process::id() })
+        let process = std::process::id();
+        Ok(Self { ingests, directory, id: id.to_owned(), lock, objects: OnceLock::new(), process })
     }
 
     /// The file that the blob's bytes go to.
@@ -82,6 +86,7 @@ impl Staging {
     /// [`Error::Io`].
     pub fn create_objects(&self, root: &Root) -> Result<ObjectWriter> {
         root.make_directories(OBJECTS, PRIVATE_MODE)?;
+        let _ = self.objects.set(ObjectsLock::share(root)?);
         rustix::fs::mkdirat(&self.directory, OBJECTS, Mode::from_raw_mode(PRIVATE_MODE))
             .map_err(|e| Error::errno("make directory", OBJECTS, e))?;
         let staging = crate::root::open_directory(self.directory.as_fd(), OBJECTS.as_bytes())

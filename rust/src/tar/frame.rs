@@ -15,9 +15,8 @@ use rustix::io::Errno;
 use zstd::stream::{read::Decoder, write::Encoder};
 
 use super::index::{Index, What};
-use super::layers::{LayerDirectory, read_index};
+use super::layers::{LayerDirectory, PACK, read_index};
 use super::nodes::{NodeId, Nodes};
-use super::objects::PACK;
 use crate::error::{Error, Result};
 use crate::root::Root;
 

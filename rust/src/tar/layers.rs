@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 
 use super::index::{self, Index, Place, Record};
-use super::objects::PACK;
 use crate::cas::{OBJECTS, object_path, open_object};
 use crate::error::{Error, Result};
 use crate::root::{Root, to_path};
 
+/// Short contents, one after the other, in the directory of a layer that was unpacked as objects.
+pub const PACK: &str = "pack";
 /// A store is so many directories above a layer: `layers/<algorithm>/<hex>`.
 const LEVELS: usize = 3;
 

@@ -16,13 +16,12 @@ use super::entry::Entry;
 use super::failed;
 use super::form::{Ended, Form, Made};
 use super::index::{Place, What};
+use super::layers::PACK;
 use super::nodes::{Inode, NodeId, Nodes, ROOT};
 use crate::cas::{NewObject, ObjectWriter, Stored};
 use crate::error::{Error, Result};
 use crate::root::to_path;
 
-/// Short contents, one after the other, in a layer's directory.
-pub(super) const PACK: &str = "pack";
 const PACK_BUFFER_BYTES: usize = 1 << 16;
 
 /// Makes `pack` in a layer's directory, and objects.
