@@ -40,10 +40,19 @@ pub struct Overlay {
 pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
     match mount_overlay_with(overlay, target, &[]) {
         // Before Linux 6.16 contents are found elsewhere only where files' metadata may be copied up alone as well.
-        Err(Error::Unsupported { .. }) if !overlay.data.is_empty() => {
+        Err(error) if !overlay.data.is_empty() && may_be_missing(&error) => {
             mount_overlay_with(overlay, target, &[("metacopy", "on"), ("redirect_dir", "on")])
         }
         done => done,
+    }
+}
+
+/// Whether the kernel refused an option, or the lack of one: not all of them say why.
+fn may_be_missing(error: &Error) -> bool {
+    match error {
+        Error::Unsupported { .. } => true,
+        Error::Io { errno, .. } => *errno == Errno::INVAL.raw_os_error(),
+        _ => false,
     }
 }
 
