@@ -38,7 +38,9 @@ pub struct Overlay {
 /// [`Error::Unsupported`] where the kernel has no overlayfs or this process may not mount; [`Error::Io`] with what
 /// the kernel says.
 pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
-    match mount_overlay_with(overlay, target, &[]) {
+    // Whatever the module's default is: metadata that was copied up alone is no layer's.
+    let options: &[_] = if overlay.data.is_empty() { &[] } else { &[("metacopy", "off")] };
+    match mount_overlay_with(overlay, target, options) {
         // Before Linux 6.16 contents are found elsewhere only where files' metadata may be copied up alone as well.
         Err(error) if !overlay.data.is_empty() && may_be_missing(&error) => {
             mount_overlay_with(overlay, target, &[("metacopy", "on"), ("redirect_dir", "on")])
