@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
 
-use super::objects::{OBJECTS, ObjectWriter, ObjectsLock};
+use super::garbage::ObjectsLock;
+use super::objects::{OBJECTS, ObjectWriter};
 use super::{BLOBS, INGEST, LAYERS, PRIVATE_MODE, TRASH};
 use crate::error::{Error, Result};
 use crate::root::{Root, names, remove_tree, to_path};
