@@ -51,6 +51,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+# Which snapshotter the engines of all tests have that ask for none: to play a suite once more with another one.
+SNAPSHOTTER = os.environ.get("PYCTRD_TESTS_SNAPSHOTTER", "")
+
+
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A docker-registry on loopback."""
@@ -92,6 +96,8 @@ def _own_surroundings(
             name.startswith("PYCTRD_") and name not in ("PYCTRD_ROOT", "PYCTRD_STATE")
         ):
             monkeypatch.delenv(name)
+    if SNAPSHOTTER:
+        monkeypatch.setenv("PYCTRD_SNAPSHOTTER", SNAPSHOTTER)
     yield
     _unmount_beneath(tmp_path)
 

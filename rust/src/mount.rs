@@ -1,6 +1,8 @@
 //! The kernel's mount API (Linux 5.2, overlayfs' `lowerdir+` 6.5): no option string, so no limit on layers.
 
-use std::os::fd::{AsFd, OwnedFd};
+mod loops;
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -14,11 +16,16 @@ use rustix::mount::{
 
 use crate::error::{Error, Result};
 
+/// What the kernel takes as an option's value.
+const OPTION_MAX_BYTES: usize = 255;
+
 /// An overlay to be mounted.
 #[derive(Debug, Clone, Default)]
 pub struct Overlay {
     /// Read-only directories, the uppermost first.
     pub lower: Vec<PathBuf>,
+    /// Directories of contents below all of these, which nothing but a lower file's redirect leads to (Linux 6.5).
+    pub data: Vec<PathBuf>,
     /// Where writes go, and overlayfs' own directory beside it; without them the mount is read-only.
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Skip syncs of the upper directory: its content is lost by a crash, as a container's is.
@@ -31,6 +38,31 @@ pub struct Overlay {
 /// [`Error::Unsupported`] where the kernel has no overlayfs or this process may not mount; [`Error::Io`] with what
 /// the kernel says.
 pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
+    // Whatever the module's default is: metadata that was copied up alone is no layer's.
+    let options: &[_] = if overlay.data.is_empty() { &[] } else { &[("metacopy", "off")] };
+    match mount_overlay_with(overlay, target, options) {
+        // Before Linux 6.16 contents are found elsewhere only where files' metadata may be copied up alone as well.
+        Err(error) if !overlay.data.is_empty() && may_be_missing(&error) => {
+            mount_overlay_with(overlay, target, &[("metacopy", "on"), ("redirect_dir", "on")])
+        }
+        done => done,
+    }
+}
+
+/// Whether the kernel refused an option, or the lack of one: not all of them say why.
+fn may_be_missing(error: &Error) -> bool {
+    match error {
+        Error::Unsupported { .. } => true,
+        Error::Io { errno, .. } => *errno == Errno::INVAL.raw_os_error(),
+        _ => false,
+    }
+}
+
+fn mount_overlay_with(
+    overlay: &Overlay,
+    target: &Path,
+    options: &[(&'static str, &'static str)],
+) -> Result<()> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| refused(e, target))?;
     let set = |key: &'static str, path: &Path| {
         fsconfig_set_string(context.as_fd(), key, escaped(path).as_slice())
@@ -38,6 +70,18 @@ pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
     };
     set("source", Path::new("pyctrd"))?;
     set_lower(&context, &overlay.lower)?;
+    for path in &overlay.data {
+        fsconfig_set_string(context.as_fd(), "datadir+", path.as_path()).map_err(|e| match e {
+            Errno::INVAL => Error::Unsupported {
+                feature: "an overlay with contents elsewhere".to_owned(),
+                needs: "Linux 6.5 or later (datadir+)".to_owned(),
+            },
+            e => Error::errno("mount overlay", path, e),
+        })?;
+    }
+    for (key, value) in options {
+        fsconfig_set_string(context.as_fd(), *key, *value).map_err(|e| refused(e, target))?;
+    }
     let mut attributes = MountAttrFlags::empty();
     if let Some((upper, work)) = &overlay.upper {
         set("upperdir", upper)?;
@@ -99,6 +143,67 @@ fn set_lower_joined(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
         },
         e => Error::errno("mount overlay", "lowerdir", e),
     })
+}
+
+/// Mounts an EROFS image, which is a plain file, on a directory: by a loop device where the kernel mounts no plain file.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the kernel has no EROFS, or this process may not mount; [`Error::Io`], also for a file that
+/// is no image.
+pub fn mount_erofs(image: &Path, target: &Path) -> Result<()> {
+    match erofs_from(image) {
+        Err(Errno::NOTBLK) => mount_erofs_by_loop(image, target),
+        done => attach(&done.map_err(|e| refused_erofs(e, image))?, target),
+    }
+}
+
+/// As [`mount_erofs`], by a loop device in any case.
+///
+/// # Errors
+/// As [`mount_erofs`].
+pub fn mount_erofs_by_loop(image: &Path, target: &Path) -> Result<()> {
+    // It is let go of with the mount.
+    let device = loops::attach(image)?;
+    attach(&erofs_from(&device.path()).map_err(|e| refused_erofs(e, image))?, target)
+}
+
+/// Mounts an EROFS image, which is a plain file, nowhere: its files are seen through the descriptor of its root, and it
+/// is gone with the last descriptor.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the kernel has no EROFS or mounts none from this file (Linux 6.12 does, but from none on
+/// tmpfs), or this process may not mount; [`Error::Io`], also for a file that is no image.
+pub fn open_erofs(image: &Path) -> Result<OwnedFd> {
+    erofs_from(image).map_err(|e| refused_erofs(e, image))
+}
+
+fn erofs_from(source: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let opened = rustix::fs::openat(CWD, source, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if source.as_os_str().len() > OPTION_MAX_BYTES {
+        let short = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        fsconfig_set_string(context.as_fd(), "source", short.as_str())?;
+    } else {
+        fsconfig_set_string(context.as_fd(), "source", source)?;
+    }
+    fsconfig_set_flag(context.as_fd(), "ro")?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn refused_erofs(errno: Errno, image: &Path) -> Error {
+    let needs = match errno {
+        Errno::NODEV => "the kernel's erofs module",
+        Errno::NOSYS => "Linux 5.2 or later (fsopen)",
+        // Of a kernel before, and of any for a file on tmpfs, which is not read by pages.
+        Errno::NOTBLK => "Linux 6.12 or later, and not on tmpfs (EROFS images in plain files)",
+        Errno::PERM => "root rights (CAP_SYS_ADMIN); snapshotter \"native\" needs none",
+        e => return Error::errno("mount erofs", image, e),
+    };
+    Error::Unsupported { feature: "erofs".to_owned(), needs: needs.to_owned() }
 }
 
 /// What the kernel wrote to the context's log says more than an errno.

@@ -51,9 +51,10 @@ def unmount_image(rooms: Rooms, target: Path) -> None:
         NotFoundError: No image is mounted there.
     """
     key = view_key(target)
-    if rooms.snapshotter.find(key) is None:
+    snapshotter = rooms.snapshotter_for(key)
+    if snapshotter.find(key) is None:
         raise NotFoundError(f"no image mounted: {target}", kind="mount", name=str(target))
-    rooms.snapshotter.unmount(target.resolve())
+    snapshotter.unmount(target.resolve())
     forget_snapshot(rooms, key)
 
 
@@ -100,7 +101,7 @@ def record_snapshot(
 
 def forget_snapshot(rooms: Rooms, key: str) -> None:
     """Remove an unmounted snapshot, then its record; again is a no-op."""
-    rooms.snapshotter.delete(key)
+    rooms.snapshotter_for(key).delete(key)
     with rooms.database.write() as tx:
         tx.snapshots.delete(key)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyctrd.flows.collect import Swept, sweep_store
 from pyctrd.flows.lease import end_dead_leases
+from pyctrd.flows.objects import CountedObjects, count_objects
 from pyctrd.flows.reach import learn_needs
 from pyctrd.flows.recover import is_held
 from pyctrd.flows.remove import PAGE, find_unrecorded, size_on_disk
@@ -23,8 +24,9 @@ class Collected(NamedTuple):
     """One thing that a collection looked at.
 
     Attributes:
-        kind: "blob", "layer", "ingest", "lease", or "trash".
-        name: Digest, diff_id, id.
+        kind: "blob", "layer", "ingest", "lease", "trash", or "objects": contents of files, all that are kept together,
+            and all that go.
+        name: Digest, diff_id, id; of objects how many.
         bytes: What its removal frees, as if the namespace were alone: of a layer its files' content, of a lease 0.
         kept: Whether it stays.
         reason: Why it stays, or goes.
@@ -80,6 +82,9 @@ def survey(rooms: Rooms, *, all_namespaces: bool = False) -> Collection:
         *_survey_leases(rooms, namespace),
         *(_survey_disk(rooms) if all_namespaces else ()),
     ]
+    if all_namespaces:
+        going = [item.name for item in items if item.kind == "layer" and not item.kept]
+        items += _of_objects(count_objects(rooms, without=going))
     freed = sum(item.bytes for item in items if not item.kept)
     if all_namespaces:
         freed -= _counted_again(items)
@@ -177,6 +182,17 @@ def _all_of(swept: Swept) -> Iterator[Collected]:
         yield Collected("layer", layer.diff_id, layer.bytes, kept=False, reason=NOTHING, namespace="")
     for kind, name, size in swept.orphans:
         yield Collected(kind, name, size, kept=False, reason="no record names it", namespace="")
+    if swept.objects:
+        yield from _of_objects(CountedObjects(unnamed=swept.objects, unnamed_bytes=swept.object_bytes))
+
+
+def _of_objects(counted: CountedObjects) -> Iterator[Collected]:
+    if counted.named:
+        reason = "files of layers that stay"
+        yield Collected("objects", str(counted.named), counted.named_bytes, kept=True, reason=reason, namespace="")
+    if counted.unnamed:
+        reason = "no layer has them"
+        yield Collected("objects", str(counted.unnamed), counted.unnamed_bytes, kept=False, reason=reason, namespace="")
 
 
 def _of_blob(blob: KeptBlob, otherwise: str | None = None) -> Collected:

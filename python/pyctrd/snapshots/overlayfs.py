@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.errors import PyctrdError
-from pyctrd.snapshots.protocol import Change, Compression, LayerRef, Snapshot
+from pyctrd.errors import PyctrdError, UnsupportedError
+from pyctrd.snapshots.protocol import Change, Compression, LayerForm, LayerRef, Snapshot
 from pyctrd.snapshots.store import (
     PRIVATE_MODE,
     SnapshotStore,
@@ -21,7 +21,9 @@ from pyctrd.snapshots.store import (
 )
 
 _FIXUP = "fixup-"
-_MEMBERS = "layers.json"
+# Of what is made for a stack: which layers it is of.
+MEMBERS = "layers.json"
+_NEEDS = 'snapshotter "composefs" or "native", or to pull its image again'
 # They say nothing of overlayfs: another snapshotter would be chosen for what is over in a moment.
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR)
 
@@ -34,6 +36,7 @@ class Overlayfs:
     """
 
     name = "overlayfs"
+    form: LayerForm = "tree"
 
     def __init__(self, root: Path) -> None:
         self._store = SnapshotStore(root)
@@ -91,18 +94,12 @@ class Overlayfs:
 
     def mount(self, snapshot: Snapshot, target: Path) -> None:
         """As the protocol says."""
-        path = self._store.path(snapshot.key)
         fixup = self._fixup(snapshot.layers)
         lower = [] if fixup is None else [fixup]
         # The kernel takes no directory twice. Of a layer that an image has twice the upper one counts: it says again
         # all that the lower one says.
         lower += dict.fromkeys(ref.path / "tree" for ref in reversed(snapshot.layers))
-        if snapshot.kind == "active":
-            lower = lower or [path / "empty"]
-            _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work")
-        else:
-            # Without an upper directory overlayfs wants two lower ones at least.
-            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target)
+        self._stack(snapshot, lower, target)
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
@@ -139,14 +136,33 @@ class Overlayfs:
     def collect(self, diff_ids: Collection[str]) -> None:
         """As the protocol says."""
         for path in self._store.directory.glob(f"{_FIXUP}*"):
-            if not set(read_record(path / _MEMBERS) or ()) <= set(diff_ids):
+            if not set(read_record(path / MEMBERS) or ()) <= set(diff_ids):
                 self._store.remove(path)
+
+    def _stack(self, snapshot: Snapshot, lower: list[Path], target: Path, *, data: Sequence[Path] = ()) -> None:
+        path = self._store.path(snapshot.key)
+        if snapshot.kind == "active":
+            lower = lower or [path / "empty"]
+            _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work", data=data)
+        elif data:
+            # Contents elsewhere are followed from the lowest directory alone: nothing may be below it.
+            _core.mount_overlay(lower, target, data=data)
+        else:
+            # Without an upper directory overlayfs wants two lower ones at least.
+            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target)
 
     def _fixup(self, layers: Sequence[LayerRef]) -> Path | None:
         """The tree of a stack's fix-up layer, made when it is first asked for; None where it needs none."""
         if not layers:
             return None
-        path = self._store.directory / f"{_FIXUP}{_stack_id(layers)}"
+        for ref in layers:
+            if not (ref.path / "tree").exists() and ref.path.exists():
+                raise UnsupportedError(
+                    f"unsupported: layer unpacked as objects: {ref.diff_id}: needs {_NEEDS}",
+                    feature="layer unpacked as objects",
+                    needs=_NEEDS,
+                )
+        path = self._store.directory / f"{_FIXUP}{stack_id(layers)}"
         if not path.exists():
             self._make_fixup(path, layers)
         tree = path / "tree"
@@ -155,7 +171,7 @@ class Overlayfs:
     def _make_fixup(self, path: Path, layers: Sequence[LayerRef]) -> None:
         with self._store.trial() as making:
             (making / "tree").mkdir(mode=0o755)
-            write_record(making / _MEMBERS, [ref.diff_id for ref in layers])
+            write_record(making / MEMBERS, [ref.diff_id for ref in layers])
             if _core.settle_layers([ref.path for ref in layers], making / "tree"):
                 flush_tree(making / "tree")
             else:
@@ -167,5 +183,6 @@ class Overlayfs:
                     raise
 
 
-def _stack_id(layers: Sequence[LayerRef]) -> str:
+def stack_id(layers: Sequence[LayerRef]) -> str:
+    """What the directories of a stack are called by."""
     return _core.digest_bytes("\n".join(ref.diff_id for ref in layers).encode()).partition(":")[2]

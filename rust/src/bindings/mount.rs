@@ -8,7 +8,7 @@ use crate::mount;
 
 /// Mounts an overlay on a directory: `lower` with the uppermost first.
 #[pyfunction]
-#[pyo3(signature = (lower, target, *, upper = None, work = None, volatile = false))]
+#[pyo3(signature = (lower, target, *, upper = None, work = None, volatile = false, data = Vec::new()))]
 fn mount_overlay(
     py: Python<'_>,
     lower: Vec<PathBuf>,
@@ -16,9 +16,18 @@ fn mount_overlay(
     upper: Option<PathBuf>,
     work: Option<PathBuf>,
     volatile: bool,
+    data: Vec<PathBuf>,
 ) -> PyResult<()> {
-    let overlay = mount::Overlay { lower, upper: upper.zip(work), volatile };
+    let overlay = mount::Overlay { lower, data, upper: upper.zip(work), volatile };
     Ok(py.detach(|| mount::mount_overlay(&overlay, &target))?)
+}
+
+/// Mounts an EROFS image on a directory, read-only; with `loop_device` not straight from its file, whatever the kernel can.
+#[pyfunction]
+#[pyo3(signature = (image, target, *, loop_device = false))]
+fn mount_erofs(py: Python<'_>, image: PathBuf, target: PathBuf, loop_device: bool) -> PyResult<()> {
+    let mount = if loop_device { mount::mount_erofs_by_loop } else { mount::mount_erofs };
+    Ok(py.detach(|| mount(&image, &target))?)
 }
 
 /// Makes a directory or file visible at another place.
@@ -38,6 +47,7 @@ fn unmount(py: Python<'_>, target: PathBuf, lazy: bool) -> PyResult<bool> {
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(mount_overlay, module)?)?;
+    module.add_function(wrap_pyfunction!(mount_erofs, module)?)?;
     module.add_function(wrap_pyfunction!(mount_bind, module)?)?;
     module.add_function(wrap_pyfunction!(unmount, module)?)
 }
