@@ -1,8 +1,9 @@
 //! The kernel's mount API (Linux 5.2, overlayfs' `lowerdir+` 6.5): no option string, so no limit on layers.
 
+mod idmap;
 mod loops;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ const OPTION_MAX_BYTES: usize = 255;
 
 /// An overlay to be mounted.
 #[derive(Debug, Clone, Default)]
-pub struct Overlay {
+pub struct Overlay<'a> {
     /// Read-only directories, the uppermost first.
     pub lower: Vec<PathBuf>,
     /// Directories of contents below all of these, which nothing but a lower file's redirect leads to (Linux 6.5).
@@ -30,6 +31,8 @@ pub struct Overlay {
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Skip syncs of the upper directory: its content is lost by a crash, as a container's is.
     pub volatile: bool,
+    /// A user namespace: what the layers and the upper directory have as its ids are the ids that it maps them to.
+    pub ids: Option<BorrowedFd<'a>>,
 }
 
 /// Mounts an overlay on a directory.
@@ -37,7 +40,45 @@ pub struct Overlay {
 /// # Errors
 /// [`Error::Unsupported`] where the kernel has no overlayfs or this process may not mount; [`Error::Io`] with what
 /// the kernel says.
-pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
+pub fn mount_overlay(overlay: &Overlay<'_>, target: &Path) -> Result<()> {
+    let Some(ids) = overlay.ids else {
+        return mount_overlay_of(overlay, target);
+    };
+    let mut held = Vec::new(); // until the overlay has them
+    let mut through = |path: &Path| {
+        let tree = idmap::mapped(path, ids)?;
+        let seen = PathBuf::from(format!("/proc/self/fd/{}", tree.as_raw_fd()));
+        held.push(tree);
+        Ok::<_, Error>(seen)
+    };
+    let lower = overlay.lower.iter().map(|path| through(path)).collect::<Result<Vec<_>>>()?;
+    let upper = match &overlay.upper {
+        Some((upper, work)) => Some(in_one_mount(upper, work, &mut through)?),
+        None => None,
+    };
+    mount_overlay_of(&Overlay { lower, upper, ids: None, ..overlay.clone() }, target)
+}
+
+/// The two of them by one mount: overlayfs moves files from one to the other.
+fn in_one_mount(
+    upper: &Path,
+    work: &Path,
+    through: &mut impl FnMut(&Path) -> Result<PathBuf>,
+) -> Result<(PathBuf, PathBuf)> {
+    match (upper.parent(), upper.file_name(), work.file_name()) {
+        (Some(parent), Some(upper), Some(name)) if work.parent() == Some(parent) => {
+            let seen = through(parent)?;
+            Ok((seen.join(upper), seen.join(name)))
+        }
+        _ => Err(Error::Invalid {
+            field: "work",
+            value: work.display().to_string(),
+            reason: "expected a directory beside the upper one".to_owned(),
+        }),
+    }
+}
+
+fn mount_overlay_of(overlay: &Overlay<'_>, target: &Path) -> Result<()> {
     // Whatever the module's default is: metadata that was copied up alone is no layer's.
     let options: &[_] = if overlay.data.is_empty() { &[] } else { &[("metacopy", "off")] };
     match mount_overlay_with(overlay, target, options) {
@@ -59,7 +100,7 @@ fn may_be_missing(error: &Error) -> bool {
 }
 
 fn mount_overlay_with(
-    overlay: &Overlay,
+    overlay: &Overlay<'_>,
     target: &Path,
     options: &[(&'static str, &'static str)],
 ) -> Result<()> {
@@ -238,19 +279,22 @@ fn refused(errno: Errno, target: &Path) -> Error {
     }
 }
 
-/// Makes a directory or file visible at another place.
+/// Makes a directory or file visible at another place; with `ids` as [`Overlay::ids`] has it.
 ///
 /// # Errors
 /// [`Error::Unsupported`] where this process may not mount; [`Error::Io`].
-pub fn mount_bind(source: &Path, target: &Path, readonly: bool) -> Result<()> {
+pub fn mount_bind(source: &Path, target: &Path, readonly: bool, ids: Option<BorrowedFd<'_>>) -> Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, source, flags).map_err(|e| match e {
-        Errno::PERM => Error::Unsupported {
-            feature: "bind mount".to_owned(),
-            needs: "root rights (CAP_SYS_ADMIN)".to_owned(),
-        },
-        e => Error::errno("mount", source, e),
-    })?;
+    let tree = match ids {
+        Some(ids) => idmap::mapped(source, ids)?,
+        None => open_tree(CWD, source, flags).map_err(|e| match e {
+            Errno::PERM => Error::Unsupported {
+                feature: "bind mount".to_owned(),
+                needs: "root rights (CAP_SYS_ADMIN)".to_owned(),
+            },
+            e => Error::errno("mount", source, e),
+        })?,
+    };
     attach(&tree, target)?;
     if readonly {
         use rustix::mount::{MountFlags, mount_remount};

@@ -83,14 +83,14 @@ class Composefs(Overlayfs):
                 make_root(path / name)
         return Snapshot(key, "view", tuple(layers), None)
 
-    def mount(self, snapshot: Snapshot, target: Path) -> None:
+    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
         """As the protocol says."""
         image = self._image(snapshot.layers)
         if image is None:
-            self._stack(snapshot, [], target)
+            self._stack(snapshot, [], target, ids=ids)
             return
         with self._images.held(image, target.resolve()) as mounted:
-            self._stack(snapshot, [mounted], target, data=[self._objects])
+            self._stack(snapshot, [mounted], target, ids=ids, data=[self._objects])
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""

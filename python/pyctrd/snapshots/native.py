@@ -52,9 +52,9 @@ class Native:
             if (snapshot := self.find(key)) is not None:
                 yield snapshot
 
-    def mount(self, snapshot: Snapshot, target: Path) -> None:
+    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
         """As the protocol says."""
-        _core.mount_bind(self._rootfs(snapshot.key), target, readonly=snapshot.kind == "view")
+        _core.mount_bind(self._rootfs(snapshot.key), target, readonly=snapshot.kind == "view", ids=ids)
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""

@@ -92,14 +92,14 @@ class Overlayfs:
             if (snapshot := self.find(key)) is not None:
                 yield snapshot
 
-    def mount(self, snapshot: Snapshot, target: Path) -> None:
+    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
         """As the protocol says."""
         fixup = self._fixup(snapshot.layers)
         lower = [] if fixup is None else [fixup]
         # The kernel takes no directory twice. Of a layer that an image has twice the upper one counts: it says again
         # all that the lower one says.
         lower += dict.fromkeys(ref.path / "tree" for ref in reversed(snapshot.layers))
-        self._stack(snapshot, lower, target)
+        self._stack(snapshot, lower, target, ids=ids)
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
@@ -139,17 +139,19 @@ class Overlayfs:
             if not set(read_record(path / MEMBERS) or ()) <= set(diff_ids):
                 self._store.remove(path)
 
-    def _stack(self, snapshot: Snapshot, lower: list[Path], target: Path, *, data: Sequence[Path] = ()) -> None:
+    def _stack(
+        self, snapshot: Snapshot, lower: list[Path], target: Path, *, ids: int | None, data: Sequence[Path] = ()
+    ) -> None:
         path = self._store.path(snapshot.key)
         if snapshot.kind == "active":
             lower = lower or [path / "empty"]
-            _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work", data=data)
+            _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work", data=data, ids=ids)
         elif data:
             # Contents elsewhere are followed from the lowest directory alone: nothing may be below it.
-            _core.mount_overlay(lower, target, data=data)
+            _core.mount_overlay(lower, target, data=data, ids=ids)
         else:
             # Without an upper directory overlayfs wants two lower ones at least.
-            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target)
+            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target, ids=ids)
 
     def _fixup(self, layers: Sequence[LayerRef]) -> Path | None:
         """The tree of a stack's fix-up layer, made when it is first asked for; None where it needs none."""

@@ -97,8 +97,13 @@ class Snapshotter(Protocol):
         """All snapshots, by key."""
         ...
 
-    def mount(self, snapshot: Snapshot, target: Path) -> None:
+    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
         """Show it on an existing directory, until ``unmount``.
+
+        Args:
+            snapshot: What to show.
+            target: Where.
+            ids: A user namespace's descriptor: owners are seen, and set, as those that it maps theirs to.
 
         Raises:
             UnsupportedError: The kernel, or this process' rights, do not allow it.
