@@ -1,6 +1,7 @@
 """The store as a whole: many small blobs in and out, all of it checked, many processes at once.
 
 ``PYCTRD_BENCH_BLOBS`` says how many small blobs; 100,000 take minutes, and a file system with as many inodes.
+``PYCTRD_BENCH_IMAGE_MB`` says how large the images are that many processes pull.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ from tests.images import Images, Pushed, build_image
 Fresh = Callable[[], Path]
 BLOBS = int(os.environ.get("PYCTRD_BENCH_BLOBS", "2000"))
 BLOB_BYTES = 1000
+# Of each image's own layer; they share one of 8 MB.
+IMAGE_BYTES = int(os.environ.get("PYCTRD_BENCH_IMAGE_MB", "2")) << 20
 IMAGES = 20
 PROCESSES = 8
 
 _PULL = """
 import sys, pyctrd
-with pyctrd.Engine(concurrency=8) as engine:
-    for reference in sys.argv[1:]:
-        engine.images.pull(reference)
+from concurrent.futures import ThreadPoolExecutor
+workers = int(sys.argv[1])
+with pyctrd.Engine(concurrency=8) as engine, ThreadPoolExecutor(workers) as pool:
+    list(pool.map(engine.images.pull, sys.argv[2:]))
 """
 
 
@@ -141,7 +145,7 @@ def twenty(images: Images) -> list[str]:
     base = Tar()
     for number in range(400):
         base = base.file(f"base-{number}", noise.randbytes(20_000))
-    tars = [Tar().file("own", noise.randbytes(2 << 20)).build() for _ in range(IMAGES)]
+    tars = [Tar().file("own", noise.randbytes(IMAGE_BYTES)).build() for _ in range(IMAGES)]
     return [images.push(build_image([base.build(), own])).reference for own in tars]
 
 
@@ -151,7 +155,7 @@ def twenty(images: Images) -> list[str]:
 def test_pull_at_once(
     benchmark: BenchmarkFixture, twenty: list[str], fresh: Fresh, state: Path, processes: int
 ) -> None:
-    """Each process pulls all of them, beginning with another one; one process with as many threads beside."""
+    """Each process pulls all of them, beginning with another one; beside it one process with as many threads."""
     del state
 
     def work(root: Path) -> None:
@@ -159,7 +163,8 @@ def test_pull_at_once(
         running = []
         for number in range(processes):
             turned = twenty[number * 2 :] + twenty[: number * 2]
-            running.append(subprocess.Popen([sys.executable, "-c", _PULL, *turned], env=environment))
+            command = [sys.executable, "-c", _PULL, str(PROCESSES // processes), *turned]
+            running.append(subprocess.Popen(command, env=environment))
         assert [process.wait() for process in running] == [0] * processes
         with pyctrd.Engine(root=root) as engine:
             assert len(engine.images.list()) == IMAGES

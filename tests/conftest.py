@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Choose between short and long forms; skip root tests where the probe says that they cannot work."""
-    wanted = config.getoption("--soak")
+    wanted = config.getoption("--soak", default=False)  # benches have no such option, and these hooks
     left_out = [item for item in items if (item.get_closest_marker("soak") is not None) != wanted]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
