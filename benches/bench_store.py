@@ -1,6 +1,7 @@
 """The store as a whole: many small blobs in and out, all of it checked, many processes at once.
 
 ``PYCTRD_BENCH_BLOBS`` says how many small blobs; 100,000 take minutes, and a file system with as many inodes.
+``PYCTRD_BENCH_OBJECTS`` says how many contents of files; a million take 5 GB and ten minutes.
 ``PYCTRD_BENCH_IMAGE_MB`` says how large the images are that many processes pull.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +32,12 @@ from tests.images import Images, Pushed, build_image
 Fresh = Callable[[], Path]
 BLOBS = int(os.environ.get("PYCTRD_BENCH_BLOBS", "2000"))
 BLOB_BYTES = 1000
+OBJECTS = int(os.environ.get("PYCTRD_BENCH_OBJECTS", "20000"))
+# In a layer, and layers in an image.
+OBJECTS_EACH = 10_000
+LAYERS_EACH = 10
+# Just too many to be inline in their layer.
+OBJECT_BYTES = 1100
 # Of each image's own layer; they share one of 8 MB.
 IMAGE_BYTES = int(os.environ.get("PYCTRD_BENCH_IMAGE_MB", "2")) << 20
 IMAGES = 20
@@ -107,6 +115,65 @@ def test_small_blobs_out(benchmark: BenchmarkFixture, fresh: Fresh) -> None:
     repeat(benchmark, work, setup=filled, rounds=3)
     for engine in opened:
         engine.close()
+
+
+def fill_objects(engine: pyctrd.Engine, scratch: Path) -> None:
+    """Load images whose files are all different."""
+    noise = random.Random(3)
+    left = OBJECTS
+    while left > 0:
+        tars = []
+        for _ in range(LAYERS_EACH):
+            tar = Tar()
+            for number in range(min(left, OBJECTS_EACH)):
+                tar.file(f"{number}", noise.randbytes(OBJECT_BYTES))
+            tars.append(tar.build())
+            left -= min(left, OBJECTS_EACH)
+        layout = scratch / f"layout-{left}"
+        build_image(tars, compression="none").write_layout(layout)
+        engine.images.load(layout, name=f"bench.example/objects-{left}:1")
+        shutil.rmtree(layout)
+
+
+@pytest.fixture
+def stored(fresh: Fresh, tmp_path: Path, state: Path) -> Iterator[pyctrd.Engine]:
+    """A store of objects."""
+    del state
+    with pyctrd.Engine(root=fresh(), snapshotter="composefs", durability="none") as engine:
+        fill_objects(engine, tmp_path)
+        os.sync()
+        yield engine
+
+
+@pytest.mark.root
+@pytest.mark.benchmark(group="objects")
+def test_objects_looked_at(benchmark: BenchmarkFixture, stored: pyctrd.Engine) -> None:
+    """A collection that has nothing to free: what it costs to know that."""
+    work = partial(stored.gc, all_namespaces=True)
+    repeat(benchmark, work, rounds=3)
+    space = stored.df(all_namespaces=True).store
+    assert space is not None
+    assert space.objects == OBJECTS
+
+
+@pytest.mark.root
+@pytest.mark.benchmark(group="objects")
+def test_objects_out(benchmark: BenchmarkFixture, stored: pyctrd.Engine) -> None:
+    """One that frees all of them."""
+    for image in stored.images.list():
+        stored.images.remove(image.name, collect=False)
+    repeat(benchmark, partial(stored.gc, all_namespaces=True), rounds=1)
+    space = stored.df(all_namespaces=True).store
+    assert space is not None
+    assert space.objects == 0
+
+
+@pytest.mark.root
+@pytest.mark.benchmark(group="objects")
+def test_objects_out_by_rm(benchmark: BenchmarkFixture, stored: pyctrd.Engine, tmp_path: Path) -> None:
+    """The least there is: the directory removed by coreutils."""
+    (objects,) = tmp_path.glob("fresh-*/objects")
+    repeat(benchmark, lambda: subprocess.run(["rm", "-rf", objects], check=True), rounds=1)
 
 
 @pytest.fixture
