@@ -400,4 +400,4 @@ def test_a_child_that_is_killed_is_an_error(nobody: Nobody) -> None:
     with started(nobody.words(*words), nobody) as process:
         os.kill(unpacker_of(process.pid), signal.SIGKILL)
         out, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    assert out.startswith("('PyctrdError', 'unpack in a user namespace: ended without an answer: status -9'")
+    assert out.startswith("('PyctrdError', 'child in a user namespace: ended without an answer: status -9'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,9 @@ from pyctrd import _core
 from pyctrd.content.names import scan_digests, walk_digests, walk_strays
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.oci.digest import Digest
+
+# What a layer has in each form.
+_KEPT_IN: Mapping[Literal["tree", "objects"], str] = {"tree": "tree", "objects": "pack"}
 
 
 class Layers:
@@ -36,6 +39,10 @@ class Layers:
     def exists(self, diff_id: str | Digest) -> bool:
         """Whether it is there."""
         return self.path(diff_id).is_dir()
+
+    def may_have_form(self, diff_id: str | Digest, form: Literal["tree", "objects"]) -> bool:
+        """As ``has_form``, at one look: after a crash it may not be whole."""
+        return (self.path(diff_id) / _KEPT_IN[form]).exists()
 
     def has_form(self, diff_id: str | Digest, form: Literal["tree", "objects"]) -> bool:
         """Whether it is there, and was unpacked so; it may have been in either way."""

@@ -13,16 +13,17 @@ from pyctrd.snapshots.native import Native
 from pyctrd.snapshots.overlayfs import Overlayfs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pyctrd.flows.rooms import Rooms
-    from pyctrd.snapshots.protocol import Snapshotter
+    from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshotter
 
-# Best first; what stands behind "native", which works everywhere, is had by asking for it.
+# Best first: ARCHITECTURE.md has the figures.
 SNAPSHOTTERS: dict[str, type[Overlayfs | Native | Composefs]] = {
+    "composefs": Composefs,
     "overlayfs": Overlayfs,
     "native": Native,
-    "composefs": Composefs,
 }
 
 
@@ -51,12 +52,27 @@ def choose_snapshotter(rooms: Rooms) -> Snapshotter:
     )
 
 
+def choose_for(rooms: Rooms, layers: Sequence[LayerRef]) -> Snapshotter:
+    """The engine's own; where none was asked for, and layers came in when another was the best, one that takes them."""
+    own = rooms.snapshotter
+    if rooms.settings.snapshotter is not None or _have_form(rooms, layers, own.form):
+        return own
+    for name, kind in SNAPSHOTTERS.items():
+        if kind.form != own.form and _have_form(rooms, layers, kind.form) and _why_not(rooms, name) is None:
+            return open_snapshotter(rooms, name)
+    return own
+
+
 def open_snapshotter(rooms: Rooms, name: str) -> Snapshotter:
     """One of them over the engine's directories, with no look at whether it works here."""
     kind = SNAPSHOTTERS[name]
     if issubclass(kind, Composefs):
         return kind(rooms.root, rooms.settings.state)
     return kind(rooms.root)
+
+
+def _have_form(rooms: Rooms, layers: Sequence[LayerRef], form: LayerForm) -> bool:
+    return all(rooms.layers.may_have_form(layer.diff_id, form) for layer in layers)
 
 
 def _why_not(rooms: Rooms, name: str) -> str | None:

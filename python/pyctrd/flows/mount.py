@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.metadata.images import ImageRecord
     from pyctrd.runtime.idmaps import IdRange
-    from pyctrd.snapshots.protocol import LayerRef
+    from pyctrd.snapshots.protocol import LayerRef, Snapshotter
 
 
 def mount_image(
@@ -52,9 +52,9 @@ def mount_image(
     with _user_namespace(uids, gids) as ids, rooms.making_lock(shared=True):
         with rooms.collection_lock(shared=True):
             layers = image_layers(rooms, record)
-            record_snapshot(rooms, key, kind="view", layers=layers, target=target.resolve())
+            snapshotter = record_snapshot(rooms, key, kind="view", layers=layers, target=target.resolve())
         try:
-            rooms.snapshotter.mount(rooms.snapshotter.view(key, layers), target.resolve(), ids=ids)
+            snapshotter.mount(snapshotter.view(key, layers), target.resolve(), ids=ids)
         except BaseException:
             forget_snapshot(rooms, key)
             raise
@@ -100,7 +100,7 @@ def record_snapshot(
     layers: Sequence[LayerRef],
     target: Path,
     container: ContainerRecord | None = None,
-) -> None:
+) -> Snapshotter:
     """Say durably what is about to be made and mounted where: from here on its layers stay.
 
     Args:
@@ -112,9 +112,15 @@ def record_snapshot(
         container: Whose root file system it is: recorded with it, or a crash between the two would keep the layers
             for ever.
 
+    Returns:
+        What is to make it.
+
     Raises:
         AlreadyExistsError: The key or the container's name is taken; nothing is recorded then.
     """
+    from pyctrd.flows.choose import choose_for
+
+    snapshotter = choose_for(rooms, layers)
     diff_ids = tuple(layer.diff_id for layer in layers)
     with rooms.database.write() as tx:
         if tx.snapshots.find(key) is not None:
@@ -124,13 +130,14 @@ def record_snapshot(
         tx.snapshots.add(
             key,
             namespace=rooms.namespace,
-            snapshotter=rooms.snapshotter.name,
+            snapshotter=snapshotter.name,
             kind=kind,
             diff_ids=diff_ids,
             target=str(target),
         )
         if container is not None:
             tx.containers.add(container)
+    return snapshotter
 
 
 def forget_snapshot(rooms: Rooms, key: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 STORE_WAIT_SECONDS = 60.0
 PRIVATE_MODE = 0o700
 FORMS: tuple[LayerForm, ...] = ("tree", "objects")
-_KEPT_IN: Mapping[LayerForm, str] = {"tree": "tree", "objects": "pack"}
 
 
 def repair(rooms: Rooms, *, digests: bool = False) -> list[Finding]:
@@ -181,9 +180,7 @@ def _mend_stack(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
 
 def _mend_layer(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     done = []
-    forms: list[LayerForm | None] = [
-        form for form in FORMS if (rooms.layers.path(finding.name) / _KEPT_IN[form]).exists()
-    ]
+    forms: list[LayerForm | None] = [form for form in FORMS if rooms.layers.may_have_form(finding.name, form)]
     if finding.cause != "missing":
         done.append(f"moved to {quarantine(rooms, rooms.layers.path(finding.name))}")
     if finding.cause == "unrecorded":

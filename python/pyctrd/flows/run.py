@@ -80,7 +80,7 @@ def create_container(
         with rooms.collection_lock(shared=True):
             layers = image_layers(rooms, image)
             # The records come first: they keep the layers, and find what was made and mounted after a crash.
-            record_snapshot(
+            snapshotter = record_snapshot(
                 rooms,
                 record.snapshot_key,
                 kind="active",
@@ -89,7 +89,7 @@ def create_container(
                 container=record,
             )
         try:
-            rooms.snapshotter.prepare(record.snapshot_key, layers)
+            snapshotter.prepare(record.snapshot_key, layers)
             _make_bundle(rooms, record, config, options)
         except BaseException:
             delete_container(rooms, record, force=True)

@@ -58,7 +58,9 @@ def has_layer(rooms: Rooms, want: Want) -> bool:
         return False
     if not want.unpack:
         return True
-    return layers.find(want.diff_id) is not None and rooms.layers.has_form(want.diff_id, rooms.snapshotter.form)
+    return layers.find(want.diff_id) is not None and rooms.layers.has_form(
+        want.diff_id, want.form or rooms.snapshotter.form
+    )
 
 
 def _may_have(rooms: Rooms, reference: Reference | None, blob: Descriptor) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pyctrd import _core
 from pyctrd.errors import NotFoundError, PyctrdError
 from pyctrd.snapshots.images import ImageMounts
-from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, stack_id
+from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, is_passing, mount_trial, stack_id
 from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshot
 from pyctrd.snapshots.store import PRIVATE_MODE, SnapshotStore, make_root, read_record, write_record
 
@@ -57,6 +57,8 @@ class Composefs(Overlayfs):
                 finally:
                     _core.unmount(trial / "lower", lazy=True)
             except (PyctrdError, OSError) as error:
+                if is_passing(error):
+                    raise
                 return str(error)
         return None
 
@@ -162,7 +164,7 @@ def _make_layer(trial: Path) -> LayerRef:
 
 def _look_through(trial: Path) -> None:
     merged = trial / "merged"
-    _core.mount_overlay([trial / "lower"], merged, upper=trial / "upper", work=trial / "work", data=[trial / _OBJECTS])
+    mount_trial(trial, data=[trial / _OBJECTS])
     try:
         (merged / "file").read_bytes()
     finally:

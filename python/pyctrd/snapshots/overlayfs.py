@@ -24,7 +24,6 @@ _FIXUP = "fixup-"
 # Of what is made for a stack: which layers it is of.
 MEMBERS = "layers.json"
 _NEEDS = 'snapshotter "composefs" or "native", or to pull its image again'
-# They say nothing of overlayfs: another snapshotter would be chosen for what is over in a moment.
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR)
 
 
@@ -49,10 +48,10 @@ class Overlayfs:
             for name in ("lower", "upper", "work", "merged"):
                 (trial / name).mkdir(mode=PRIVATE_MODE)
             try:
-                _core.mount_overlay([trial / "lower"], trial / "merged", upper=trial / "upper", work=trial / "work")
+                mount_trial(trial)
                 _core.unmount(trial / "merged")
             except (PyctrdError, OSError) as error:
-                if isinstance(error, OSError) and error.errno in _PASSING:
+                if is_passing(error):
                     raise
                 return str(error)
         return None
@@ -183,6 +182,18 @@ class Overlayfs:
             except OSError:
                 if not path.exists():  # else another process was as fast
                     raise
+
+
+def mount_trial(trial: Path, *, data: Sequence[Path] = ()) -> None:
+    """Mount an overlay of a trial's own directories."""
+    # Volatile: else its end would wait until all that this file system has to write is written.
+    upper, work = trial / "upper", trial / "work"
+    _core.mount_overlay([trial / "lower"], trial / "merged", upper=upper, work=work, volatile=True, data=data)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a failure says nothing of this host: another snapshotter would be chosen for what is over in a moment."""
+    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def stack_id(layers: Sequence[LayerRef]) -> str:
