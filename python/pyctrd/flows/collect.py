@@ -20,7 +20,14 @@ from pyctrd.flows.load import get_image
 from pyctrd.flows.objects import sweep_objects
 from pyctrd.flows.reach import learn_needs, learn_new_needs
 from pyctrd.flows.recover import recover
-from pyctrd.flows.remove import PAGE, find_unrecorded, remove_doomed, remove_unrecorded, size_on_disk
+from pyctrd.flows.remove import (
+    PAGE,
+    find_unrecorded,
+    own_bytes,
+    remove_doomed,
+    remove_unrecorded,
+    size_on_disk,
+)
 from pyctrd.metadata.events import STORE
 from pyctrd.metadata.reachability import KeptBlob, KeptLayer
 
@@ -39,7 +46,7 @@ class Swept(NamedTuple):
 
     Attributes:
         blobs: Records of blobs, by namespace.
-        layers: Records of layers.
+        layers: Records of layers, with what their own directories had of files' content.
         orphans: What was on disk without a record: kind, name and bytes.
         objects: How many files' contents, which no layer has any more.
         object_bytes: On disk, of these.
@@ -188,15 +195,13 @@ class _Sweep:
 
     def _remove_layers(self, looked: Sequence[str]) -> None:
         removed: list[KeptLayer] = []
-        freed = 0
         with self._alone() as tx:
             used = {diff_id for snapshot in tx.snapshots.list() for diff_id in snapshot.diff_ids}
             for diff_id in [] if self.damaged else looked:
                 layer = tx.reachability.find_layer(diff_id)
                 if layer is None or _is_kept(layer) or diff_id in used:
                     continue
-                removed.append(layer)
-                freed += self._bytes_of(layer)
+                removed.append(layer._replace(bytes=own_bytes(self._rooms, layer)))
                 tx.layers.delete(diff_id)
             tx.doomed.add(("layer", layer.diff_id) for layer in removed)
             if removed:
@@ -204,14 +209,8 @@ class _Sweep:
                 self._remove_fixups(tx)
                 tx.events.add(STORE, "gc", "freed", "", {"layers": len(removed)})
         self.layers += removed
-        self.freed_bytes += freed
+        self.freed_bytes += sum(layer.bytes for layer in removed)
         remove_doomed(self._rooms)
-
-    def _bytes_of(self, layer: KeptLayer) -> int:
-        """What a layer's directory takes; objects are counted when they go."""
-        if self._rooms.layers.has_form(layer.diff_id, "tree"):
-            return layer.bytes
-        return size_on_disk(self._rooms, "layer", layer.diff_id)
 
     def _remove_fixups(self, tx: Tables) -> None:
         recorded = [layer.diff_id for layer in tx.layers.list()]

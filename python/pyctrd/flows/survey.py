@@ -10,7 +10,7 @@ from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.objects import CountedObjects, count_objects
 from pyctrd.flows.reach import learn_needs
 from pyctrd.flows.recover import is_held
-from pyctrd.flows.remove import PAGE, find_unrecorded, size_on_disk
+from pyctrd.flows.remove import PAGE, find_unrecorded, own_bytes, size_on_disk
 from pyctrd.flows.resume import is_kept, kept_bytes
 from pyctrd.metadata.reachability import KeptBlob, KeptLayer
 
@@ -27,7 +27,8 @@ class Collected(NamedTuple):
         kind: "blob", "layer", "ingest", "lease", "trash", or "objects": contents of files, all that are kept together,
             and all that go.
         name: Digest, diff_id, id; of objects how many.
-        bytes: What its removal frees, as if the namespace were alone: of a layer its files' content, of a lease 0.
+        bytes: What its removal frees, as if the namespace were alone: of a layer its files' content, of a lease 0. Of
+            all namespaces, objects are told by themselves, and not with their layers.
         kept: Whether it stays.
         reason: Why it stays, or goes.
         namespace: Whose; "" for what belongs to the store.
@@ -116,7 +117,8 @@ def _survey_layers(rooms: Rooms, namespace: str, damaged: Mapping[str, str]) -> 
     users = _users_of_layers(rooms, namespace)
     for layer in rooms.database.reachability.layers(namespace):
         reason = _keeper(layer) or users.get(layer.diff_id) or _unknown_in(damaged, namespace)
-        yield Collected("layer", layer.diff_id, layer.bytes, reason is not None, reason or NOTHING, namespace)
+        size = layer.bytes if namespace else own_bytes(rooms, layer)
+        yield Collected("layer", layer.diff_id, size, reason is not None, reason or NOTHING, namespace)
 
 
 def _users_of_layers(rooms: Rooms, namespace: str) -> dict[str, str]:
