@@ -170,7 +170,8 @@ def test_objects_out(benchmark: BenchmarkFixture, stored: pyctrd.Engine) -> None
 
 @pytest.mark.root
 @pytest.mark.benchmark(group="objects")
-def test_objects_out_by_rm(benchmark: BenchmarkFixture, stored: pyctrd.Engine, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("stored")
+def test_objects_out_by_rm(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     """The least there is: the directory removed by coreutils."""
     (objects,) = tmp_path.glob("fresh-*/objects")
     repeat(benchmark, lambda: subprocess.run(["rm", "-rf", objects], check=True), rounds=1)

@@ -75,11 +75,10 @@ class Source:
         return self.way, self.place
 
 
-@pytest.fixture(params=["pull", "load", "pull as objects"])
+@pytest.fixture(params=["pull", "load", "pull as directories"])
 def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Source]:
     """A registry in this process; or an archive whose members must be copied before they are of use."""
-    if request.param == "pull as objects":
-        monkeypatch.setenv("PYCTRD_SNAPSHOTTER", "composefs")
+    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", "overlayfs" if request.param == "pull as directories" else "composefs")
     if request.param == "load":
         archive = tmp_path / "archive"
         files = Tar()
@@ -153,7 +152,7 @@ def test_what_is_killed_before_any_step_leaves_a_clean_store(source: Source, roo
 def test_what_is_refused_by_the_disk_at_any_step_says_so_and_leaves_a_clean_store(
     source: Source, root: Path, name: str, refusal: int, step: int, stride: int
 ) -> None:
-    if name == "symlinkat" and os.environ.get("PYCTRD_SNAPSHOTTER") == "composefs":
+    if name == "symlinkat" and os.environ["PYCTRD_SNAPSHOTTER"] == "composefs":
         pytest.skip("no link is made of one")
     point = refused = 0
     while (ended := run_refused(source, name, point, refusal)) is not None:

@@ -165,6 +165,7 @@ CASES = {
     "rebuild_layer": "call = lambda _: _core.rebuild_layer(layer, digest)",
     "settle_layers": "prepare, call = empty, lambda path: _core.settle_layers([layer], path)",
     "flatten_layers": "prepare, call = empty, lambda path: _core.flatten_layers([layer], path)",
+    "compose_sample": "prepare, call = empty, lambda path: _core.compose_sample(path, bytes(1 << 20))",
     "compose_layers": "prepare, call = empty, lambda path: _core.compose_layers([as_objects()], path, '')",
     "copy_attributes": "prepare, call = empty, lambda path: _core.copy_attributes(layer, path)",
     "diff": "call = lambda _: _core.diff(layer, f'{root}/made')",

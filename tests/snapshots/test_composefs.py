@@ -253,11 +253,11 @@ def test_a_layer_in_the_wrong_form_is_told_with_what_to_do(images: Images, state
             engine.containers.create(reference, ["true"])
 
 
-def test_the_default_is_not_composefs_and_info_says_that_it_works(state: Path) -> None:
+def test_the_default_is_composefs_where_it_works_and_leaves_no_mount(state: Path) -> None:
     with pyctrd.Engine(state=state) as engine:
         info = engine.info()
-        assert info["snapshotter"] == "overlayfs"
-        assert "composefs" not in info["snapshotters_not_usable"]
-    with pyctrd.Engine(state=state, snapshotter="composefs") as engine:
-        assert engine.info()["snapshotter"] == "composefs"
+        assert info["snapshotter"] == "composefs"
+        assert info["snapshotters_not_usable"] == {}
+    with pyctrd.Engine(state=state, snapshotter="overlayfs") as engine:
+        assert engine.info()["snapshotter"] == "overlayfs"
     assert mounted_below(Path(os.environ["PYCTRD_ROOT"])) == []

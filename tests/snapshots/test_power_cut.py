@@ -29,7 +29,7 @@ Overlayfs(root).settle([LayerRef(f"sha256:{layer.name}", layer) for layer in lay
 @pytest.mark.root
 @pytest.mark.skipif(WHY_UNWATCHED != "", reason=WHY_UNWATCHED)
 def test_all_of_a_fixup_layer_is_flushed_before_it_gets_its_name(images: Images, state: Path) -> None:
-    with pyctrd.Engine() as engine:
+    with pyctrd.Engine(snapshotter="overlayfs") as engine:
         diff_ids = engine.images.pull(images.tree.reference).config.rootfs.diff_ids
     root = Path(os.environ["PYCTRD_ROOT"])
     (fixup,) = (root / "snapshots").glob("fixup-*")

@@ -46,12 +46,11 @@ class Composefs(Overlayfs):
         """None where it works beneath ``root``; else the reason why not. Makes an image, and reads through it."""
         store = SnapshotStore(root)
         with store.trial() as trial:
-            for name in ("files", "image", "lower", "upper", "work", "merged"):
+            for name in ("lower", "upper", "work", "merged"):
                 (trial / name).mkdir(mode=PRIVATE_MODE)
             try:
-                layer = _make_layer(trial)
-                _core.compose_layers([layer.path], trial / "image", layer.diff_id)
-                _core.mount_erofs(trial / "image" / IMAGE, trial / "lower")
+                _core.compose_sample(trial, bytes(_PROBE_BYTES))
+                _core.mount_erofs(trial / IMAGE, trial / "lower")
                 try:
                     _look_through(trial)
                 finally:
@@ -148,18 +147,6 @@ class Composefs(Overlayfs):
             except OSError:
                 if not path.exists():  # else another process was as fast
                     raise
-
-
-def _make_layer(trial: Path) -> LayerRef:
-    (trial / "files" / "file").write_bytes(bytes(_PROBE_BYTES))
-    made = _core.diff(trial / "files", trial / "layer", compression="none")
-    ingest = _core.Ingest(
-        trial, "probe", digest=made.digest, diff_id=made.diff_id, unpack=True, form="objects", keep_blob=False
-    )
-    ingest.write((trial / "layer").read_bytes())
-    ingest.finish()
-    _core.publish(trial, [ingest], durability="none")
-    return LayerRef(made.diff_id, trial / "layers" / made.diff_id.replace(":", "/"))
 
 
 def _look_through(trial: Path) -> None:

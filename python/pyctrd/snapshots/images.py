@@ -70,7 +70,8 @@ class ImageMounts:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self._directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+        for directory in (self._directory.parent, self._directory):
+            directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)  # `parents` would leave the mode to the umask
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -15,7 +15,7 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::root::Root;
 use crate::tar::changes::{Change, changes, same_content};
-use crate::tar::compose::compose;
+use crate::tar::compose::{compose, compose_sample as compose_sample_at};
 use crate::tar::frame::rebuild;
 use crate::tar::index::{Hides, Index, Place, Record, What};
 use crate::tar::layers::{LayerDirectory, open_layers, read_index};
@@ -449,6 +449,12 @@ fn compose_layers(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf, identit
     Ok(py.detach(run)?)
 }
 
+/// Writes `image.erofs` into a directory, of one `file` whose content is an object of `objects` beside it.
+#[pyfunction]
+fn compose_sample(py: Python<'_>, target: PathBuf, content: &[u8]) -> PyResult<()> {
+    Ok(py.detach(|| compose_sample_at(&Root::open(target)?, content))?)
+}
+
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyEntry>()?;
@@ -460,5 +466,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(flatten_layers, module)?)?;
     module.add_function(wrap_pyfunction!(rebuild_layer, module)?)?;
     module.add_function(wrap_pyfunction!(copy_attributes, module)?)?;
-    module.add_function(wrap_pyfunction!(compose_layers, module)?)
+    module.add_function(wrap_pyfunction!(compose_layers, module)?)?;
+    module.add_function(wrap_pyfunction!(compose_sample, module)?)
 }

@@ -18,8 +18,8 @@ use super::layers::LayerDirectory;
 use super::metadata::{Storable, finish_directory, storable};
 use super::settle::attributes;
 use super::view::{Id, Source, View};
-use crate::cas::object_path;
-use crate::erofs::{self, Kind, Node, Tree, write_with};
+use crate::cas::{Key, OBJECTS, object_path};
+use crate::erofs::{self, Kind, Node, Tree, write, write_with};
 use crate::error::{Error, Result};
 use crate::root::{Root, to_path};
 
@@ -94,16 +94,60 @@ pub fn compose(layers: &[LayerDirectory], indexes: &[Index], target: &Root, iden
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&blake3::hash(identity.as_bytes()).as_bytes()[..16]);
     tree.set_uuid(uuid);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(target, IMAGE, flags, Mode::from_raw_mode(0o600))
-        .map_err(|e| Error::errno("create", target.path().join(IMAGE), e))?;
-    let mut out = BufWriter::new(File::from(fd));
+    let mut out = BufWriter::new(create(target, IMAGE)?);
     write_with(&tree, &mut out, |node| {
         let source = composer.kept[&node];
         layers[source.layer].content(view.record(source))
     })?;
     out.flush().map_err(|e| Error::io("write", target.path().join(IMAGE), &e))?;
     make_root(target, view.record_of(0))
+}
+
+/// Writes an image as [`compose`] does, with `file` in it, whose content is an object of `objects` beside it: what the
+/// kernel makes of it tells whether images and objects work here. Nothing is flushed.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn compose_sample(target: &Root, content: &[u8]) -> Result<()> {
+    let key = *blake3::hash(content).as_bytes();
+    let object = format!("{OBJECTS}/{}", object_path(&key));
+    for (at, _) in object.match_indices('/') {
+        rustix::fs::mkdirat(target, &object[..at], Mode::RWXU)
+            .map_err(|e| Error::errno("make directory", target.path().join(&object[..at]), e))?;
+    }
+    create(target, &object)?
+        .write_all(content)
+        .map_err(|e| Error::io("write", target.path().join(&object), &e))?;
+    let directory = Node {
+        kind: Kind::Directory(Vec::new()),
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime: (0, 0),
+        xattrs: Vec::new(),
+    };
+    let size = u64::try_from(content.len()).unwrap_or(u64::MAX);
+    let kind = Kind::File { size, data: Vec::new() };
+    let file = Node { kind, mode: 0o644, xattrs: elsewhere(&key), ..directory.clone() };
+    let mut tree = Tree::new(directory);
+    let file = tree.add(file);
+    tree.link(tree.root(), b"file".to_vec(), file);
+    let mut out = BufWriter::new(create(target, IMAGE)?);
+    write(&tree, &mut out)?;
+    out.flush().map_err(|e| Error::io("write", target.path().join(IMAGE), &e))
+}
+
+fn create(target: &Root, name: &str) -> Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    rustix::fs::openat(target, name, flags, Mode::from_raw_mode(0o600))
+        .map(File::from)
+        .map_err(|e| Error::errno("create", target.path().join(name), e))
+}
+
+/// What tells overlayfs which object a file's content is.
+fn elsewhere(key: &Key) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let place = format!("/{}", object_path(key)).into_bytes();
+    vec![(METACOPY.to_vec(), Vec::new()), (REDIRECT.to_vec(), place)]
 }
 
 fn make_root(target: &Root, record: &Record) -> Result<()> {
@@ -160,8 +204,7 @@ impl Composer<'_, '_> {
             .map_err(|(operation, e)| Error::errno(operation, to_path(&record.path), e))?;
         let mut xattrs = judged.xattrs;
         if let (What::File, Place::Object(key)) = (what, record.place) {
-            xattrs.push((METACOPY.to_vec(), Vec::new()));
-            xattrs.push((REDIRECT.to_vec(), format!("/{}", object_path(&key)).into_bytes()));
+            xattrs.extend(elsewhere(&key));
         }
         Ok(Node {
             kind: kind(what, record)?,
