@@ -55,6 +55,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 SNAPSHOTTER = os.environ.get("PYCTRD_TESTS_SNAPSHOTTER", "")
 
 
+@pytest.fixture
+def as_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are unpacked as directories, by engines that ask for nothing else: the test looks into these."""
+    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", "overlayfs")
+
+
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A docker-registry on loopback."""

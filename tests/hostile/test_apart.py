@@ -243,6 +243,7 @@ def test_what_a_refused_device_was_to_replace_stays(stage: Stage) -> None:
             assert differences(before, read_tree(target)) == []
 
 
+@pytest.mark.usefixtures("as_directories")
 def test_nobody_but_root_reaches_a_set_id_file_in_the_store(stage: Stage, tmp_path: Path) -> None:
     reference = stage.serve([Packed(Tar().file("f", b"f", mode=0o6755).build())])
     root = tmp_path / "made-by-the-engine"

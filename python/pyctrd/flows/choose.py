@@ -87,7 +87,7 @@ def _why_not(rooms: Rooms, name: str) -> str | None:
     reason = kind.probe(rooms.root)
     if reason is None:
         known.parent.mkdir(mode=0o700, exist_ok=True)
-        known.touch()
+        known.touch(mode=0o600)
     return reason
 
 

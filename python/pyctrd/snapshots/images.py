@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from pyctrd import _core
@@ -89,9 +90,9 @@ class ImageMounts:
                 if not directory.is_dir():
                     directory.mkdir(mode=PRIVATE_MODE)
             _unmount_all(target)  # the image was made anew, as a repair does: whoever has the old one keeps it
-            source.write_text(identity)
+            _write(source, identity.encode())
             _core.mount_erofs(image, target)
-        (place / _USERS / _name(user)).write_bytes(os.fsencode(user))
+        _write(place / _USERS / _name(user), os.fsencode(user))
         return target
 
     def _let_go(self, user: str) -> None:
@@ -103,6 +104,11 @@ class ImageMounts:
                 continue
             _unmount_all(place / _TARGET)
             _core.remove_tree(self._directory, place.name)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb", opener=partial(os.open, mode=0o600)) as file:
+        file.write(content)
 
 
 def _name(path: Path) -> str:
