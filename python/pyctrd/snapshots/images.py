@@ -71,8 +71,9 @@ class ImageMounts:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        for directory in (self._directory.parent, self._directory):
-            directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)  # `parents` would leave the mode to the umask
+        mounts = self._directory.parent
+        for directory in (mounts.parent, mounts, self._directory):  # of parents mkdir leaves the mode to the umask
+            directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
