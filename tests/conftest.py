@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Choose between short and long forms; skip root tests where the probe says that they cannot work."""
-    wanted = config.getoption("--soak")
+    wanted = config.getoption("--soak", default=False)  # benches have no such option, and these hooks
     left_out = [item for item in items if (item.get_closest_marker("soak") is not None) != wanted]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -49,6 +49,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("root") is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+# Which snapshotter the engines of all tests have that ask for none: to play a suite once more with another one.
+SNAPSHOTTER = os.environ.get("PYCTRD_TESTS_SNAPSHOTTER", "")
+
+
+@pytest.fixture
+def as_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are unpacked as directories, by engines that ask for nothing else: the test looks into these."""
+    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", "overlayfs")
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +102,8 @@ def _own_surroundings(
             name.startswith("PYCTRD_") and name not in ("PYCTRD_ROOT", "PYCTRD_STATE")
         ):
             monkeypatch.delenv(name)
+    if SNAPSHOTTER:
+        monkeypatch.setenv("PYCTRD_SNAPSHOTTER", SNAPSHOTTER)
     yield
     _unmount_beneath(tmp_path)
 

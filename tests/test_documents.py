@@ -13,7 +13,7 @@ PACKAGE = PROJECT / "python/pyctrd"
 CRATE = PROJECT / "rust/src"
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 # Below an engine's root, in a virtual environment, or elsewhere: what only exists when pyctrd runs.
-ELSEWHERE = {"content/ingest/", "dist/", "blobs/", "snapshots/", "tree/", "trash/", "python/pyctrd/<room>/"}
+ELSEWHERE = {"content/ingest/", "dist/", "blobs/", "objects/", "snapshots/", "tree/", "trash/", "python/pyctrd/<room>/"}
 _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/|[\w.-]+(?:/[\w.-]+)*\.(?:py|pyi|rs|md|toml)")
 
 

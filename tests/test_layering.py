@@ -42,10 +42,11 @@ RUST: Mapping[str, set[str]] = {
     "spawn": {"error"},
     "compression": {"error"},
     "cas": {"error", "digest", "root"},
-    "tar": {"error", "digest", "root"},
-    "pipeline": {"error", "digest", "root", "compression", "cas", "tar"},
-    "bindings": {"error", "digest", "root", "mount", "spawn", "compression", "cas", "tar", "pipeline"},
-    "lib": {"bindings", "cas", "compression", "digest", "error", "mount", "pipeline", "root", "spawn", "tar"},
+    "erofs": {"error"},
+    "tar": {"error", "digest", "root", "cas", "erofs"},
+    "pipeline": {"error", "digest", "root", "compression", "cas", "tar", "erofs"},
+    "bindings": {"error", "digest", "root", "mount", "spawn", "compression", "cas", "tar", "erofs", "pipeline"},
+    "lib": {"bindings", "cas", "compression", "digest", "erofs", "error", "mount", "pipeline", "root", "spawn", "tar"},
 }
 
 

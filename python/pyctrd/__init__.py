@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from pyctrd.oci.config import ImageConfig as ImageConfig
     from pyctrd.oci.manifest import Manifest as Manifest
     from pyctrd.oci.reference import Reference as Reference
+    from pyctrd.runtime.idmaps import IdRange as IdRange
     from pyctrd.runtime.logs import LogLine as LogLine
     from pyctrd.runtime.state import ContainerStatus as ContainerStatus
     from pyctrd.runtime.state import ExitStatus as ExitStatus
@@ -85,6 +86,7 @@ _LAZY = {
     "FileChange": "pyctrd.flows.files",
     "FileEntry": "pyctrd.flows.files",
     "Finding": "pyctrd.flows.check",
+    "IdRange": "pyctrd.runtime.idmaps",
     "Image": "pyctrd.images",
     "ImageConfig": "pyctrd.oci.config",
     "ImageSpace": "pyctrd.flows.space",

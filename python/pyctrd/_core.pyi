@@ -1,6 +1,7 @@
 """The native core. Private: public names are re-exported by ``pyctrd``. One section a room."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +21,16 @@ __all__ = [
     "Ingested",
     "LayerIndex",
     "Member",
+    "ObjectRef",
     "StageTimes",
     "ViewChanges",
     "ViewWalk",
     "Workspace",
     "__version__",
+    "compose_layers",
+    "compose_sample",
     "copy_attributes",
+    "count_objects",
     "diff",
     "diff_layers",
     "digest_bytes",
@@ -33,8 +38,11 @@ __all__ = [
     "enter_user_namespace",
     "file_system",
     "flatten_layers",
+    "layer_objects",
     "list_changes",
+    "list_objects",
     "mount_bind",
+    "mount_erofs",
     "mount_overlay",
     "open_beneath",
     "open_in_root",
@@ -44,9 +52,11 @@ __all__ = [
     "settle_layers",
     "spawn_shim",
     "sweep_ingests",
+    "sweep_objects",
     "unmount",
     "unpack",
     "verify_file",
+    "verify_object",
 ]
 
 __version__: str
@@ -72,6 +82,24 @@ class FileLock:
     ) -> None: ...
 
 def sweep_ingests(root: _Path, *, keep: Sequence[str] = ...) -> list[str]: ...
+
+@final
+class ObjectRef:
+    @property
+    def key(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sparse(self) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+def layer_objects(layer: _Path) -> list[ObjectRef]: ...
+def verify_object(root: _Path, ref: ObjectRef) -> bool: ...
+def list_objects(root: _Path) -> set[str]: ...
+def sweep_objects(root: _Path) -> tuple[int, int] | None: ...
+def count_objects(root: _Path, *, without: AbstractSet[str] = ...) -> tuple[int, int, int, int]: ...
 def remove_tree(directory: _Path, name: _Path) -> None: ...
 
 # --- pipeline -------------------------------------------------------------------------------------
@@ -160,6 +188,8 @@ class Ingest:
         keep_blob: bool = True,
         resumable: bool = False,
         limits: _Limits | None = None,
+        form: str = "tree",
+        packed_bytes: int | None = None,
     ) -> Self: ...
     def buffer(self) -> memoryview: ...
     def commit(self, count: int) -> None: ...
@@ -302,6 +332,8 @@ class Entry:
 class LayerIndex:
     def __new__(cls, layer: _Path) -> Self: ...
     def __len__(self) -> int: ...
+    @property
+    def pack_bytes(self) -> int | None: ...
     def walk(self) -> list[Entry]: ...
     def find(self, path: bytes) -> Entry | None: ...
 
@@ -327,6 +359,8 @@ def settle_layers(layers: Sequence[_Path], target: _Path) -> bool: ...
 def flatten_layers(layers: Sequence[_Path], target: _Path) -> None: ...
 def rebuild_layer(layer: _Path, diff_id: str, dest: _Path | None = None) -> int: ...
 def copy_attributes(source: _Path, target: _Path) -> None: ...
+def compose_layers(layers: Sequence[_Path], target: _Path, identity: str) -> None: ...
+def compose_sample(target: _Path, content: bytes) -> None: ...
 
 # --- mount ----------------------------------------------------------------------------------------
 
@@ -337,8 +371,11 @@ def mount_overlay(
     upper: _Path | None = None,
     work: _Path | None = None,
     volatile: bool = False,
+    data: Sequence[_Path] = ...,
+    ids: int | None = None,
 ) -> None: ...
-def mount_bind(source: _Path, target: _Path, *, readonly: bool = False) -> None: ...
+def mount_erofs(image: _Path, target: _Path, *, loop_device: bool = False) -> None: ...
+def mount_bind(source: _Path, target: _Path, *, readonly: bool = False, ids: int | None = None) -> None: ...
 def unmount(target: _Path, *, lazy: bool = False) -> bool: ...
 
 # --- spawn ----------------------------------------------------------------------------------------

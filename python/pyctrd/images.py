@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -156,16 +156,36 @@ class Image:
     def _files(self) -> ImageFiles:
         return self._rooms.open_images.get(self._rooms, self._record)
 
-    def mount(self, target: str | os.PathLike[str]) -> None:
+    def mount(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        uids: Sequence[pyctrd.IdRange] | None = None,
+        gids: Sequence[pyctrd.IdRange] | None = None,
+    ) -> None:
         """Mount the image's merged view read-only on an existing directory.
+
+        With ``uids`` or ``gids`` its files are seen with other owners, as a user namespace with these ids wants
+        them, and nothing is copied: each tenant may have one image with owners of its own. An owner that is in no
+        range is seen as nobody (65534).
+
+        Args:
+            target: The directory.
+            uids: What users become: ``IdRange(0, 100000, 65536)`` shows root as 100000. As ``gids`` if only that is
+                given.
+            gids: What groups become; as ``uids`` if only that is given.
 
         Raises:
             NotFoundError: There is no such directory.
-            UnsupportedError: The host cannot mount it.
+            InvalidError: The ranges overlap, or are none.
+            UnsupportedError: The host cannot mount it, or, with ``uids``, not so (Linux 5.19).
+
+        Spec:
+            mount_setattr(2), "ID-mapped mounts"; user_namespaces(7).
         """
         from pyctrd.flows.mount import mount_image
 
-        mount_image(self._rooms, self._record, Path(target))
+        mount_image(self._rooms, self._record, Path(target), uids=uids, gids=gids)
 
     @contextmanager
     def mounted(self, target: str | os.PathLike[str]) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 //!
 //! Rust does what touches every byte or needs calls relative to a descriptor: hash, inflate, parse
 //! tar, write, mount. Policy stays in Python. Dependencies point one way:
-//! `error, digest ← root, mount, compression ← cas, tar ← pipeline ← bindings`.
+//! `error, digest ← root, mount, compression ← cas, erofs ← tar ← pipeline ← bindings`.
 
 #[cfg(feature = "python")]
 mod bindings;
@@ -12,6 +12,8 @@ pub mod cas;
 pub mod compression;
 #[cfg(feature = "engine")]
 pub mod digest;
+#[cfg(feature = "engine")]
+pub mod erofs;
 #[cfg(feature = "engine")]
 pub mod error;
 #[cfg(feature = "engine")]

@@ -1,6 +1,9 @@
 //! The kernel's mount API (Linux 5.2, overlayfs' `lowerdir+` 6.5): no option string, so no limit on layers.
 
-use std::os::fd::{AsFd, OwnedFd};
+mod idmap;
+mod loops;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -14,15 +17,22 @@ use rustix::mount::{
 
 use crate::error::{Error, Result};
 
+/// What the kernel takes as an option's value.
+const OPTION_MAX_BYTES: usize = 255;
+
 /// An overlay to be mounted.
 #[derive(Debug, Clone, Default)]
-pub struct Overlay {
+pub struct Overlay<'a> {
     /// Read-only directories, the uppermost first.
     pub lower: Vec<PathBuf>,
+    /// Directories of contents below all of these, which nothing but a lower file's redirect leads to (Linux 6.5).
+    pub data: Vec<PathBuf>,
     /// Where writes go, and overlayfs' own directory beside it; without them the mount is read-only.
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Skip syncs of the upper directory: its content is lost by a crash, as a container's is.
     pub volatile: bool,
+    /// A user namespace: what the layers and the upper directory have as its ids are the ids that it maps them to.
+    pub ids: Option<BorrowedFd<'a>>,
 }
 
 /// Mounts an overlay on a directory.
@@ -30,7 +40,70 @@ pub struct Overlay {
 /// # Errors
 /// [`Error::Unsupported`] where the kernel has no overlayfs or this process may not mount; [`Error::Io`] with what
 /// the kernel says.
-pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
+pub fn mount_overlay(overlay: &Overlay<'_>, target: &Path) -> Result<()> {
+    let Some(ids) = overlay.ids else {
+        return mount_overlay_of(overlay, target);
+    };
+    let mut held = Vec::new(); // until the overlay has them
+    let mut through = |path: &Path| {
+        let tree = idmap::mapped(path, ids)?;
+        let seen = PathBuf::from(format!("/proc/self/fd/{}", tree.as_raw_fd()));
+        held.push(tree);
+        Ok::<_, Error>(seen)
+    };
+    let lower = overlay.lower.iter().map(|path| through(path)).collect::<Result<Vec<_>>>()?;
+    let upper = match &overlay.upper {
+        Some((upper, work)) => Some(in_one_mount(upper, work, &mut through)?),
+        None => None,
+    };
+    mount_overlay_of(&Overlay { lower, upper, ids: None, ..overlay.clone() }, target)
+}
+
+/// The two of them by one mount: overlayfs moves files from one to the other.
+fn in_one_mount(
+    upper: &Path,
+    work: &Path,
+    through: &mut impl FnMut(&Path) -> Result<PathBuf>,
+) -> Result<(PathBuf, PathBuf)> {
+    match (upper.parent(), upper.file_name(), work.file_name()) {
+        (Some(parent), Some(upper), Some(name)) if work.parent() == Some(parent) => {
+            let seen = through(parent)?;
+            Ok((seen.join(upper), seen.join(name)))
+        }
+        _ => Err(Error::Invalid {
+            field: "work",
+            value: work.display().to_string(),
+            reason: "expected a directory beside the upper one".to_owned(),
+        }),
+    }
+}
+
+fn mount_overlay_of(overlay: &Overlay<'_>, target: &Path) -> Result<()> {
+    // Whatever the module's default is: metadata that was copied up alone is no layer's.
+    let options: &[_] = if overlay.data.is_empty() { &[] } else { &[("metacopy", "off")] };
+    match mount_overlay_with(overlay, target, options) {
+        // Before Linux 6.16 contents are found elsewhere only where files' metadata may be copied up alone as well.
+        Err(error) if !overlay.data.is_empty() && may_be_missing(&error) => {
+            mount_overlay_with(overlay, target, &[("metacopy", "on"), ("redirect_dir", "on")])
+        }
+        done => done,
+    }
+}
+
+/// Whether the kernel refused an option, or the lack of one: not all of them say why.
+fn may_be_missing(error: &Error) -> bool {
+    match error {
+        Error::Unsupported { .. } => true,
+        Error::Io { errno, .. } => *errno == Errno::INVAL.raw_os_error(),
+        _ => false,
+    }
+}
+
+fn mount_overlay_with(
+    overlay: &Overlay<'_>,
+    target: &Path,
+    options: &[(&'static str, &'static str)],
+) -> Result<()> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| refused(e, target))?;
     let set = |key: &'static str, path: &Path| {
         fsconfig_set_string(context.as_fd(), key, escaped(path).as_slice())
@@ -38,6 +111,18 @@ pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<()> {
     };
     set("source", Path::new("pyctrd"))?;
     set_lower(&context, &overlay.lower)?;
+    for path in &overlay.data {
+        fsconfig_set_string(context.as_fd(), "datadir+", path.as_path()).map_err(|e| match e {
+            Errno::INVAL => Error::Unsupported {
+                feature: "an overlay with contents elsewhere".to_owned(),
+                needs: "Linux 6.5 or later (datadir+)".to_owned(),
+            },
+            e => Error::errno("mount overlay", path, e),
+        })?;
+    }
+    for (key, value) in options {
+        fsconfig_set_string(context.as_fd(), *key, *value).map_err(|e| refused(e, target))?;
+    }
     let mut attributes = MountAttrFlags::empty();
     if let Some((upper, work)) = &overlay.upper {
         set("upperdir", upper)?;
@@ -101,6 +186,67 @@ fn set_lower_joined(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
     })
 }
 
+/// Mounts an EROFS image, which is a plain file, on a directory: by a loop device where the kernel mounts no plain file.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the kernel has no EROFS, or this process may not mount; [`Error::Io`], also for a file that
+/// is no image.
+pub fn mount_erofs(image: &Path, target: &Path) -> Result<()> {
+    match erofs_from(image) {
+        Err(Errno::NOTBLK) => mount_erofs_by_loop(image, target),
+        done => attach(&done.map_err(|e| refused_erofs(e, image))?, target),
+    }
+}
+
+/// As [`mount_erofs`], by a loop device in any case.
+///
+/// # Errors
+/// As [`mount_erofs`].
+pub fn mount_erofs_by_loop(image: &Path, target: &Path) -> Result<()> {
+    // It is let go of with the mount.
+    let device = loops::attach(image)?;
+    attach(&erofs_from(&device.path()).map_err(|e| refused_erofs(e, image))?, target)
+}
+
+/// Mounts an EROFS image, which is a plain file, nowhere: its files are seen through the descriptor of its root, and it
+/// is gone with the last descriptor.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the kernel has no EROFS or mounts none from this file (Linux 6.12 does, but from none on
+/// tmpfs), or this process may not mount; [`Error::Io`], also for a file that is no image.
+pub fn open_erofs(image: &Path) -> Result<OwnedFd> {
+    erofs_from(image).map_err(|e| refused_erofs(e, image))
+}
+
+fn erofs_from(source: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let opened = rustix::fs::openat(CWD, source, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if source.as_os_str().len() > OPTION_MAX_BYTES {
+        let short = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        fsconfig_set_string(context.as_fd(), "source", short.as_str())?;
+    } else {
+        fsconfig_set_string(context.as_fd(), "source", source)?;
+    }
+    fsconfig_set_flag(context.as_fd(), "ro")?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn refused_erofs(errno: Errno, image: &Path) -> Error {
+    let needs = match errno {
+        Errno::NODEV => "the kernel's erofs module",
+        Errno::NOSYS => "Linux 5.2 or later (fsopen)",
+        // Of a kernel before, and of any for a file on tmpfs, which is not read by pages.
+        Errno::NOTBLK => "Linux 6.12 or later, and not on tmpfs (EROFS images in plain files)",
+        Errno::PERM => "root rights (CAP_SYS_ADMIN); snapshotter \"native\" needs none",
+        e => return Error::errno("mount erofs", image, e),
+    };
+    Error::Unsupported { feature: "erofs".to_owned(), needs: needs.to_owned() }
+}
+
 /// What the kernel wrote to the context's log says more than an errno.
 fn explain(errno: Errno, context: &OwnedFd, target: &Path) -> Error {
     let mut log = [0u8; 1024];
@@ -133,19 +279,22 @@ fn refused(errno: Errno, target: &Path) -> Error {
     }
 }
 
-/// Makes a directory or file visible at another place.
+/// Makes a directory or file visible at another place; with `ids` as [`Overlay::ids`] has it.
 ///
 /// # Errors
 /// [`Error::Unsupported`] where this process may not mount; [`Error::Io`].
-pub fn mount_bind(source: &Path, target: &Path, readonly: bool) -> Result<()> {
+pub fn mount_bind(source: &Path, target: &Path, readonly: bool, ids: Option<BorrowedFd<'_>>) -> Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, source, flags).map_err(|e| match e {
-        Errno::PERM => Error::Unsupported {
-            feature: "bind mount".to_owned(),
-            needs: "root rights (CAP_SYS_ADMIN)".to_owned(),
-        },
-        e => Error::errno("mount", source, e),
-    })?;
+    let tree = match ids {
+        Some(ids) => idmap::mapped(source, ids)?,
+        None => open_tree(CWD, source, flags).map_err(|e| match e {
+            Errno::PERM => Error::Unsupported {
+                feature: "bind mount".to_owned(),
+                needs: "root rights (CAP_SYS_ADMIN)".to_owned(),
+            },
+            e => Error::errno("mount", source, e),
+        })?,
+    };
     attach(&tree, target)?;
     if readonly {
         use rustix::mount::{MountFlags, mount_remount};

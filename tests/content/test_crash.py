@@ -51,7 +51,7 @@ STRIDES = pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mar
 # An image whose layers leave something to one another.
 SMALL = build_image(
     [
-        Tar().directory("d", mode=0o750).file("d/f", b"first").symlink("l", "d/f").build(),
+        Tar().directory("d", mode=0o750).file("d/f", b"first").file("d/b", b"b" * 9000).symlink("l", "d/f").build(),
         Tar().file("d/g", b"second").hardlink("d/h", "d/f").build(),
     ]
 )
@@ -75,9 +75,10 @@ class Source:
         return self.way, self.place
 
 
-@pytest.fixture(params=["pull", "load"])
-def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
+@pytest.fixture(params=["pull", "load", "pull as directories"])
+def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Source]:
     """A registry in this process; or an archive whose members must be copied before they are of use."""
+    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", "overlayfs" if request.param == "pull as directories" else "composefs")
     if request.param == "load":
         archive = tmp_path / "archive"
         files = Tar()
@@ -103,7 +104,7 @@ def leftovers(root: Path) -> list[str]:
     """What only a work under way may have there. That blobs' bytes are kept, their namespace knows."""
     found = [path for path in sorted((root / "content/ingest").glob("*/*")) if path.name not in ("data", "lock")]
     found += sorted((root / "trash").glob("*"))
-    found += [path for path in sorted((root / "snapshots").glob("*")) if not path.name.startswith("fixup-")]
+    found += [path for path in sorted((root / "snapshots").glob("*")) if not path.name.startswith(("fixup-", "stack-"))]
     return [str(path.relative_to(root)) for path in found]
 
 
@@ -121,6 +122,7 @@ def assert_whole(root: Path, source: Source) -> None:
         assert leftovers(root) == []
         for name in ("content/blobs/sha256", "content/ingest", "layers/sha256", "snapshots"):
             assert list((root / name).iterdir()) == [], name
+        assert list((root / "objects").glob("*/*")) == []
 
 
 @pytest.mark.slow
@@ -150,6 +152,8 @@ def test_what_is_killed_before_any_step_leaves_a_clean_store(source: Source, roo
 def test_what_is_refused_by_the_disk_at_any_step_says_so_and_leaves_a_clean_store(
     source: Source, root: Path, name: str, refusal: int, step: int, stride: int
 ) -> None:
+    if name == "symlinkat" and os.environ["PYCTRD_SNAPSHOTTER"] == "composefs":
+        pytest.skip("no link is made of one")
     point = refused = 0
     while (ended := run_refused(source, name, point, refusal)) is not None:
         status, said = ended

@@ -50,6 +50,14 @@ def done(**options):
     started.finish()
     return started
 
+def as_objects():
+    one = done(unpack=True, form="objects", packed_bytes=0, keep_blob=False)
+    _core.publish(root, [one], durability="none")
+    return layer
+
+def an_object():
+    return _core.layer_objects(as_objects())[0]
+
 def empty():
     path = f"{root}/empty-{next(made)}"
     os.mkdir(path)
@@ -129,6 +137,11 @@ CASES = {
     "FileLock.acquire": "prepare, call = lambda: _core.FileLock(f'{root}/l'), lambda lock: lock.acquire(timeout=0)",
     "sweep_ingests": "call = lambda _: _core.sweep_ingests(root)",
     "remove_tree": "call = lambda _: often(lambda: _core.remove_tree(root, 'absent'))",
+    "layer_objects": "prepare, call = as_objects, lambda layer: _core.layer_objects(layer)",
+    "verify_object": "prepare, call = an_object, lambda ref: often(lambda: _core.verify_object(root, ref))",
+    "list_objects": "prepare, call = as_objects, lambda _: often(lambda: _core.list_objects(root))",
+    "count_objects": "prepare, call = as_objects, lambda _: often(lambda: _core.count_objects(root))",
+    "sweep_objects": "prepare, call = as_objects, lambda _: often(lambda: _core.sweep_objects(root))",
     "Ingest": "call = lambda _: ingest()",
     "Ingest.buffer": "prepare, call = ingest, lambda started: started.buffer()",
     "Ingest.commit": "prepare, call = filled, lambda started: started.commit(len(content))",
@@ -152,6 +165,8 @@ CASES = {
     "rebuild_layer": "call = lambda _: _core.rebuild_layer(layer, digest)",
     "settle_layers": "prepare, call = empty, lambda path: _core.settle_layers([layer], path)",
     "flatten_layers": "prepare, call = empty, lambda path: _core.flatten_layers([layer], path)",
+    "compose_sample": "prepare, call = empty, lambda path: _core.compose_sample(path, bytes(1 << 20))",
+    "compose_layers": "prepare, call = empty, lambda path: _core.compose_layers([as_objects()], path, '')",
     "copy_attributes": "prepare, call = empty, lambda path: _core.copy_attributes(layer, path)",
     "diff": "call = lambda _: _core.diff(layer, f'{root}/made')",
     "diff_layers": "call = lambda _: _core.diff_layers(f'{layer}/tree', f'{root}/made', [layer], overlay=False)",
@@ -161,6 +176,7 @@ CASES = {
         "prepare, call = lambda: _core.Workspace(root, f'w{next(made)}'), lambda workspace: workspace.close()"
     ),
     "mount_overlay": "call = lambda _: often(lambda: attempt(lambda: _core.mount_overlay([root], absent)))",
+    "mount_erofs": "call = lambda _: often(lambda: attempt(lambda: _core.mount_erofs(absent, absent)))",
     "mount_bind": "call = lambda _: often(lambda: attempt(lambda: _core.mount_bind(absent, absent)))",
     "unmount": "call = lambda _: often(lambda: attempt(lambda: _core.unmount(absent)))",
     "spawn_shim": "call = lambda _: attempt(lambda: _core.spawn_shim([b'/absent'], report=2))",
@@ -175,7 +191,7 @@ CASES = {
 AT_ONCE = {
     "enter_user_namespace",
     *("Entry", "FileLock", "FileLock.release", "Ingest.stages", "Ingested", "LayerIndex.find", "LayerIndex.walk"),
-    *("Diffed", "Member", "StageTimes", "ViewChanges", "ViewWalk", "ViewWalk.read"),
+    *("Diffed", "Member", "ObjectRef", "StageTimes", "ViewChanges", "ViewWalk", "ViewWalk.read"),
 }
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pyctrd.snapshots.native import Native
-from pyctrd.snapshots.overlayfs import Overlayfs
+from pyctrd import _core
 from pyctrd.snapshots.protocol import Snapshotter
+from tests.layers import ways
 
 # Opens a root: a second object over the same one is what another process has.
 Opens = Callable[[Path], Snapshotter]
-SNAPSHOTTERS: tuple[type[Overlayfs | Native], ...] = (Overlayfs, Native)
+SNAPSHOTTERS: dict[str, Opens] = {
+    name: partial(ways.open_snapshotter, name) for name in ("overlayfs", "native", "composefs")
+}
 
 
 @pytest.fixture
@@ -24,14 +27,25 @@ def root(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.fixture(params=SNAPSHOTTERS, ids=lambda implementation: implementation.name)
-def opens(request: pytest.FixtureRequest) -> Opens:
-    """One implementation after the other."""
-    implementation: Opens = request.param
-    return implementation
+@pytest.fixture(params=SNAPSHOTTERS)
+def opens(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opens]:
+    """One implementation after the other; layers are unpacked as it wants them."""
+    implementation = SNAPSHOTTERS[request.param]
+    monkeypatch.setattr(ways, "DEFAULT_FORM", "objects" if request.param == "composefs" else "tree")
+    yield implementation
+    unmount_below(tmp_path)
 
 
 @pytest.fixture
 def snapshotter(opens: Opens, root: Path) -> Snapshotter:
     """One implementation after the other, over the root."""
     return opens(root)
+
+
+def unmount_below(directory: Path) -> None:
+    """Take away the mounts of images that a test has left, as a snapshotter does when its snapshots are deleted."""
+    with Path("/proc/self/mounts").open() as file:
+        mounted = [line.split()[1] for line in file]
+    for target in reversed(mounted):
+        if target.startswith(f"{directory}/"):
+            _core.unmount(target, lazy=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyctrd.snapshots.protocol import LayerRef, Snapshot, Snapshotter
+from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshot, Snapshotter
 from tests.layers.model import SECOND_NS, Layer
 from tests.layers.ways import ingest
 from tests.trees import Facts, read_tree
@@ -71,9 +71,9 @@ REFUSED: dict[str, Callable[[], Layer]] = {
 }
 
 
-def stack(root: Path, *layers: Layer) -> list[LayerRef]:
+def stack(root: Path, *layers: Layer, form: LayerForm | None = None) -> list[LayerRef]:
     """Layers, brought into the store as a pull does."""
-    return [ingest(root, layer.build()) for layer in layers]
+    return [ingest(root, layer.build(), form=form) for layer in layers]
 
 
 def needy(root: Path, mark: str = "a") -> list[LayerRef]:

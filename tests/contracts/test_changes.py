@@ -58,7 +58,7 @@ CHANGES = [
 
 
 def prepared(snapshotter: Snapshotter, root: Path, *layers: Layer) -> list[LayerRef]:
-    made = stack(root, *layers)
+    made = stack(root, *layers, form=snapshotter.form)
     snapshotter.prepare("key", made)
     return made
 
@@ -79,15 +79,15 @@ def test_changes_are_listed_parents_first_and_sorted(snapshotter: Snapshotter, r
     assert isinstance(snapshotter.changes("key")[0], Change)
 
 
-def test_both_make_the_same_layer(root: Path, tmp_path: Path) -> None:
+def test_all_make_the_same_layer(root: Path, tmp_path: Path) -> None:
     made = []
-    for opens in SNAPSHOTTERS:
-        (tmp_path / opens.name).mkdir()
-        changed(opens(tmp_path / opens.name), tmp_path / opens.name, tmp_path)
-        snapshotter = opens(tmp_path / opens.name)
+    for name, opens in SNAPSHOTTERS.items():
+        (tmp_path / name).mkdir()
+        changed(opens(tmp_path / name), tmp_path / name, tmp_path)
+        snapshotter = opens(tmp_path / name)
         # The pipe's time is its own.
-        made.append(snapshotter.diff("key", tmp_path / f"{opens.name}.tar", compression="none", clamp_mtime=0))
-    assert made[0].diff_id == made[1].diff_id
+        made.append(snapshotter.diff("key", tmp_path / f"{name}.tar", compression="none", clamp_mtime=0))
+    assert len({one.diff_id for one in made}) == 1
     assert made[0].entries == len(CHANGES) + 1
 
 
@@ -98,9 +98,11 @@ def test_the_layer_on_top_of_the_others_is_what_the_snapshot_shows(
     snapshotter.diff("key", tmp_path / "layer", compression="none")
     top = ingest(root, (tmp_path / "layer").read_bytes())
     expected = view_of(snapshotter, snapshotter.find("key"), tmp_path)  # type: ignore[arg-type] # it was just made
-    for opens in SNAPSHOTTERS:
+    for name, opens in SNAPSHOTTERS.items():
         other = opens(root)
-        snapshot = other.view(f"view-{opens.name}", [*layers, top])
+        if other.form != snapshotter.form and name != "native":
+            continue  # overlayfs stacks directories alone, and images are made of objects
+        snapshot = other.view(f"view-{name}", [*layers, top])
         assert differences(expected, view_of(other, snapshot, tmp_path)) == []
 
 

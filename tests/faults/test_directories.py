@@ -46,7 +46,7 @@ NETWORK = {"NFS": 0x6969, "CIFS": 0xFF534D42, "SMB": 0xFE534D42, "9p": 0x0102199
 def modes(directory: Path) -> Iterator[tuple[str, str]]:
     """The modes of all below that is the store's own."""
     for where, names, files in os.walk(directory):
-        names[:] = [name for name in names if name not in OTHERS]
+        names[:] = [name for name in names if name not in OTHERS and not os.path.ismount(os.path.join(where, name))]  # noqa: PTH118 - as os.walk
         for path in (Path(where), *(Path(where, name) for name in files if name not in RUNTIMES)):
             yield str(path.relative_to(directory)), stat.filemode(path.lstat().st_mode)
 
@@ -61,7 +61,9 @@ def test_t11_everything_is_its_owners_alone_whatever_the_umask(
         child.say()
         assert child.wait() == 0
     for name, mode in found.items():
-        blob = name.startswith("content/blobs/sha256/")
+        blob = name.startswith(("content/blobs/sha256/", "objects/"))
+        if "/stack-" in name and name.endswith("/root"):
+            continue  # as it is in the image
         assert mode in {"drwx------", "-rw-------", "srw-------", *(["-r--r--r--", "-r--------"] if blob else [])}, name
     assert {"content/blobs", "layers/sha256", "locks/store", "containers/default", "state/shims"} < set(found)
     assert any(name.endswith("attach.sock") for name in found)

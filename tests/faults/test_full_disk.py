@@ -189,7 +189,10 @@ def test_d04_d17_a_root_on_a_full_disk_says_so_when_it_is_opened(make_disk: Call
     assert "No space left on device" in done.err or "no room" in done.err
 
 
-def test_d04_no_files_left_is_told_as_no_room(make_disk: Callable[..., Disk], layouts: Path) -> None:
+def test_d04_no_files_left_is_told_as_no_room(
+    make_disk: Callable[..., Disk], layouts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", "overlayfs")  # of objects there are few
     disk, root = make_disk(inodes=512), Path(os.environ["PYCTRD_ROOT"])
     with pyctrd.Engine() as engine:
         engine.images.load(layouts / "kept", name="example.com/kept:1")

@@ -33,6 +33,8 @@ def test_d20_after_a_reboot_containers_are_there_and_start_again(
     ran.wait(60)
     for container in engine.containers.list():
         subprocess.run(["umount", str(root / "containers/default" / container.id / "rootfs")], check=True)
+    for path in state.glob("mounts/*/*/image"):
+        subprocess.run(["umount", path], check=True)
     for path in state.iterdir():
         shutil.rmtree(path)
     with pyctrd.Engine() as after:

@@ -136,6 +136,7 @@ def test_d15_a_blob_is_kept_recorded_while_its_registry_cannot_be_reached(engine
     assert engine.content.info(digest).size > 0
 
 
+@pytest.mark.usefixtures("as_directories")
 @pytest.mark.parametrize("damage", ["gone", "a file less", "a file longer", "another byte", "index cut", "frame cut"])
 def test_t21_a_damaged_layer_is_named_and_unpacked_again(
     engine: pyctrd.Engine, images: Images, root: Path, damage: str
@@ -168,6 +169,7 @@ def test_t21_a_damaged_layer_is_named_and_unpacked_again(
     assert kept(root) == before
 
 
+@pytest.mark.usefixtures("as_directories")
 def test_t21_damage_that_check_names_gets_into_no_new_container(
     engine: pyctrd.Engine, images: Images, root: Path
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from stat import S_IFREG
 from typing import Literal
 
 import pyctrd
@@ -27,9 +28,10 @@ from tests.trees import differences, read_tree
 
 # "recorded": by a user without rights, and then by root from the layer that is made of that. "mapped": in a user
 # namespace that has every id as it is, so that what comes of a layer is what root makes of it.
-WAYS = ("unpack", "recorded", *(["mapped"] if shutil.which("newuidmap") else []), "overlayfs", "native", "load")
+MAPPED = ["mapped"] if shutil.which("newuidmap") else []
+WAYS = ("unpack", "recorded", *MAPPED, "overlayfs", "native", "composefs", "load")
 # Ways that go through the store, and what each mounts the image with.
-IN_STORE = {"overlayfs": "overlayfs", "native": "native", "load": "overlayfs"}
+IN_STORE = {"overlayfs": "overlayfs", "native": "native", "composefs": "composefs", "load": "overlayfs"}
 NOBODY = 65534
 ID_MAX = 2**32 - 2
 REPOSITORY = "hostile/image"
@@ -172,13 +174,17 @@ class Stage:
         assert engine.content.list() == []
         assert engine.check() == []
         assert files_below(self.store / "content") == []
-        for where in ("content/ingest/*", "layers/*/*", "snapshots/*", "trash/*"):
+        for where in ("content/ingest/*", "layers/*/*", "objects/*/*", "snapshots/*", "trash/*"):
             assert list(self.store.glob(where)) == []
 
     def layers_are_plain(self) -> None:
-        """Fail where a layer's directory holds anything beside its tree and its index."""
+        """Fail where a layer's directory holds more than its files and its index, or an object is no plain file."""
         for layer in (self.store / "layers").glob("*/*"):
-            assert {path.name for path in layer.iterdir()} - {"lost"} == {"frame", "index", "tree"}
+            assert {path.name for path in layer.iterdir()} - {"lost", "tree", "pack"} == {"frame", "index"}
+            assert (layer / "tree").exists() or (layer / "pack").is_file()
+        for path in (self.store / "objects").glob("*/*"):
+            stat = path.lstat()
+            assert (stat.st_mode, stat.st_uid, stat.st_nlink) == (S_IFREG | 0o444, os.geteuid(), 1)
 
     def bring_good(self, engine: pyctrd.Engine, way: str) -> None:
         """Fail where a good image, under the name of the bad one, does not come in (rule R13)."""

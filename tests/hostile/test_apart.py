@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,22 +16,19 @@ import pytest
 
 import pyctrd
 from pyctrd.errors import PyctrdError, UnsafeArchiveError
-from pyctrd.snapshots.native import Native
-from pyctrd.snapshots.overlayfs import Overlayfs
-from pyctrd.snapshots.protocol import Snapshotter
 from tests.archives import Tar, compress_gzip
 from tests.children import Child
 from tests.hostile.cases_symlinks import kept, parents
 from tests.hostile.stage import IN_STORE, WAYS, Stage
 from tests.hostile.table import GZIP, Packed, differences_from
 from tests.images import CAPABILITY
-from tests.layers.ways import ingest
+from tests.layers.ways import ingest, open_snapshotter
 from tests.trees import differences, read_tree
 
 pytestmark = pytest.mark.root
 
 ROWS = ("L049", "L050", "L053", "L101", "L126")
-SNAPSHOTTERS: Mapping[str, type[Overlayfs | Native]] = {"overlayfs": Overlayfs, "native": Native}
+SNAPSHOTTERS = ("overlayfs", "native", "composefs")
 SWAPS = 10_000
 
 Record = Callable[[str, object], None]
@@ -92,11 +89,14 @@ MAKER = """
 import sys
 from pathlib import Path
 from pyctrd.errors import AlreadyExistsError
+from pyctrd.snapshots.composefs import Composefs
 from pyctrd.snapshots.native import Native
 from pyctrd.snapshots.overlayfs import Overlayfs
 from pyctrd.snapshots.protocol import LayerRef
 kind, root, diff_id, path = sys.argv[1:5]
-snapshotter = {"native": Native, "overlayfs": Overlayfs}[kind](Path(root))
+root = Path(root)
+makes = {"overlayfs": Overlayfs, "native": Native, "composefs": lambda root: Composefs(root, root.with_name("state"))}
+snapshotter = makes[kind](root)
 print("ready", flush=True)
 while key := input():
     try:
@@ -113,8 +113,8 @@ def test_of_two_processes_that_make_one_snapshot_one_wins(way: str, stage: Stage
     tar = Tar()
     for number in range(50):
         tar.file(f"d/{number}", b"%d" % number)
-    ref = ingest(stage.store, tar.build())
-    snapshotter: Snapshotter = SNAPSHOTTERS[way](stage.store)
+    snapshotter = open_snapshotter(way, stage.store)
+    ref = ingest(stage.store, tar.build(), form=snapshotter.form)
     with stage.outside.watched():
         with (
             Child(MAKER, way, stage.store, ref.diff_id, ref.path) as one,
@@ -159,8 +159,8 @@ def test_a_whiteout_takes_nothing_from_another_view(way: str, stage: Stage, reco
 @pytest.mark.parametrize("way", SNAPSHOTTERS, ids=[f"L101-unpack-over-{way}" for way in SNAPSHOTTERS])
 def test_a_whiteout_of_a_mount_point_does_not_enter_it(way: str, stage: Stage, record_property: Record) -> None:
     record_property("row", "L101")
-    ref = ingest(stage.store, Tar().file("f", b"f").directory("s").build())
-    snapshotter: Snapshotter = SNAPSHOTTERS[way](stage.store)
+    snapshotter = open_snapshotter(way, stage.store)
+    ref = ingest(stage.store, Tar().file("f", b"f").directory("s").build(), form=snapshotter.form)
     # One that can be written to: nothing but the walk itself keeps its files.
     snapshot = snapshotter.prepare("active", [ref])
     layer = stage.target.parent / "files" / "layer"
@@ -243,6 +243,7 @@ def test_what_a_refused_device_was_to_replace_stays(stage: Stage) -> None:
             assert differences(before, read_tree(target)) == []
 
 
+@pytest.mark.usefixtures("as_directories")
 def test_nobody_but_root_reaches_a_set_id_file_in_the_store(stage: Stage, tmp_path: Path) -> None:
     reference = stage.serve([Packed(Tar().file("f", b"f", mode=0o6755).build())])
     root = tmp_path / "made-by-the-engine"

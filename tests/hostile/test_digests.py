@@ -117,7 +117,7 @@ def test_m14_a_sha512_digest_is_as_good(registry: FaultyRegistry, engine: pyctrd
     assert image.read_file("/d/f") == b"content"
     for blob in (top, long_layer, long_config):
         assert blob_path(root(), blob.digest).read_bytes() == blob.content
-    assert (root() / "layers/sha512" / sha512(TAR).removeprefix("sha512:") / "tree/d/f").is_file()
+    assert (root() / "layers/sha512" / sha512(TAR).removeprefix("sha512:") / "index").is_file()
     wrong = Sha512(LAYER.media_type, compress_gzip(TAR + bytes(512)))
     registry.lie(f"/blobs/{wrong.digest}", Answer(200, LAYER.content))
     bad = manifest(layers=[wrong.descriptor | {"size": len(LAYER.content)}])

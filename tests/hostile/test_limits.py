@@ -441,6 +441,7 @@ def test_hostile_layer_is_refused_in_bounded_memory(name: str, registry: FaultyR
     assert case.expected in (error.limit, error.reason)
 
 
+@pytest.mark.usefixtures("as_directories")
 def test_l187_holes_take_no_disk_where_they_are_allowed(registry: FaultyRegistry, tmp_path: Path) -> None:
     packed = CASES["L187"].make()
     assert pull_in_child(registry, packed, {}) == "accepted"

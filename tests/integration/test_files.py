@@ -297,6 +297,7 @@ def test_digests_of_contents_are_recorded_where_they_are_asked_for(tmp_path: Pat
     assert found == {False: {}, True: {name: blake3.blake3(content).digest() for name, content in contents.items()}}
 
 
+@pytest.mark.usefixtures("as_directories")
 def test_an_engine_records_digests_of_contents_if_it_is_told_to(
     images: Images, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +389,7 @@ def test_contents_decide_where_all_else_is_equal(size: int, engine: pyctrd.Engin
     assert summary(one.diff(other)) == ["removed /a", "added /b", "changed /last-byte"]
 
 
+@pytest.mark.usefixtures("as_directories")
 def test_the_files_of_layers_in_common_are_not_read(engine: pyctrd.Engine, images: Images) -> None:
     shared = Layer().file("big", b"content").file("d/e", b"e")
     one, other = pull(engine, images, shared), pull(engine, images, shared, Layer().file("d/f"))

@@ -77,7 +77,8 @@ def test_a_layer_that_came_whole_is_not_fetched_again_where_another_did_not(
     built = image_of(noise(4), noise(5, 1000))
     reference = faulty.add(built, "app")
     released = threading.Event()
-    faulty.lie(f"/blobs/{built.layers[1].digest}", Answer(503, stall=released), GONE)
+    # Of no body nothing would stall: the next request would go the same way, and wait.
+    faulty.lie(f"/blobs/{built.layers[1].digest}", Answer(503, body=b"later", stall=released), GONE)
 
     def release(seen: pyctrd.PullProgress) -> None:
         if seen.layers[0].state == "done":
@@ -287,6 +288,6 @@ def test_progress_has_what_is_there_from_the_start(root: Path, faulty: FaultyReg
     with pyctrd.Engine() as engine:
         engine.images.pull(reference, progress=lambda now: seen.append(now.layers[0]))
     shown = [layer.received_bytes for layer in seen if layer.state != "waiting"]
-    assert min(shown) >= BLOCK or shown[0] == 0 < BLOCK <= shown[1]
+    assert min(count for count in shown if count) >= BLOCK
     assert shown == sorted(shown)
     assert shown[-1] == LAYER_SIZE

@@ -39,8 +39,6 @@ from tests.syscalls import Watched
 
 pytestmark = pytest.mark.root
 
-# 1 tries every step, in minutes.
-STRIDE = int(os.environ.get("PYCTRD_TEST_STRIDE", "4"))
 STEPS = (
     *("write", "linkat", "renameat2", "rename", "renameat", "unlinkat", "unlink", "rmdir", "fchmod", "mkdirat"),
     *("fsync", "fdatasync", "syncfs"),
@@ -121,7 +119,8 @@ def test_what_was_named_and_not_recorded_is_not_fetched_again(
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(syscalls.why_not()), reason=syscalls.why_not())
-def test_going_on_that_is_killed_before_any_step_loses_no_byte(root: Path, faulty: FaultyRegistry) -> None:
+@pytest.mark.parametrize("stride", [12, pytest.param(1, marks=pytest.mark.soak)])
+def test_going_on_that_is_killed_before_any_step_loses_no_byte(root: Path, faulty: FaultyRegistry, stride: int) -> None:
     built = image_of(noise(30, 4000), noise(31, 10))
     layer = built.layers[0]
     steps = 0
@@ -145,7 +144,7 @@ def test_going_on_that_is_killed_before_any_step_loses_no_byte(root: Path, fault
             engine.images.remove(reference)
             engine.gc(all_namespaces=True)
         assert files_below(root / "content") == []
-        steps += STRIDE
+        steps += stride
     assert steps > 30
 
 

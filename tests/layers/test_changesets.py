@@ -14,7 +14,7 @@ from tests.trees import read_tree
 
 pytestmark = pytest.mark.root
 
-SNAPSHOTTERS = ("overlayfs", "native")
+SNAPSHOTTERS = ("overlayfs", "native", "composefs")
 XATTRS = {"user.note": b"lower", "trusted.t": b"\0"}
 
 
@@ -188,7 +188,7 @@ def test_a_snapshot_changes_no_layer(way: str, tmp_path: Path) -> None:
     tars = [layer.build() for layer in layers]
     with unpacked(way, tars, tmp_path):
         pass
-    trees = sorted((tmp_path / "store" / "layers" / "sha256").iterdir())
+    trees = sorted((tmp_path / f"store-{way}" / "layers" / "sha256").iterdir())
     before = [read_tree(tree) for tree in trees]
     with unpacked(way, tars, tmp_path):
         assert [read_tree(tree) for tree in trees] == before

@@ -94,12 +94,13 @@ def unlisted(subject: Subject, found: dict[bytes, Facts]) -> set[bytes]:
     return found.keys() - subject.plain.listed
 
 
+@pytest.mark.parametrize("snapshotter", ["composefs", "overlayfs"])
 def test_the_pulled_image_is_what_umoci_unpacks(
-    subject: Subject, merged: dict[bytes, Facts], tmp_path: Path, state: Path
+    subject: Subject, merged: dict[bytes, Facts], tmp_path: Path, state: Path, snapshotter: str
 ) -> None:
     target = tmp_path / "mounted"
     target.mkdir()
-    with pyctrd.Engine(snapshotter="overlayfs") as engine, engine.images.pull(subject.reference).mounted(target):
+    with pyctrd.Engine(snapshotter=snapshotter) as engine, engine.images.pull(subject.reference).mounted(target):
         actual = read_tree(target)
     assert differences(with_times_of(merged, actual, unlisted(subject, actual)), actual) == []
 
@@ -153,7 +154,7 @@ def test_each_layer_can_be_made_again(subject: Subject, tmp_path: Path, state: P
 
 def pulled_layers(subject: Subject) -> Iterator[tuple[Path, Path]]:
     """Each layer's tar, and its directory in the store."""
-    with pyctrd.Engine() as engine:
+    with pyctrd.Engine(snapshotter="overlayfs") as engine:
         engine.images.pull(subject.reference)
     for tar, diff_id in zip(subject.plain.tars, subject.plain.diff_ids, strict=True):
         yield tar, Path(os.environ["PYCTRD_ROOT"], "layers", diff_id.replace(":", "/"))

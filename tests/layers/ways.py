@@ -12,33 +12,43 @@ from pathlib import Path
 
 import pyctrd
 from pyctrd import _core
+from pyctrd.snapshots.composefs import Composefs
 from pyctrd.snapshots.native import Native
 from pyctrd.snapshots.overlayfs import Overlayfs
-from pyctrd.snapshots.protocol import LayerRef, Snapshotter
+from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshotter
 from tests.layers.model import Layer, Tree
 from tests.trees import Facts, differences, read_tree
 
 # "recorded": what a layer becomes that is made of a tree whose ownership is recorded.
-WAYS = ("merge", "overlayfs", "native", "recorded")
+WAYS = ("merge", "overlayfs", "native", "composefs", "recorded")
+# What layers are unpacked as where nothing else is said: tests of one snapshotter set what that one wants.
+DEFAULT_FORM: LayerForm = "tree"
 
 
 def digest_of(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def ingest(root: Path, blob: bytes, *, tar: bytes | None = None) -> LayerRef:
+def ingest(root: Path, blob: bytes, *, tar: bytes | None = None, form: LayerForm | None = None) -> LayerRef:
     """Bring a layer into a store, unpacked, as a pull does.
 
     Args:
         root: The store's.
         blob: As a registry has it.
         tar: The same uncompressed, where that is something else.
+        form: What it is unpacked as.
     """
     diff_id = digest_of(blob if tar is None else tar)
     path = root / "layers" / "sha256" / diff_id.removeprefix("sha256:")
     if not path.exists():
         one = _core.Ingest(
-            root, secrets.token_hex(8), digest=digest_of(blob), size=len(blob), diff_id=diff_id, unpack=True
+            root,
+            secrets.token_hex(8),
+            digest=digest_of(blob),
+            size=len(blob),
+            diff_id=diff_id,
+            unpack=True,
+            form=form or DEFAULT_FORM,
         )
         one.write(blob)
         one.finish()
@@ -69,10 +79,10 @@ def unpacked(way: str, tars: Sequence[bytes], directory: Path) -> Iterator[Path]
         pyctrd.unpack(blob, target)
         yield target
         return
-    root = directory / "store"
+    root = directory / f"store-{way}"
     root.mkdir(exist_ok=True)
-    layers = [ingest(root, tar) for tar in tars]
-    snapshotter: Snapshotter = Overlayfs(root) if way == "overlayfs" else Native(root)
+    snapshotter = open_snapshotter(way, root)
+    layers = [ingest(root, tar, form=snapshotter.form) for tar in tars]
     snapshot = snapshotter.view(f"view-{target.name}", layers)
     target.mkdir()
     snapshotter.mount(snapshot, target)
@@ -81,6 +91,13 @@ def unpacked(way: str, tars: Sequence[bytes], directory: Path) -> Iterator[Path]
     finally:
         snapshotter.unmount(target)
         snapshotter.delete(snapshot.key)
+
+
+def open_snapshotter(name: str, root: Path) -> Snapshotter:
+    """One of the snapshotters over a root; its state is beside that."""
+    if name == "composefs":
+        return Composefs(root, root.with_name("state"))
+    return Overlayfs(root) if name == "overlayfs" else Native(root)
 
 
 def expected_tree(layers: Sequence[Layer]) -> Tree:

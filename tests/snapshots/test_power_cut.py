@@ -29,7 +29,7 @@ Overlayfs(root).settle([LayerRef(f"sha256:{layer.name}", layer) for layer in lay
 @pytest.mark.root
 @pytest.mark.skipif(WHY_UNWATCHED != "", reason=WHY_UNWATCHED)
 def test_all_of_a_fixup_layer_is_flushed_before_it_gets_its_name(images: Images, state: Path) -> None:
-    with pyctrd.Engine() as engine:
+    with pyctrd.Engine(snapshotter="overlayfs") as engine:
         diff_ids = engine.images.pull(images.tree.reference).config.rootfs.diff_ids
     root = Path(os.environ["PYCTRD_ROOT"])
     (fixup,) = (root / "snapshots").glob("fixup-*")
@@ -45,6 +45,61 @@ def test_all_of_a_fixup_layer_is_flushed_before_it_gets_its_name(images: Images,
             flushed.append(call.path)
             call.allow()
     assert sum("/trial-" in path for path in flushed) == files
+
+
+COMPOSE = """
+import sys
+from pathlib import Path
+from pyctrd.snapshots.composefs import Composefs
+from pyctrd.snapshots.protocol import LayerRef
+root, state, *layers = map(Path, sys.argv[1:])
+Composefs(root, state).settle([LayerRef(f"sha256:{layer.name}", layer) for layer in layers])
+"""
+UNPACK = """
+import sys
+import pyctrd
+with pyctrd.Engine(snapshotter="composefs") as engine:
+    engine.images.pull(sys.argv[1])
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(WHY_UNWATCHED != "", reason=WHY_UNWATCHED)
+def test_all_of_an_image_is_flushed_before_it_gets_its_name(images: Images, state: Path) -> None:
+    with pyctrd.Engine(snapshotter="composefs") as engine:
+        diff_ids = engine.images.pull(images.tree.reference).config.rootfs.diff_ids
+    root = Path(os.environ["PYCTRD_ROOT"])
+    (stack,) = (root / "snapshots").glob("stack-*")
+    shutil.rmtree(stack)
+    layers = [root / "layers" / diff_id.algorithm / diff_id.hex for diff_id in diff_ids]
+    flushed = []
+    with Watched(COMPOSE, root, state, *layers, calls=["fdatasync", "rename"]) as program:
+        for call in program:
+            if call.name == "rename" and call.path == str(stack):
+                break
+            flushed.append(Path(call.path).name)
+            call.allow()
+    assert sorted(flushed) == ["digest.json", "image.erofs", "layers.json"]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(WHY_UNWATCHED != "", reason=WHY_UNWATCHED)
+def test_objects_are_flushed_before_they_get_names_and_these_before_a_layer_that_needs_them(images: Images) -> None:
+    with pyctrd.Engine(snapshotter="composefs") as engine:
+        engine.info()  # tried here, so that what is watched does not try it
+    order: list[str] = []
+    with Watched(UNPACK, images.busybox.reference, calls=["syncfs", "renameat2"]) as program:
+        for call in program:
+            names = call.path.split("/")
+            if call.name == "syncfs":
+                order.append("flush")
+            elif "objects" in names or (len(names[-1]) == 62 and len(names[-2]) == 2):
+                order.append("object")
+            elif "layers" in names:
+                order.append("layer")
+            call.allow()
+    short = [what for at, what in enumerate(order) if order[at - 1 : at] != [what]]
+    assert short == ["flush", "object", "flush", "layer"]
 
 
 def test_a_record_that_was_cut_off_is_no_snapshot_and_can_be_deleted(tmp_path: Path) -> None:

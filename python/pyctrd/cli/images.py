@@ -13,10 +13,11 @@ from pyctrd.cli.progress import show_progress
 from pyctrd.cli.sizes import limit_option
 
 if TYPE_CHECKING:
-    from pyctrd import Limits
+    from pyctrd import IdRange, Limits
     from pyctrd.images import Image
 
 SHORT_DIGITS = 12
+_IDS = "INSIDE:OUTSIDE:LENGTH"
 
 
 platform_option = click.option("--platform", metavar="OS/ARCH", help="Another platform than the host's.")
@@ -177,14 +178,30 @@ def rmi_command(options: Globals, names: tuple[str, ...], *, force: bool, no_col
             click.echo(name)
 
 
+def _read_ids(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> list[IdRange] | None:
+    from pyctrd import IdRange
+
+    found = []
+    for word in words:
+        numbers = word.split(":")
+        if len(numbers) != len(IdRange._fields) or not all(part.isascii() and part.isdigit() for part in numbers):
+            raise click.BadParameter(f"{word!r}: expected {_IDS}, as 0:100000:65536")
+        found.append(IdRange(*map(int, numbers)))
+    return found or None
+
+
 @click.command("mount")
 @click.argument("name", metavar="IMAGE")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
+@click.option("--uidmap", "uids", metavar=_IDS, multiple=True, callback=_read_ids, help="Show owners as others.")
+@click.option("--gidmap", "gids", metavar=_IDS, multiple=True, callback=_read_ids, help="Groups; as owners by default.")
 @pass_globals
-def mount_command(options: Globals, name: str, directory: str) -> None:
+def mount_command(
+    options: Globals, name: str, directory: str, *, uids: list[IdRange] | None, gids: list[IdRange] | None
+) -> None:
     """Mount an image read-only on a directory."""
     with options.engine() as engine:
-        engine.images.get(name).mount(directory)
+        engine.images.get(name).mount(directory, uids=uids, gids=gids)
         click.echo(directory)
 
 

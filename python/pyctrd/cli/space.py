@@ -45,3 +45,5 @@ def df_command(options: Globals, *, all_namespaces: bool, as_json: bool) -> None
     if (store := space.store) is not None:
         click.echo(f"store: {store.blobs} blobs, {size_text(store.blob_bytes)}")
         click.echo(f"store: {store.layers} layers unpacked, {size_text(store.layer_bytes)}")
+        if store.objects:
+            click.echo(f"store: {store.objects} contents of files, {size_text(store.object_bytes)}")

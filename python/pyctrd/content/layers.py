@@ -1,15 +1,19 @@
-"""Unpacked layers on disk, by diff_id: ``layers/<alg>/<hex>/{tree,index}``."""
+"""Unpacked layers on disk, by diff_id: ``layers/<alg>/<hex>/{index,frame}`` with ``tree/``, ``pack``, or both."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from pyctrd import _core
 from pyctrd.content.names import scan_digests, walk_digests, walk_strays
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.oci.digest import Digest
+
+# What a layer has in each form.
+_KEPT_IN: Mapping[Literal["tree", "objects"], str] = {"tree": "tree", "objects": "pack"}
 
 
 class Layers:
@@ -35,6 +39,18 @@ class Layers:
     def exists(self, diff_id: str | Digest) -> bool:
         """Whether it is there."""
         return self.path(diff_id).is_dir()
+
+    def may_have_form(self, diff_id: str | Digest, form: Literal["tree", "objects"]) -> bool:
+        """As ``has_form``, at one look: after a crash it may not be whole."""
+        return (self.path(diff_id) / _KEPT_IN[form]).exists()
+
+    def has_form(self, diff_id: str | Digest, form: Literal["tree", "objects"]) -> bool:
+        """Whether it is there, and was unpacked so; it may have been in either way."""
+        path = self.path(diff_id)
+        if form == "tree":
+            return (path / "tree").is_dir()
+        # Where a layer gets its second form the index is the last to come.
+        return (path / "pack").exists() and self.open_index(diff_id).pack_bytes is not None
 
     def open_index(self, diff_id: str | Digest) -> _core.LayerIndex:
         """Its index: every entry with all metadata, with no look at the tree.
@@ -96,7 +112,7 @@ class Layers:
         return _core.rebuild_layer(self.path(diff_id), str(diff_id), dest)
 
     def verify(self, diff_id: str | Digest) -> None:
-        """Read its index and compare it with the tree: types and sizes of what is listed.
+        """Read its index and compare it with the tree: types and sizes of what is listed. Objects are not looked at.
 
         Raises:
             IntegrityError: They differ, or the index is damaged.
@@ -106,6 +122,10 @@ class Layers:
             raise _missing(diff_id)
         try:
             index = self.open_index(diff_id)
+            if index.pack_bytes is not None:
+                _check_pack(self.path(diff_id) / "pack", index.pack_bytes, str(diff_id))
+                if not self.has_form(diff_id, "tree"):
+                    return
             tree = os.open(self.path(diff_id) / "tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (InvalidError, NotFoundError, OSError) as error:
             why = "its index is missing" if isinstance(error, NotFoundError) else str(error)
@@ -116,6 +136,17 @@ class Layers:
                     _compare(tree, entry, str(diff_id))
         finally:
             os.close(tree)
+
+
+def _check_pack(path: Path, least: int, diff_id: str) -> None:
+    size = path.stat().st_size
+    if size < least:
+        raise IntegrityError(
+            f"layer damaged: {diff_id}: its pack has {size} bytes, expected at least {least}",
+            subject=diff_id,
+            expected=least,
+            actual=size,
+        )
 
 
 _TYPES = {

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyctrd import _core
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.flows.freeze import is_left_frozen
 from pyctrd.flows.load import load_config, load_manifest
+from pyctrd.flows.objects import named_objects, object_path
 from pyctrd.flows.recover import is_held
 from pyctrd.flows.resume import is_kept
+from pyctrd.snapshots.composefs import Composefs
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -26,6 +29,9 @@ REPAIRS = {
     ("layer", "missing"): "it is unpacked again from its blob, else its record is dropped",
     ("layer", "damaged"): "it is moved to quarantine and unpacked again from its blob, else its record is dropped",
     ("layer", "unrecorded"): "it is moved to quarantine",
+    ("object", "missing"): "a layer that names it is unpacked again from its blob",
+    ("object", "damaged"): "it is moved to quarantine, and a layer that names it is unpacked again from its blob",
+    ("stack", "damaged"): "it is removed, and made anew when it is needed",
     ("file", "foreign"): "it is moved to quarantine",
     ("image", "incomplete"): "what it needs is recorded or fetched again; without its documents its name is dropped",
     ("ingest", "left"): "it is undone",
@@ -39,8 +45,8 @@ class Finding(NamedTuple):
     """One thing that is not as it should be.
 
     Attributes:
-        kind: "database", "blob", "layer", "image", "ingest", "snapshot", "container", or "file" for what is not
-            pyctrd's.
+        kind: "database", "blob", "layer", "object", "stack" for the image of one, "image", "ingest", "snapshot",
+            "container", or "file" for what is not pyctrd's.
         name: Which one: a digest, a reference, an id, a path.
         problem: What is wrong.
         cause: The same in a word: "missing", "damaged", "unrecorded", "foreign", "incomplete", "left", "lost" or
@@ -130,6 +136,38 @@ def _check_layers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FB
     yield from sorted(side_by_side(look, largest_first))
 
 
+def _check_objects(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FBT001 - a stage
+    if not (rooms.root / "objects").is_dir():
+        return
+    named = {ref.key: ref for ref in named_objects(rooms)}
+
+    def look(key: str) -> Finding | None:
+        ref = named[key]
+        try:
+            size = object_path(rooms, key).stat().st_size
+        except FileNotFoundError:
+            return Finding("object", key, "named by a layer and not on disk", "missing")
+        if size != ref.size:
+            return Finding("object", key, f"has {size} bytes, expected {ref.size}", "damaged")
+        if digests and not _core.verify_object(rooms.root, ref):
+            return Finding("object", key, "has other bytes than its name says", "damaged")
+        return None
+
+    yield from sorted(side_by_side(look, sorted(named, key=lambda key: named[key].size, reverse=True)))
+
+
+def _check_stacks(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FBT001 - a stage
+    for image, digest in Composefs(rooms.root, rooms.settings.state).walk_images():
+        name = image.parent.name
+        try:
+            if not digest or (digests and _core.digest_file(image) != digest):
+                yield Finding("stack", name, "its image has other bytes than were written", "damaged")
+            elif not image.stat().st_size:
+                yield Finding("stack", name, "its image is empty", "damaged")
+        except OSError as error:
+            yield Finding("stack", name, str(error), "damaged")
+
+
 def _is_under_way(rooms: Rooms, name: str) -> bool:
     """Whether a live process has published it and is about to record it, or a collection is about to remove it."""
     database = rooms.database
@@ -181,7 +219,7 @@ def _check_strays(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: AR
     snapshots = rooms.root / "snapshots"
     for path in sorted(snapshots.iterdir()) if snapshots.is_dir() else ():
         # The record comes before the directory, and goes after it.
-        if path.name.startswith(("fixup-", "trial-")) or rooms.database.snapshots.find(path.name) is not None:
+        if path.name.startswith(("fixup-", "stack-", "trial-")) or rooms.database.snapshots.find(path.name) is not None:
             continue
         if path.exists():  # it was not deleted just now
             yield Finding("snapshot", path.name, "on disk and not recorded", "unrecorded")
@@ -207,7 +245,9 @@ def _check_containers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa
 STAGES: tuple[Callable[[Rooms, bool], Iterator[Finding]], ...] = (
     _check_leftovers,
     _check_blobs,
+    _check_objects,
     _check_layers,
+    _check_stacks,
     _check_images,
     _check_strays,
     _check_containers,

@@ -14,12 +14,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyctrd.errors import ConflictError
-from pyctrd.flows.choose import SNAPSHOTTERS
+from pyctrd.flows.choose import SNAPSHOTTERS, open_snapshotter
 from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.load import get_image
+from pyctrd.flows.objects import sweep_objects
 from pyctrd.flows.reach import learn_needs, learn_new_needs
 from pyctrd.flows.recover import recover
-from pyctrd.flows.remove import PAGE, find_unrecorded, remove_doomed, remove_unrecorded, size_on_disk
+from pyctrd.flows.remove import (
+    PAGE,
+    find_unrecorded,
+    own_bytes,
+    remove_doomed,
+    remove_unrecorded,
+    size_on_disk,
+)
 from pyctrd.metadata.events import STORE
 from pyctrd.metadata.reachability import KeptBlob, KeptLayer
 
@@ -38,9 +46,11 @@ class Swept(NamedTuple):
 
     Attributes:
         blobs: Records of blobs, by namespace.
-        layers: Records of layers.
+        layers: Records of layers, with what their own directories had of files' content.
         orphans: What was on disk without a record: kind, name and bytes.
-        freed_bytes: On disk, of all three.
+        objects: How many files' contents, which no layer has any more.
+        object_bytes: On disk, of these.
+        freed_bytes: On disk, of all.
         skipped: Why it ended early; "" where it did not.
         damaged: By namespace, an image of which nobody knows what it needs: so nothing of that namespace went, and no
             layer.
@@ -49,6 +59,8 @@ class Swept(NamedTuple):
     blobs: list[KeptBlob]
     layers: list[KeptLayer]
     orphans: list[tuple[str, str, int]]
+    objects: int
+    object_bytes: int
     freed_bytes: int
     skipped: str
     damaged: dict[str, str]
@@ -99,6 +111,8 @@ def collect(rooms: Rooms) -> None:
         sweep.records()
     except _StoreBusyError as error:
         logger.debug("collection skipped: %s", error)
+    if sweep.layers:  # each object is looked at: not for nothing
+        sweep_objects(rooms)
 
 
 def sweep_store(rooms: Rooms) -> Swept:
@@ -111,7 +125,9 @@ def sweep_store(rooms: Rooms) -> Swept:
     except _StoreBusyError as error:
         skipped = str(error)
     sweep.disk()
-    return Swept(sweep.blobs, sweep.layers, sweep.orphans, sweep.freed_bytes, skipped, sweep.damaged)
+    objects, object_bytes = sweep_objects(rooms)
+    freed = sweep.freed_bytes + object_bytes
+    return Swept(sweep.blobs, sweep.layers, sweep.orphans, objects, object_bytes, freed, skipped, sweep.damaged)
 
 
 class _Sweep:
@@ -185,7 +201,7 @@ class _Sweep:
                 layer = tx.reachability.find_layer(diff_id)
                 if layer is None or _is_kept(layer) or diff_id in used:
                     continue
-                removed.append(layer)
+                removed.append(layer._replace(bytes=own_bytes(self._rooms, layer)))
                 tx.layers.delete(diff_id)
             tx.doomed.add(("layer", layer.diff_id) for layer in removed)
             if removed:
@@ -198,8 +214,8 @@ class _Sweep:
 
     def _remove_fixups(self, tx: Tables) -> None:
         recorded = [layer.diff_id for layer in tx.layers.list()]
-        for snapshotter in SNAPSHOTTERS.values():
-            snapshotter(self._rooms.root).collect(recorded)
+        for name in SNAPSHOTTERS:
+            open_snapshotter(self._rooms, name).collect(recorded)
 
     def _forget_needs(self) -> None:
         while True:

@@ -67,10 +67,9 @@ def commit_container(
     ):
         manifest, config = _base_of(rooms, container)
         made = workspace.path / "layer"
+        snapshotter = _snapshotter_of(rooms, container)
         with held_still(rooms, container) if pause else nullcontext():
-            diffed = _snapshotter_of(rooms, container).diff(
-                container.snapshot_key, made, compression=compression, clamp_mtime=clamp_mtime
-            )
+            diffed = snapshotter.diff(container.snapshot_key, made, compression=compression, clamp_mtime=clamp_mtime)
         layer = Descriptor(layer_media_type(compression), Digest.parse(diffed.digest), diffed.size_bytes)
         config_body = derive_config(
             config,
@@ -85,7 +84,7 @@ def commit_container(
         manifest_body = derive_manifest(manifest, described, layer)
         target = _describe(OCI_MANIFEST, manifest_body)
         wants = [
-            Want(layer, partial(FileBody, made), diff_id=diffed.diff_id, unpack=True),
+            Want(layer, partial(FileBody, made), diff_id=diffed.diff_id, unpack=True, form=snapshotter.form),
             Want(described, partial(BytesBody, config_body)),
             Want(target, partial(BytesBody, manifest_body)),
         ]
@@ -95,7 +94,7 @@ def commit_container(
             record = _store(rooms, wants, _record_of(rooms, reference, target, described, made_config))
             # Whatever the layers need beside them is made now, so that the first container need not wait for it.
             refs = [LayerRef(str(diff_id), rooms.layers.path(diff_id)) for diff_id in made_config.rootfs.diff_ids]
-            rooms.snapshotter.settle(refs)
+            snapshotter.settle(refs)
         return record
 
 

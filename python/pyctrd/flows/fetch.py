@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
+    from pyctrd.snapshots.protocol import LayerForm
 
 logger = logging.getLogger("pyctrd.flows")
 # A body that breaks off is asked for again from where it broke, this often; each time after a pause.
@@ -68,7 +69,8 @@ class Want:
         descriptor: What must arrive.
         opens: Makes a body that starts at or before a byte offset.
         diff_id: For a layer, the digest of its tar.
-        unpack: Whether the layer's tree is to be made.
+        unpack: Whether the layer is to be unpacked.
+        form: As what; None as the engine's snapshotter wants it.
         shareable: Its bytes are at its source only, and so worth a look at what the store has for others.
         resumable: They come from afar: what came of them is kept when the rest does not come.
         local: The namespace has the blob already: it is read from the store, and not stored again.
@@ -79,6 +81,7 @@ class Want:
     opens: Callable[[int], Body]
     diff_id: str | None = None
     unpack: bool = False
+    form: LayerForm | None = None
     shareable: bool = False
     resumable: bool = False
     local: bool = False
@@ -374,6 +377,7 @@ class _Carriers:
             size=want.descriptor.size,
             diff_id=want.diff_id,
             unpack=want.unpack,
+            form=(want.form or self._rooms.snapshotter.form) if want.unpack else "tree",
             content_digests=self._rooms.settings.content_digests,
             keep_blob=not want.is_stored,
             resumable=want.resumable and not want.is_stored,

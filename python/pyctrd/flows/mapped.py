@@ -1,4 +1,6 @@
-"""Unpack in a child process that has a user namespace: 0 is the user there, other owners are subordinate ids.
+"""Children that have a user namespace: to unpack in, or for the namespace alone.
+
+To one that unpacks 0 is the user, and other owners are subordinate ids.
 
 A process with threads, as any that has pulled is, cannot enter a user namespace itself. The child is this module run as
 a program: it enters one, says so, is given ids by newuidmap and newgidmap, reads what to do, and answers with what came
@@ -12,13 +14,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyctrd import _core, errors
 from pyctrd.content.limits import Limits
 from pyctrd.errors import PyctrdError, UnsupportedError
-from pyctrd.runtime.idmaps import IdMaps, map_ids
+from pyctrd.runtime.idmaps import IdMaps, IdRange, map_ids, write_ids
 
 _FIELDS = (
     "digest",
@@ -45,23 +47,50 @@ def unpack_mapped(maps: IdMaps, request: Mapping[str, Any]) -> _core.Ingested:
         UnsupportedError: No user namespace can be made, or it gets no ids.
         PyctrdError, OSError: As raised in the child.
     """
-    command = [sys.executable, "-P", "-m", "pyctrd.flows.mapped", str(os.getpid())]
-    # Found where this process found us, however that was.
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env) as child:
+    with _start() as child:
         try:
             answer, complaint = _converse(child, maps, request)
         except BaseException:
             child.kill()
             raise
     if not answer:
-        lines = complaint.decode(errors="replace").strip().splitlines() or [f"status {child.returncode}"]
-        raise PyctrdError(f"unpack in a user namespace: ended without an answer: {lines[-1]}")
+        raise _silent(child, complaint)
     result = _read(answer)
     if "error" in result:
         raise _restore(result)
     return _core.Ingested(**result)
+
+
+def open_user_namespace(uids: Sequence[IdRange], gids: Sequence[IdRange]) -> int:
+    """A user namespace with some ids and no process in it: a descriptor, the caller's to close.
+
+    Raises:
+        UnsupportedError: None can be made, or this process may not give it the ids.
+    """
+    with _start() as child:
+        try:
+            greeting = child.stdout.readline() if child.stdout else b""
+            if not greeting:
+                raise _silent(child, child.communicate()[1])
+            if refused := _read(greeting):
+                raise _no_namespace(refused, feature="id-mapped mounts")
+            write_ids(child.pid, uids, gids)
+            return os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            child.kill()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", "-m", "pyctrd.flows.mapped", str(os.getpid())]
+    # Found where this process found us, however that was.
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+
+
+def _silent(child: subprocess.Popen[bytes], complaint: bytes) -> PyctrdError:
+    lines = complaint.decode(errors="replace").strip().splitlines() or [f"status {child.returncode}"]
+    return PyctrdError(f"child in a user namespace: ended without an answer: {lines[-1]}")
 
 
 def _converse(child: subprocess.Popen[bytes], maps: IdMaps, request: Mapping[str, Any]) -> tuple[bytes, bytes]:
@@ -70,7 +99,7 @@ def _converse(child: subprocess.Popen[bytes], maps: IdMaps, request: Mapping[str
     if not greeting:
         return child.communicate()
     if refused := _read(greeting):
-        raise _no_namespace(refused)
+        raise _no_namespace(refused, feature='ownership "mapped"')
     map_ids(child.pid, maps)
     return child.communicate(ascii(dict(request)).encode())
 
@@ -127,8 +156,8 @@ def _restore(described: Mapping[str, Any]) -> PyctrdError | OSError:
     return error
 
 
-def _no_namespace(described: Mapping[str, Any]) -> UnsupportedError:
-    feature, needs = 'ownership "mapped"', f"user namespaces that a user may make ({described['message']})"
+def _no_namespace(described: Mapping[str, Any], *, feature: str) -> UnsupportedError:
+    needs = f"user namespaces that a user may make ({described['message']})"
     return UnsupportedError(
         f"unsupported: {feature}: needs {needs}",
         feature=feature,

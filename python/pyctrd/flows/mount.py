@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
@@ -10,17 +11,32 @@ from pyctrd.errors import AlreadyExistsError, NotFoundError
 from pyctrd.flows.load import image_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.metadata.images import ImageRecord
-    from pyctrd.snapshots.protocol import LayerRef
+    from pyctrd.runtime.idmaps import IdRange
+    from pyctrd.snapshots.protocol import LayerRef, Snapshotter
 
 
-def mount_image(rooms: Rooms, record: ImageRecord, target: Path) -> None:
+def mount_image(
+    rooms: Rooms,
+    record: ImageRecord,
+    target: Path,
+    *,
+    uids: Sequence[IdRange] | None = None,
+    gids: Sequence[IdRange] | None = None,
+) -> None:
     """Mount an image read-only; the view's key is the target's path, so that it can be found again.
+
+    Args:
+        rooms: The engine's rooms.
+        record: The image.
+        target: Where.
+        uids: What the owners of its files are to be; None for what they are.
+        gids: Likewise their groups; as ``uids`` where only that is given, and the other way round.
 
     Raises:
         NotFoundError: The target is no directory, or a layer was not unpacked.
@@ -33,15 +49,33 @@ def mount_image(rooms: Rooms, record: ImageRecord, target: Path) -> None:
             hint="make the directory first",
         )
     key = view_key(target)
-    with rooms.making_lock(shared=True):
+    with _user_namespace(uids, gids) as ids, rooms.making_lock(shared=True):
         with rooms.collection_lock(shared=True):
             layers = image_layers(rooms, record)
-            record_snapshot(rooms, key, kind="view", layers=layers, target=target.resolve())
+            snapshotter = record_snapshot(rooms, key, kind="view", layers=layers, target=target.resolve())
         try:
-            rooms.snapshotter.mount(rooms.snapshotter.view(key, layers), target.resolve())
+            snapshotter.mount(snapshotter.view(key, layers), target.resolve(), ids=ids)
         except BaseException:
             forget_snapshot(rooms, key)
             raise
+
+
+@contextmanager
+def _user_namespace(uids: Sequence[IdRange] | None, gids: Sequence[IdRange] | None) -> Iterator[int | None]:
+    """One that maps ids so, for as long as somebody mounts by it; None where nothing is to be mapped."""
+    if uids is None and gids is None:
+        yield None
+        return
+    from pyctrd.flows.mapped import open_user_namespace
+    from pyctrd.runtime.idmaps import check_ranges
+
+    users = check_ranges("uids", uids or gids or ())
+    groups = check_ranges("gids", gids or uids or ())
+    descriptor = open_user_namespace(users, groups)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def unmount_image(rooms: Rooms, target: Path) -> None:
@@ -51,9 +85,10 @@ def unmount_image(rooms: Rooms, target: Path) -> None:
         NotFoundError: No image is mounted there.
     """
     key = view_key(target)
-    if rooms.snapshotter.find(key) is None:
+    snapshotter = rooms.snapshotter_for(key)
+    if snapshotter.find(key) is None:
         raise NotFoundError(f"no image mounted: {target}", kind="mount", name=str(target))
-    rooms.snapshotter.unmount(target.resolve())
+    snapshotter.unmount(target.resolve())
     forget_snapshot(rooms, key)
 
 
@@ -65,7 +100,7 @@ def record_snapshot(
     layers: Sequence[LayerRef],
     target: Path,
     container: ContainerRecord | None = None,
-) -> None:
+) -> Snapshotter:
     """Say durably what is about to be made and mounted where: from here on its layers stay.
 
     Args:
@@ -77,9 +112,15 @@ def record_snapshot(
         container: Whose root file system it is: recorded with it, or a crash between the two would keep the layers
             for ever.
 
+    Returns:
+        What is to make it.
+
     Raises:
         AlreadyExistsError: The key or the container's name is taken; nothing is recorded then.
     """
+    from pyctrd.flows.choose import choose_for
+
+    snapshotter = choose_for(rooms, layers)
     diff_ids = tuple(layer.diff_id for layer in layers)
     with rooms.database.write() as tx:
         if tx.snapshots.find(key) is not None:
@@ -89,18 +130,19 @@ def record_snapshot(
         tx.snapshots.add(
             key,
             namespace=rooms.namespace,
-            snapshotter=rooms.snapshotter.name,
+            snapshotter=snapshotter.name,
             kind=kind,
             diff_ids=diff_ids,
             target=str(target),
         )
         if container is not None:
             tx.containers.add(container)
+    return snapshotter
 
 
 def forget_snapshot(rooms: Rooms, key: str) -> None:
     """Remove an unmounted snapshot, then its record; again is a no-op."""
-    rooms.snapshotter.delete(key)
+    rooms.snapshotter_for(key).delete(key)
     with rooms.database.write() as tx:
         tx.snapshots.delete(key)
 

@@ -33,6 +33,10 @@ def recover(rooms: Rooms) -> None:
     _thaw(rooms)
     _unmount_trash(rooms)
     _core.sweep_ingests(str(rooms.root), keep=[reserved.id for reserved in rooms.database.ingests.list()])
+    if any((rooms.settings.state / "mounts").glob("*/*")):
+        from pyctrd.snapshots.images import ImageMounts
+
+        ImageMounts(rooms.settings.state, rooms.root).collect()
     if any((rooms.root / "snapshots").glob("trial-*")):
         # Imported only where there is work: every command opens the root.
         from pyctrd.snapshots.store import SnapshotStore

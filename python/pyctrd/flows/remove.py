@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.reachability import KeptLayer
 
 # Things between two transactions: a few milliseconds of one.
 PAGE = 500
@@ -64,6 +65,16 @@ def remove_unrecorded(rooms: Rooms, kind: str, name: str) -> bool:
     finally:
         lock.release()
     return True
+
+
+def own_bytes(rooms: Rooms, layer: KeptLayer) -> int:
+    """Of a layer, files' content in its own directory; objects are counted when they go."""
+    if rooms.layers.may_have_form(layer.diff_id, "tree"):
+        return layer.bytes
+    try:
+        return (rooms.layers.path(layer.diff_id) / "pack").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def size_on_disk(rooms: Rooms, kind: str, name: str) -> int:

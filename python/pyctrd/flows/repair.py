@@ -13,6 +13,7 @@ from pyctrd.errors import ConflictError, DeadlineError, IntegrityError, PyctrdEr
 from pyctrd.flows.check import STAGES, Finding, check_image
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
 from pyctrd.flows.freeze import thaw
+from pyctrd.flows.objects import named_objects, object_path
 from pyctrd.flows.pull import BytesBody, record_layer
 from pyctrd.flows.recover import undo
 from pyctrd.flows.resolve import RegistryOrigin
@@ -22,6 +23,8 @@ from pyctrd.oci.digest import Digest
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_index, is_manifest
 from pyctrd.oci.reference import Reference
+from pyctrd.snapshots.composefs import IMAGE, Composefs
+from pyctrd.snapshots.protocol import LayerForm
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 # Pulls under way are waited for; a registry that is slow may hold one for longer.
 STORE_WAIT_SECONDS = 60.0
 PRIVATE_MODE = 0o700
+FORMS: tuple[LayerForm, ...] = ("tree", "objects")
 
 
 def repair(rooms: Rooms, *, digests: bool = False) -> list[Finding]:
@@ -156,8 +160,27 @@ def _record_layers(tx: Tables, wants: Sequence[Want]) -> None:
         record_layer(tx, want)
 
 
+def _mend_object(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    done = []
+    owners = next((owners for ref, owners in named_objects(rooms).items() if ref.key == finding.name), [])
+    if finding.cause != "missing":
+        done.append(f"moved to {quarantine(rooms, object_path(rooms, finding.name))}")
+    for diff_id in owners:
+        if (blob := _blob_of(rooms, diff_id)) is not None:
+            _unpack_again(rooms, blob, diff_id, form="objects")
+            return "; ".join([*done, f"written again from {blob.digest}"]), True
+    return "; ".join([*done, "no blob of a layer that names it is here"]), False
+
+
+def _mend_stack(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    snapshotter = Composefs(rooms.root, rooms.settings.state)
+    snapshotter.drop_image(rooms.root / "snapshots" / finding.name / IMAGE)
+    return "removed: it is made anew when it is needed", True
+
+
 def _mend_layer(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     done = []
+    forms: list[LayerForm | None] = [form for form in FORMS if rooms.layers.may_have_form(finding.name, form)]
     if finding.cause != "missing":
         done.append(f"moved to {quarantine(rooms, rooms.layers.path(finding.name))}")
     if finding.cause == "unrecorded":
@@ -172,10 +195,22 @@ def _mend_layer(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
         with rooms.database.write() as tx:
             tx.layers.delete(finding.name)
         return "; ".join([*done, "record dropped: its blob is not here any more; pull its images again"]), True
+    for form in forms or [None]:
+        _unpack_again(rooms, blob, finding.name, form=form)
+    return "; ".join([*done, f"unpacked again from {blob.digest}"]), True
+
+
+def _blob_of(rooms: Rooms, diff_id: str) -> ContentRecord | None:
+    """A blob of the store that is this layer."""
+    known = rooms.database.content.walk_all()
+    is_layer_of = rooms.database.layers.is_layer_of
+    return next((b for b in known if is_layer_of(b.digest, diff_id) and rooms.blobs.exists(b.digest)), None)
+
+
+def _unpack_again(rooms: Rooms, blob: ContentRecord, diff_id: str, *, form: LayerForm | None) -> None:
     descriptor = Descriptor(blob.media_type, Digest.parse(blob.digest), blob.size)
     opens = partial(FileBody, rooms.blobs.path(blob.digest))
-    _bring_in(rooms, Want(descriptor, opens, diff_id=finding.name, unpack=True, local=True))
-    return "; ".join([*done, f"unpacked again from {blob.digest}"]), True
+    _bring_in(rooms, Want(descriptor, opens, diff_id=diff_id, unpack=True, form=form, local=True))
 
 
 def _mend_file(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
@@ -253,6 +288,8 @@ _MENDING: dict[str, Callable[[Rooms, Finding], tuple[str, bool]]] = {
     "ingest": _mend_ingest,
     "blob": _mend_blob,
     "layer": _mend_layer,
+    "object": _mend_object,
+    "stack": _mend_stack,
     "file": _mend_file,
     "image": _mend_image,
     "snapshot": _mend_snapshot,

@@ -73,7 +73,8 @@ def keep(rooms: Rooms, reserved: IngestRecord) -> bool:
     if not (is_kept(rooms, reserved) and _is_within_quota(rooms, reserved)):
         return False
     unpublish(rooms, reserved)
-    _core.remove_tree(_directory(rooms, reserved), "layer")
+    for made in ("layer", "objects"):
+        _core.remove_tree(_directory(rooms, reserved), made)
     return True
 
 

@@ -152,10 +152,14 @@ class Rooms:
 
     def snapshotter_of(self, key: str) -> Snapshotter | None:
         """The one that made a snapshot, whichever this engine would choose; None where the key is not recorded."""
-        from pyctrd.flows.choose import SNAPSHOTTERS
+        from pyctrd.flows.choose import open_snapshotter
 
         recorded = self.database.snapshots.find(key)
-        return None if recorded is None else SNAPSHOTTERS[recorded.snapshotter](self.root)
+        return None if recorded is None else open_snapshotter(self, recorded.snapshotter)
+
+    def snapshotter_for(self, key: str) -> Snapshotter:
+        """As ``snapshotter_of``; this engine's own where the key is not recorded."""
+        return self.snapshotter_of(key) or self.snapshotter
 
     @cached_property
     def snapshotter(self) -> Snapshotter:

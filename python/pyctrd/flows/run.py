@@ -80,7 +80,7 @@ def create_container(
         with rooms.collection_lock(shared=True):
             layers = image_layers(rooms, image)
             # The records come first: they keep the layers, and find what was made and mounted after a crash.
-            record_snapshot(
+            snapshotter = record_snapshot(
                 rooms,
                 record.snapshot_key,
                 kind="active",
@@ -89,7 +89,7 @@ def create_container(
                 container=record,
             )
         try:
-            rooms.snapshotter.prepare(record.snapshot_key, layers)
+            snapshotter.prepare(record.snapshot_key, layers)
             _make_bundle(rooms, record, config, options)
         except BaseException:
             delete_container(rooms, record, force=True)
@@ -165,13 +165,14 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
         ConflictError: It runs, and ``force`` is not set.
     """
     bundle = bundle_path(rooms, record)
+    snapshotter = rooms.snapshotter_for(record.snapshot_key)
     if bundle.exists():
         rooms.runtime(record.runtime).delete(record.id, bundle, force=force)
         notice(rooms, record)  # how it ended is known from here on by the event alone
-        rooms.snapshotter.unmount(bundle / "rootfs")
+        snapshotter.unmount(bundle / "rootfs")
     # The bundle goes first, in one step: a record without one is what recovery finishes to delete.
     _remove_bundle(rooms, bundle)
-    rooms.snapshotter.delete(record.snapshot_key)
+    snapshotter.delete(record.snapshot_key)
     with rooms.database.write() as tx:
         tx.snapshots.delete(record.snapshot_key)
         tx.containers.delete(record.namespace, record.id)

@@ -6,7 +6,7 @@ Bytes say what they are, since they have digests; whose they are and what they w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -37,6 +37,7 @@ from pyctrd.snapshots.store import SnapshotStore, read_record, write_record
 
 if TYPE_CHECKING:
     from pyctrd.metadata.images import ImageRecord
+    from pyctrd.snapshots.protocol import LayerRef
 
 RECOVERED = "localhost/recovered"
 NAME_DIGITS = 12
@@ -217,7 +218,7 @@ def _restore_containers(rooms: Rooms) -> int:
                 tx.snapshots.add(
                     key,
                     namespace=namespace,
-                    snapshotter="native" if (store.path(key) / "rootfs").is_dir() else "overlayfs",
+                    snapshotter=_snapshotter_of(rooms, store.path(key), layers),
                     kind=kind,
                     diff_ids=tuple(layer.diff_id for layer in layers),
                     target="" if bundle is None else str(bundle / "rootfs"),
@@ -226,6 +227,13 @@ def _restore_containers(rooms: Rooms) -> int:
                 tx.containers.add(record)
                 count += 1
     return count
+
+
+def _snapshotter_of(rooms: Rooms, path: Path, layers: Sequence[LayerRef]) -> str:
+    """Which snapshotter made a snapshot, by what it left."""
+    if (path / "rootfs").is_dir():
+        return "native"
+    return "overlayfs" if all(rooms.layers.has_form(layer.diff_id, "tree") for layer in layers) else "composefs"
 
 
 def _container_in(bundle: Path, key: str, *, runtime: str) -> ContainerRecord | None:

@@ -38,7 +38,7 @@ class Settings:
         state: Holds what a reboot ends: mounts, sockets.
         namespace: The tenant that every operation is scoped by.
         runtime: The OCI runtime's name or path.
-        snapshotter: "overlayfs", "native", or None for the best that the host can do.
+        snapshotter: "overlayfs", "native", "composefs", or None for the best that the host can do.
         durability: What a returned pull survives: "full" and "batch" a power cut, "none" a crash of the
             process only. "full" flushes blob by blob, "batch" once for an image.
         concurrency: Layers in flight at once in one pull.
@@ -46,7 +46,8 @@ class Settings:
         plain_http: Hosts (``name`` or ``name:port``) to talk to without TLS; loopback needs no mention.
         credentials: User and password by registry host, before any configuration file.
         limits: What a layer may have.
-        content_digests: Whether the index of a layer that is unpacked gets the BLAKE3 of each file's content.
+        content_digests: Whether the index of a layer that is unpacked gets the BLAKE3 of each file's content; of one
+            whose contents become objects it has them anyway.
     """
 
     root: Path

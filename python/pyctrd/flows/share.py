@@ -56,7 +56,11 @@ def has_layer(rooms: Rooms, want: Want) -> bool:
     layers = rooms.database.layers
     if not layers.is_layer_of(str(want.descriptor.digest), want.diff_id):
         return False
-    return not want.unpack or layers.find(want.diff_id) is not None
+    if not want.unpack:
+        return True
+    return layers.find(want.diff_id) is not None and rooms.layers.has_form(
+        want.diff_id, want.form or rooms.snapshotter.form
+    )
 
 
 def _may_have(rooms: Rooms, reference: Reference | None, blob: Descriptor) -> bool:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyctrd.errors import NotFoundError
+from pyctrd.flows.objects import count_objects
 from pyctrd.flows.reach import learn_needs
 
 if TYPE_CHECKING:
@@ -65,13 +66,17 @@ class StoreSpace(NamedTuple):
         blobs: How many.
         blob_bytes: Each counted once, whoever has it.
         layers: How many are unpacked.
-        layer_bytes: Their files' content.
+        layer_bytes: Their files' content, wherever it is.
+        objects: Contents of files that layers share, under "composefs".
+        object_bytes: On disk.
     """
 
     blobs: int
     blob_bytes: int
     layers: int
     layer_bytes: int
+    objects: int
+    object_bytes: int
 
 
 class Space(NamedTuple):
@@ -111,7 +116,9 @@ def survey_space(rooms: Rooms, *, all_namespaces: bool = False) -> Space:
         )
         for known in database.namespaces.list()
     )
-    return own._replace(namespaces=namespaces, store=StoreSpace(*database.usage.stored()))
+    counted = count_objects(rooms)
+    objects = counted.named + counted.unnamed, counted.named_bytes + counted.unnamed_bytes
+    return own._replace(namespaces=namespaces, store=StoreSpace(*database.usage.stored(), *objects))
 
 
 def _image(name: str, size: ImageSize | None) -> ImageSpace:

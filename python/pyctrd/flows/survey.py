@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyctrd.flows.collect import Swept, sweep_store
 from pyctrd.flows.lease import end_dead_leases
+from pyctrd.flows.objects import CountedObjects, count_objects
 from pyctrd.flows.reach import learn_needs
 from pyctrd.flows.recover import is_held
-from pyctrd.flows.remove import PAGE, find_unrecorded, size_on_disk
+from pyctrd.flows.remove import PAGE, find_unrecorded, own_bytes, size_on_disk
 from pyctrd.flows.resume import is_kept, kept_bytes
 from pyctrd.metadata.reachability import KeptBlob, KeptLayer
 
@@ -23,9 +24,11 @@ class Collected(NamedTuple):
     """One thing that a collection looked at.
 
     Attributes:
-        kind: "blob", "layer", "ingest", "lease", or "trash".
-        name: Digest, diff_id, id.
-        bytes: What its removal frees, as if the namespace were alone: of a layer its files' content, of a lease 0.
+        kind: "blob", "layer", "ingest", "lease", "trash", or "objects": contents of files, all that are kept together,
+            and all that go.
+        name: Digest, diff_id, id; of objects how many.
+        bytes: What its removal frees, as if the namespace were alone: of a layer its files' content, of a lease 0. Of
+            all namespaces, objects are told by themselves, and not with their layers.
         kept: Whether it stays.
         reason: Why it stays, or goes.
         namespace: Whose; "" for what belongs to the store.
@@ -80,6 +83,9 @@ def survey(rooms: Rooms, *, all_namespaces: bool = False) -> Collection:
         *_survey_leases(rooms, namespace),
         *(_survey_disk(rooms) if all_namespaces else ()),
     ]
+    if all_namespaces:
+        going = [item.name for item in items if item.kind == "layer" and not item.kept]
+        items += _of_objects(count_objects(rooms, without=going))
     freed = sum(item.bytes for item in items if not item.kept)
     if all_namespaces:
         freed -= _counted_again(items)
@@ -111,7 +117,8 @@ def _survey_layers(rooms: Rooms, namespace: str, damaged: Mapping[str, str]) -> 
     users = _users_of_layers(rooms, namespace)
     for layer in rooms.database.reachability.layers(namespace):
         reason = _keeper(layer) or users.get(layer.diff_id) or _unknown_in(damaged, namespace)
-        yield Collected("layer", layer.diff_id, layer.bytes, reason is not None, reason or NOTHING, namespace)
+        size = layer.bytes if namespace else own_bytes(rooms, layer)
+        yield Collected("layer", layer.diff_id, size, reason is not None, reason or NOTHING, namespace)
 
 
 def _users_of_layers(rooms: Rooms, namespace: str) -> dict[str, str]:
@@ -177,6 +184,17 @@ def _all_of(swept: Swept) -> Iterator[Collected]:
         yield Collected("layer", layer.diff_id, layer.bytes, kept=False, reason=NOTHING, namespace="")
     for kind, name, size in swept.orphans:
         yield Collected(kind, name, size, kept=False, reason="no record names it", namespace="")
+    if swept.objects:
+        yield from _of_objects(CountedObjects(unnamed=swept.objects, unnamed_bytes=swept.object_bytes))
+
+
+def _of_objects(counted: CountedObjects) -> Iterator[Collected]:
+    if counted.named:
+        reason = "files of layers that stay"
+        yield Collected("objects", str(counted.named), counted.named_bytes, kept=True, reason=reason, namespace="")
+    if counted.unnamed:
+        reason = "no layer has them"
+        yield Collected("objects", str(counted.unnamed), counted.unnamed_bytes, kept=False, reason=reason, namespace="")
 
 
 def _of_blob(blob: KeptBlob, otherwise: str | None = None) -> Collected:

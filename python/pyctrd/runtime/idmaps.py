@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from pyctrd.errors import DeadlineError, InvalidError, UnsupportedError
 SUBUID = Path("/etc/subuid")
 SUBGID = Path("/etc/subgid")
 MAP_SECONDS = 30.0  # newuidmap answers within milliseconds; a directory service that it asks may be slow
+_RANGES_MAX = 340  # the kernel's
+_ID_MAX = 2**32 - 1  # this one is nobody, and "unchanged"
 _ENOUGH = 65536  # ids that images are made with: 0 to nobody's
 
 
@@ -32,6 +35,20 @@ class Range(NamedTuple):
     """
 
     start: int
+    length: int
+
+
+class IdRange(NamedTuple):
+    """Ids of a user namespace, and what they are outside.
+
+    Attributes:
+        inside: The first of them: as an image's files have it.
+        outside: The first of them on the host.
+        length: Their number.
+    """
+
+    inside: int
+    outside: int
     length: int
 
 
@@ -72,6 +89,46 @@ def find_id_maps() -> IdMaps:
             )
         found.append((Range(own, 1), *ranges))
     return IdMaps(*found)
+
+
+def check_ranges(name: str, ranges: Sequence[IdRange]) -> tuple[IdRange, ...]:
+    """The ranges, if a user namespace can have them.
+
+    Raises:
+        InvalidError: There are none or more than 340, one is empty or reaches beyond the last id, or two overlap.
+    """
+    found = tuple(IdRange(*found) for found in ranges)
+    wrong = None
+    if not 0 < len(found) <= _RANGES_MAX:
+        wrong = f"{len(found)} ranges: expected 1 to {_RANGES_MAX}"
+    for item in found:
+        if item.length < 1 or min(item) < 0 or max(item.inside, item.outside) + item.length > _ID_MAX:
+            wrong = f"{':'.join(map(str, item))}: expected INSIDE:OUTSIDE:LENGTH, up to {_ID_MAX - 1}"
+    for first in (0, 1):
+        in_order = sorted(found, key=lambda item: item[first])
+        for item, after in pairwise(in_order):
+            if item[first] + item.length > after[first]:
+                wrong = f"{':'.join(map(str, item))} and {':'.join(map(str, after))} overlap"
+    if wrong is not None:
+        raise InvalidError(f"invalid {name}: {wrong}", field=name, value=ranges)
+    return found
+
+
+def write_ids(pid: int, uids: Sequence[IdRange], gids: Sequence[IdRange]) -> None:
+    """Give a process' new user namespace ids that only root may give.
+
+    Raises:
+        UnsupportedError: This process may not give them.
+    """
+    for name, ranges in (("uid_map", uids), ("gid_map", gids)):
+        try:
+            Path(f"/proc/{pid}/{name}").write_bytes("".join(f"{a} {b} {c}\n" for a, b, c in ranges).encode())
+        except PermissionError as error:
+            raise UnsupportedError(
+                "unsupported: id-mapped mounts: needs root rights (CAP_SETUID, CAP_SETGID)",
+                feature="id-mapped mounts",
+                needs="root rights (CAP_SETUID, CAP_SETGID)",
+            ) from error
 
 
 def map_ids(pid: int, maps: IdMaps) -> None:

@@ -1,1 +1,1 @@
-"""Root file systems: the snapshotter protocol, overlayfs and native."""
+"""Root file systems: the snapshotter protocol, overlayfs, native and composefs."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.snapshots.protocol import Change, Compression, LayerRef, Snapshot, SnapshotKind
+from pyctrd.snapshots.protocol import Change, Compression, LayerForm, LayerRef, Snapshot, SnapshotKind
 from pyctrd.snapshots.store import SnapshotStore, as_changes, directory_bytes, make_root
 
 
@@ -18,6 +18,7 @@ class Native:
     """
 
     name = "native"
+    form: LayerForm = "tree"
 
     def __init__(self, root: Path) -> None:
         self._store = SnapshotStore(root)
@@ -51,9 +52,9 @@ class Native:
             if (snapshot := self.find(key)) is not None:
                 yield snapshot
 
-    def mount(self, snapshot: Snapshot, target: Path) -> None:
+    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
         """As the protocol says."""
-        _core.mount_bind(self._rootfs(snapshot.key), target, readonly=snapshot.kind == "view")
+        _core.mount_bind(self._rootfs(snapshot.key), target, readonly=snapshot.kind == "view", ids=ids)
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.errors import PyctrdError
-from pyctrd.snapshots.protocol import Change, Compression, LayerRef, Snapshot
+from pyctrd.errors import PyctrdError, UnsupportedError
+from pyctrd.snapshots.protocol import Change, Compression, LayerForm, LayerRef, Snapshot
 from pyctrd.snapshots.store import (
     PRIVATE_MODE,
     SnapshotStore,
@@ -21,8 +21,9 @@ from pyctrd.snapshots.store import (
 )
 
 _FIXUP = "fixup-"
-_MEMBERS = "layers.json"
-# They say nothing of overlayfs: another snapshotter would be chosen for what is over in a moment.
+# Of what is made for a stack: which layers it is of.
+MEMBERS = "layers.json"
+_NEEDS = 'snapshotter "composefs" or "native", or to pull its image again'
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR)
 
 
@@ -34,6 +35,7 @@ class Overlayfs:
     """
 
     name = "overlayfs"
+    form: LayerForm = "tree"
 
     def __init__(self, root: Path) -> None:
         self._store = SnapshotStore(root)
@@ -46,10 +48,10 @@ class Overlayfs:
             for name in ("lower", "upper", "work", "merged"):
                 (trial / name).mkdir(mode=PRIVATE_MODE)
             try:
-                _core.mount_overlay([trial / "lower"], trial / "merged", upper=trial / "upper", work=trial / "work")
+                mount_trial(trial)
                 _core.unmount(trial / "merged")
             except (PyctrdError, OSError) as error:
-                if isinstance(error, OSError) and error.errno in _PASSING:
+                if is_passing(error):
                     raise
                 return str(error)
         return None
@@ -89,20 +91,14 @@ class Overlayfs:
             if (snapshot := self.find(key)) is not None:
                 yield snapshot
 
-    def mount(self, snapshot: Snapshot, target: Path) -> None:
+    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
         """As the protocol says."""
-        path = self._store.path(snapshot.key)
         fixup = self._fixup(snapshot.layers)
         lower = [] if fixup is None else [fixup]
         # The kernel takes no directory twice. Of a layer that an image has twice the upper one counts: it says again
         # all that the lower one says.
         lower += dict.fromkeys(ref.path / "tree" for ref in reversed(snapshot.layers))
-        if snapshot.kind == "active":
-            lower = lower or [path / "empty"]
-            _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work")
-        else:
-            # Without an upper directory overlayfs wants two lower ones at least.
-            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target)
+        self._stack(snapshot, lower, target, ids=ids)
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
@@ -139,14 +135,35 @@ class Overlayfs:
     def collect(self, diff_ids: Collection[str]) -> None:
         """As the protocol says."""
         for path in self._store.directory.glob(f"{_FIXUP}*"):
-            if not set(read_record(path / _MEMBERS) or ()) <= set(diff_ids):
+            if not set(read_record(path / MEMBERS) or ()) <= set(diff_ids):
                 self._store.remove(path)
+
+    def _stack(
+        self, snapshot: Snapshot, lower: list[Path], target: Path, *, ids: int | None, data: Sequence[Path] = ()
+    ) -> None:
+        path = self._store.path(snapshot.key)
+        if snapshot.kind == "active":
+            lower = lower or [path / "empty"]
+            _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work", data=data, ids=ids)
+        elif data:
+            # Contents elsewhere are followed from the lowest directory alone: nothing may be below it.
+            _core.mount_overlay(lower, target, data=data, ids=ids)
+        else:
+            # Without an upper directory overlayfs wants two lower ones at least.
+            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target, ids=ids)
 
     def _fixup(self, layers: Sequence[LayerRef]) -> Path | None:
         """The tree of a stack's fix-up layer, made when it is first asked for; None where it needs none."""
         if not layers:
             return None
-        path = self._store.directory / f"{_FIXUP}{_stack_id(layers)}"
+        for ref in layers:
+            if not (ref.path / "tree").exists() and ref.path.exists():
+                raise UnsupportedError(
+                    f"unsupported: layer unpacked as objects: {ref.diff_id}: needs {_NEEDS}",
+                    feature="layer unpacked as objects",
+                    needs=_NEEDS,
+                )
+        path = self._store.directory / f"{_FIXUP}{stack_id(layers)}"
         if not path.exists():
             self._make_fixup(path, layers)
         tree = path / "tree"
@@ -155,7 +172,7 @@ class Overlayfs:
     def _make_fixup(self, path: Path, layers: Sequence[LayerRef]) -> None:
         with self._store.trial() as making:
             (making / "tree").mkdir(mode=0o755)
-            write_record(making / _MEMBERS, [ref.diff_id for ref in layers])
+            write_record(making / MEMBERS, [ref.diff_id for ref in layers])
             if _core.settle_layers([ref.path for ref in layers], making / "tree"):
                 flush_tree(making / "tree")
             else:
@@ -167,5 +184,18 @@ class Overlayfs:
                     raise
 
 
-def _stack_id(layers: Sequence[LayerRef]) -> str:
+def mount_trial(trial: Path, *, data: Sequence[Path] = ()) -> None:
+    """Mount an overlay of a trial's own directories."""
+    # Volatile: else its end would wait until all that this file system has to write is written.
+    upper, work = trial / "upper", trial / "work"
+    _core.mount_overlay([trial / "lower"], trial / "merged", upper=upper, work=work, volatile=True, data=data)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a failure says nothing of this host: another snapshotter would be chosen for what is over in a moment."""
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def stack_id(layers: Sequence[LayerRef]) -> str:
+    """What the directories of a stack are called by."""
     return _core.digest_bytes("\n".join(ref.diff_id for ref in layers).encode()).partition(":")[2]

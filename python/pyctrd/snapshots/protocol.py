@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from pyctrd import _core
 
 SnapshotKind = Literal["active", "view"]
+LayerForm = Literal["tree", "objects"]
 Compression = Literal["gzip", "zstd", "none"]
 
 
@@ -17,7 +18,7 @@ class LayerRef(NamedTuple):
 
     Attributes:
         diff_id: Digest of its tar.
-        path: The directory that holds its ``tree`` and ``index``.
+        path: The directory that holds its ``index``, and its ``tree`` or ``pack``.
     """
 
     diff_id: str
@@ -60,6 +61,8 @@ class Snapshotter(Protocol):
     """
 
     name: str
+    # What layers are to be unpacked as.
+    form: LayerForm
 
     def settle(self, layers: Sequence[LayerRef]) -> None:
         """Make what a stack of layers needs beside them, so that ``prepare`` finds it; again is a no-op.
@@ -94,8 +97,13 @@ class Snapshotter(Protocol):
         """All snapshots, by key."""
         ...
 
-    def mount(self, snapshot: Snapshot, target: Path) -> None:
+    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
         """Show it on an existing directory, until ``unmount``.
+
+        Args:
+            snapshot: What to show.
+            target: Where.
+            ids: A user namespace's descriptor: owners are seen, and set, as those that it maps theirs to.
 
         Raises:
             UnsupportedError: The kernel, or this process' rights, do not allow it.

@@ -166,9 +166,9 @@ class SnapshotStore:
 
 
 def _unmount_trial(path: Path) -> None:
-    merged = path / "merged"
-    if merged.is_mount():  # asked first: who may not mount may not even ask to unmount
-        _core.unmount(merged)
+    for target in (path / "merged", path / "lower"):  # what lies on the other one first
+        if target.is_mount():  # asked first: who may not mount may not even ask to unmount
+            _core.unmount(target, lazy=True)
 
 
 def make_root(path: Path) -> None:

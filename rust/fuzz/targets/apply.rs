@@ -12,7 +12,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use pyctrd_core::root::Root;
 use pyctrd_core::tar::merge::Merger;
-use pyctrd_core::tar::{LayerWriter, Limits, Ownership, settle};
+use pyctrd_core::tar::{LayerWriter, Limits, Ownership, layers};
 
 /// What the watcher compares: name, type and mode, owner, size, links, times of change, content.
 type Facts = Vec<(OsString, u32, u32, u64, u64, i64, i64, Vec<u8>)>;
@@ -59,7 +59,7 @@ fuzz_target!(|data: &[u8]| {
         writer.finish()
     });
     if written.is_ok() {
-        let index = settle::read_index(&layer).expect("an index that was just written can be read");
+        let index = layers::read_index(&layer).expect("an index that was just written can be read");
         for record in &index.records {
             assert!(!record.path.split(|&b| b == b'/').any(|part| part == b".."), "{:?}", record.path);
         }

@@ -1,13 +1,20 @@
 //! Bindings of `cas`: locks between processes, and what is left over after a crash.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::cas::{FileLock, sweep};
-use crate::root::{Root, remove_tree as remove_below};
+use crate::cas::{
+    FileLock, Key, LAYERS, OBJECTS, ObjectsLock, Swept, count_objects as count_keys, is_object,
+    list_objects as list_keys, object_path, sweep, sweep_objects as sweep_keys,
+};
+use crate::error::{Error, Result};
+use crate::root::{Root, names, remove_tree as remove_below};
+use crate::tar::index::Place;
+use crate::tar::layers::{PACK, read_index};
 
 /// A lock file between processes and threads, made once and never removed.
 #[pyclass(frozen, module = "pyctrd._core", name = "FileLock")]
@@ -57,6 +64,115 @@ fn sweep_ingests(py: Python<'_>, root: PathBuf, keep: Vec<String>) -> PyResult<V
     Ok(py.detach(|| sweep(&Root::open(root)?, &keep))?)
 }
 
+/// An object that a layer names.
+#[pyclass(frozen, get_all, eq, hash, module = "pyctrd._core", name = "ObjectRef")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct PyObjectRef {
+    /// 64 hex digits.
+    key: String,
+    /// Its bytes, holes included.
+    size: u64,
+    /// Whether its key is made as those of sparse files are.
+    sparse: bool,
+}
+
+fn hex(key: &Key) -> String {
+    object_path(key).replace('/', "")
+}
+
+fn parse_key(key: &str) -> Result<Key> {
+    blake3::Hash::from_hex(key).map(Into::into).map_err(|e| Error::Invalid {
+        field: "object",
+        value: key.to_owned(),
+        reason: e.to_string(),
+    })
+}
+
+/// The objects that a layer names, each once; none for a layer with a tree.
+#[pyfunction]
+fn layer_objects(py: Python<'_>, layer: PathBuf) -> PyResult<Vec<PyObjectRef>> {
+    let read = || -> Result<Vec<PyObjectRef>> {
+        let mut seen = HashSet::new();
+        let mut found = Vec::new();
+        for record in &read_index(&layer)?.records {
+            if let Place::Object(key) = record.place
+                && seen.insert(key)
+            {
+                found.push(PyObjectRef { key: hex(&key), size: record.size, sparse: record.sparse });
+            }
+        }
+        Ok(found)
+    };
+    Ok(py.detach(read)?)
+}
+
+/// Whether a root has an object, whole; its content is digested.
+#[pyfunction]
+fn verify_object(py: Python<'_>, root: PathBuf, r#ref: PyRef<'_, PyObjectRef>) -> PyResult<bool> {
+    let object = r#ref.clone();
+    let verify = || -> Result<bool> {
+        let objects = Root::open(root)?.directory(OBJECTS)?;
+        is_object(objects.as_fd(), &parse_key(&object.key)?, object.size, object.sparse)
+    };
+    Ok(py.detach(verify)?)
+}
+
+/// The keys of all objects of a root.
+#[pyfunction]
+fn list_objects(py: Python<'_>, root: PathBuf) -> PyResult<HashSet<String>> {
+    Ok(py.detach(|| -> Result<_> { Ok(list_keys(&Root::open(root)?)?.iter().map(hex).collect()) })?)
+}
+
+/// Removes the objects that no layer of a root names: how many, and the bytes on disk that this frees. None where a layer
+/// is being written now: it may count on objects that no other names.
+#[pyfunction]
+fn sweep_objects(py: Python<'_>, root: PathBuf) -> PyResult<Option<(u64, u64)>> {
+    let run = || -> Result<Option<Swept>> {
+        let root = Root::open(root)?;
+        let Some(alone) = ObjectsLock::try_alone(&root)? else { return Ok(None) };
+        // Looked at under the lock: a layer that came before it is among them, and none comes meanwhile.
+        let kept = named_objects(&root, &HashSet::new())?;
+        sweep_keys(&root, &alone, |key| kept.contains(key)).map(Some)
+    };
+    Ok(py.detach(run)?.map(|swept| (swept.removed, swept.freed_bytes)))
+}
+
+/// Counts objects: those that layers name, other than `without` (`diff_ids`), and their bytes on disk; and the same of those
+/// that no such layer names. What is being written meanwhile may be counted or not.
+#[pyfunction]
+#[pyo3(signature = (root, *, without = HashSet::new()))]
+fn count_objects(py: Python<'_>, root: PathBuf, without: HashSet<String>) -> PyResult<(u64, u64, u64, u64)> {
+    let run = || -> Result<Swept> {
+        let root = Root::open(root)?;
+        let kept = named_objects(&root, &without)?;
+        count_keys(&root, |key| kept.contains(key))
+    };
+    let swept = py.detach(run)?;
+    Ok((swept.kept, swept.kept_bytes, swept.removed, swept.freed_bytes))
+}
+
+/// The objects that layers on disk name, all but some.
+fn named_objects(root: &Root, without: &HashSet<String>) -> Result<HashSet<Key>> {
+    let mut kept = HashSet::new();
+    let wrong = |e| Error::errno("list", LAYERS, e);
+    let layers = root.directory(LAYERS)?;
+    for algorithm in names(layers.as_fd()).map_err(wrong)? {
+        let algorithm = algorithm.to_string_lossy().into_owned();
+        let Ok(directory) = root.directory(&format!("{LAYERS}/{algorithm}")) else { continue }; // not ours
+        for name in names(directory.as_fd()).map_err(wrong)? {
+            let name = name.to_string_lossy();
+            let layer = root.path().join(LAYERS).join(&algorithm).join(name.as_ref());
+            if !without.contains(&format!("{algorithm}:{name}")) && layer.join(PACK).exists() {
+                kept.extend(read_index(&layer)?.records.iter().filter_map(|record| match record.place {
+                    Place::Object(key) => Some(key),
+                    _ => None,
+                }));
+            }
+        }
+    }
+    Ok(kept)
+}
+
 /// Removes a name below a directory with all that is in it, links not followed.
 #[pyfunction]
 fn remove_tree(py: Python<'_>, directory: PathBuf, name: PathBuf) -> PyResult<()> {
@@ -67,6 +183,12 @@ fn remove_tree(py: Python<'_>, directory: PathBuf, name: PathBuf) -> PyResult<()
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyFileLock>()?;
+    module.add_class::<PyObjectRef>()?;
+    module.add_function(wrap_pyfunction!(layer_objects, module)?)?;
+    module.add_function(wrap_pyfunction!(verify_object, module)?)?;
+    module.add_function(wrap_pyfunction!(list_objects, module)?)?;
+    module.add_function(wrap_pyfunction!(sweep_objects, module)?)?;
+    module.add_function(wrap_pyfunction!(count_objects, module)?)?;
     module.add_function(wrap_pyfunction!(sweep_ingests, module)?)?;
     module.add_function(wrap_pyfunction!(remove_tree, module)?)
 }

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::pipeline::{Packed, Stop, pack};
 use crate::root::Root;
 use crate::tar::diff::{Change, Form, Plan, plan};
-use crate::tar::settle::open_layers;
+use crate::tar::layers::open_layers;
 use crate::tar::view::View;
 use crate::tar::{Below, Layers, Ownership};
 

@@ -15,9 +15,11 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::root::Root;
 use crate::tar::changes::{Change, changes, same_content};
+use crate::tar::compose::{compose, compose_sample as compose_sample_at};
 use crate::tar::frame::rebuild;
-use crate::tar::index::{Hides, Index, Record, What};
-use crate::tar::settle::{LayerDirectory, copy_directory, flatten, open_layers, read_index, settle};
+use crate::tar::index::{Hides, Index, Place, Record, What};
+use crate::tar::layers::{LayerDirectory, open_layers, read_index};
+use crate::tar::settle::{copy_directory, flatten, settle};
 use crate::tar::view::{Names, Source, View};
 
 /// One name of a layer or of an image.
@@ -154,6 +156,17 @@ impl PyLayerIndex {
 
     fn __len__(&self) -> usize {
         self.0[0].records.len()
+    }
+
+    /// The least bytes that the layer's pack has; None for a layer with a tree.
+    #[getter]
+    fn pack_bytes(&self) -> Option<u64> {
+        let index = &self.0[0];
+        let ends = index.records.iter().map(|record| match record.place {
+            Place::Packed(offset) => offset.saturating_add(record.size),
+            _ => 0,
+        });
+        index.pack.map(|_| ends.max().unwrap_or(0))
     }
 
     /// Every entry, parents before what is in them, names sorted.
@@ -425,6 +438,23 @@ fn copy_attributes(py: Python<'_>, source: PathBuf, target: PathBuf) -> PyResult
     Ok(py.detach(|| copy_directory(&Root::open(source)?, &Root::open(target)?))?)
 }
 
+/// Writes the image of layers that were unpacked as objects into an empty directory, as `image.erofs`, and beside it an
+/// empty `root` with the attributes of its root. The file system is known by `identity`.
+#[pyfunction]
+fn compose_layers(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf, identity: &str) -> PyResult<()> {
+    let run = || -> Result<()> {
+        let (layers, indexes) = open_layers(&layers)?;
+        compose(&layers, &indexes, &Root::open(target)?, identity)
+    };
+    Ok(py.detach(run)?)
+}
+
+/// Writes `image.erofs` into a directory, of one `file` whose content is an object of `objects` beside it.
+#[pyfunction]
+fn compose_sample(py: Python<'_>, target: PathBuf, content: &[u8]) -> PyResult<()> {
+    Ok(py.detach(|| compose_sample_at(&Root::open(target)?, content))?)
+}
+
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyEntry>()?;
@@ -435,5 +465,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(settle_layers, module)?)?;
     module.add_function(wrap_pyfunction!(flatten_layers, module)?)?;
     module.add_function(wrap_pyfunction!(rebuild_layer, module)?)?;
-    module.add_function(wrap_pyfunction!(copy_attributes, module)?)
+    module.add_function(wrap_pyfunction!(copy_attributes, module)?)?;
+    module.add_function(wrap_pyfunction!(compose_layers, module)?)?;
+    module.add_function(wrap_pyfunction!(compose_sample, module)?)
 }

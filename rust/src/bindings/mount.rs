@@ -1,14 +1,17 @@
 //! Bindings of `mount`.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
 
+use super::root::borrow;
 use crate::mount;
 
 /// Mounts an overlay on a directory: `lower` with the uppermost first.
 #[pyfunction]
-#[pyo3(signature = (lower, target, *, upper = None, work = None, volatile = false))]
+#[pyo3(signature = (lower, target, *, upper = None, work = None, volatile = false, data = Vec::new(), ids = None))]
+#[allow(clippy::too_many_arguments, reason = "keywords, in Python")]
 fn mount_overlay(
     py: Python<'_>,
     lower: Vec<PathBuf>,
@@ -16,16 +19,34 @@ fn mount_overlay(
     upper: Option<PathBuf>,
     work: Option<PathBuf>,
     volatile: bool,
+    data: Vec<PathBuf>,
+    ids: Option<RawFd>,
 ) -> PyResult<()> {
-    let overlay = mount::Overlay { lower, upper: upper.zip(work), volatile };
+    let ids = ids.map(borrow).transpose()?;
+    let overlay = mount::Overlay { lower, data, upper: upper.zip(work), volatile, ids };
     Ok(py.detach(|| mount::mount_overlay(&overlay, &target))?)
+}
+
+/// Mounts an EROFS image on a directory, read-only; with `loop_device` not straight from its file, whatever the kernel can.
+#[pyfunction]
+#[pyo3(signature = (image, target, *, loop_device = false))]
+fn mount_erofs(py: Python<'_>, image: PathBuf, target: PathBuf, loop_device: bool) -> PyResult<()> {
+    let mount = if loop_device { mount::mount_erofs_by_loop } else { mount::mount_erofs };
+    Ok(py.detach(|| mount(&image, &target))?)
 }
 
 /// Makes a directory or file visible at another place.
 #[pyfunction]
-#[pyo3(signature = (source, target, *, readonly = false))]
-fn mount_bind(py: Python<'_>, source: PathBuf, target: PathBuf, readonly: bool) -> PyResult<()> {
-    Ok(py.detach(|| mount::mount_bind(&source, &target, readonly))?)
+#[pyo3(signature = (source, target, *, readonly = false, ids = None))]
+fn mount_bind(
+    py: Python<'_>,
+    source: PathBuf,
+    target: PathBuf,
+    readonly: bool,
+    ids: Option<RawFd>,
+) -> PyResult<()> {
+    let ids = ids.map(borrow).transpose()?;
+    Ok(py.detach(|| mount::mount_bind(&source, &target, readonly, ids))?)
 }
 
 /// Takes the uppermost mount at a place away; whether there was one.
@@ -38,6 +59,7 @@ fn unmount(py: Python<'_>, target: PathBuf, lazy: bool) -> PyResult<bool> {
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(mount_overlay, module)?)?;
+    module.add_function(wrap_pyfunction!(mount_erofs, module)?)?;
     module.add_function(wrap_pyfunction!(mount_bind, module)?)?;
     module.add_function(wrap_pyfunction!(unmount, module)?)
 }

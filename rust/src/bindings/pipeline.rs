@@ -15,7 +15,9 @@ use super::lock;
 use crate::cas::Durability;
 use crate::compression::Compression;
 use crate::error::{Error, Result};
-use crate::pipeline::{Block, IN_BLOCK_BYTES, Ingest, IngestOptions, Keep, Outcome, StageTimes, unpack_file};
+use crate::pipeline::{
+    Block, Form, IN_BLOCK_BYTES, Ingest, IngestOptions, Keep, Outcome, PACKED_BYTES, StageTimes, unpack_file,
+};
 use crate::root::Root;
 use crate::tar::{Limits, Ownership};
 
@@ -188,7 +190,7 @@ impl PyIngest {
     #[new]
     #[pyo3(signature = (
         root, ingest_id, *, digest, size = None, diff_id = None, unpack = false, content_digests = false,
-        keep_blob = true, resumable = false, limits = None
+        keep_blob = true, resumable = false, limits = None, form = "tree", packed_bytes = None
     ))]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "keyword-only in Python")]
     fn new(
@@ -203,12 +205,15 @@ impl PyIngest {
         keep_blob: bool,
         resumable: bool,
         limits: Option<PyLimits>,
+        form: &str,
+        packed_bytes: Option<u64>,
     ) -> PyResult<Self> {
         let options = IngestOptions {
             digest: digest.parse()?,
             size,
             diff_id: diff_id.map(str::parse).transpose()?,
             unpack,
+            form: Form::parse(form, packed_bytes.unwrap_or(PACKED_BYTES))?,
             content_digests,
             blob: match (keep_blob, resumable) {
                 (false, _) => Keep::Nothing,

@@ -1,13 +1,17 @@
 //! Content-addressed storage: staging, publishing, locks, and what is left over after a crash.
 //!
 //! On disk, below the root: `content/ingest/<id>/` while bytes arrive, then `content/blobs/<alg>/<hex>` and
-//! `layers/<alg>/<hex>/`. Nothing has a final name before its bytes were verified and flushed.
+//! `layers/<alg>/<hex>/`, with the contents of layers' files in `objects/` where a layer is an image. Nothing has a final name before its bytes were verified and flushed.
 
+mod garbage;
 mod locks;
+mod objects;
 mod publish;
 mod staging;
 
+pub use garbage::{ObjectsLock, Swept, count_objects, list_objects, sweep_objects};
 pub use locks::FileLock;
+pub use objects::{Key, NewObject, OBJECTS, ObjectWriter, Stored, is_object, object_path, open_object};
 pub use publish::{Durability, Finished, publish};
 pub use staging::{KeptBlob, Staging, sweep};
 

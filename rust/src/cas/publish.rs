@@ -1,11 +1,13 @@
 //! From staging to final names, durably: one flush for all that belongs together.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::objects::place_objects;
 use super::staging::{Staging, prepare};
 use super::{BLOBS, LAYERS, PRIVATE_MODE};
 use crate::digest::{Digest, Hasher};
@@ -64,6 +66,14 @@ pub struct Finished<'a> {
 pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
     prepare(root)?;
     flush(finished, durability)?;
+    let mut objects = false;
+    for item in finished.iter().filter(|item| item.layer.is_some()) {
+        objects |= place_objects(root, item.staging.directory().as_fd())?;
+    }
+    if objects && durability != Durability::None {
+        // Their names too, before a layer that needs them has its own: they are in up to 256 directories.
+        flush_all(finished)?;
+    }
     let mut touched: Vec<(String, OwnedFd)> = Vec::new();
     for item in finished {
         if let Some((digest, size)) = item.blob {
@@ -95,7 +105,12 @@ fn flush(finished: &[Finished<'_>], durability: Durability) -> Result<()> {
     if durability == Durability::None || !trees {
         return Ok(());
     }
-    // A descriptor that is opened now would not hear of what could not be written before, if somebody else did.
+    flush_all(finished)
+}
+
+/// Flushes the file system, by the descriptor that is open for longest: one that is opened now would not hear of what
+/// could not be written before, if somebody else did.
+fn flush_all(finished: &[Finished<'_>]) -> Result<()> {
     let first = finished.iter().map(|item| item.staging).min_by_key(|staging| staging.begun());
     first.map_or(Ok(()), Staging::flush_all)
 }
@@ -174,8 +189,8 @@ fn place_layer(staging: &Staging, folder: BorrowedFd<'_>, diff_id: &Digest) -> R
     let name = diff_id.hex();
     match rustix::fs::renameat_with(staging.directory(), "layer", folder, &name, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
-        // Another process unpacked the same tar from another blob: its tree is as good.
-        Err(Errno::EXIST | Errno::NOTEMPTY) if is_whole(folder, &name)? => Ok(()),
+        // Another process unpacked the same tar from another blob: what it has of it is as good.
+        Err(Errno::EXIST | Errno::NOTEMPTY) if is_whole(folder, &name)? => complete(staging, folder, &name),
         Err(Errno::EXIST | Errno::NOTEMPTY) => {
             // Left by a crash before layers were renamed as a whole, or damaged by hand.
             remove_tree(folder, name.as_bytes())?;
@@ -184,6 +199,44 @@ fn place_layer(staging: &Staging, folder: BorrowedFd<'_>, diff_id: &Digest) -> R
         }
         Err(e) => Err(Error::errno("rename", &name, e)),
     }
+}
+
+/// Gives a layer that is there the form that was staged, where it has it not: a layer can have both. The index that says
+/// where objects are comes last, in one step; it says all that the one before said.
+fn complete(staging: &Staging, folder: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let failed = |operation, e| Error::errno(operation, name, e);
+    let staged = open_directory(staging.directory().as_fd(), b"layer").map_err(|e| failed("open", e))?;
+    let layer = open_directory(folder, name.as_bytes()).map_err(|e| failed("open", e))?;
+    let has = |directory: &OwnedFd, part| match rustix::fs::statat(directory, part, AtFlags::SYMLINK_NOFOLLOW)
+    {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(failed("look at", e)),
+    };
+    let parts: &[&str] = if has(&staged, "tree")? && !has(&layer, "tree")? {
+        &["tree"]
+    } else if has(&staged, "pack")? && !same_index(&staged, &layer, name)? {
+        &["pack", "index"] // a process may have been stopped between the two
+    } else {
+        return Ok(());
+    };
+    for part in parts {
+        rustix::fs::renameat(&staged, *part, &layer, *part).map_err(|e| failed("rename", e))?;
+    }
+    rustix::fs::fsync(&layer).map_err(|e| failed("fsync", e))
+}
+
+fn same_index(one: &OwnedFd, other: &OwnedFd, name: &str) -> Result<bool> {
+    let read = |directory| -> Result<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(directory, "index", flags, Mode::empty());
+        let mut bytes = Vec::new();
+        File::from(file.map_err(|e| Error::errno("open", name, e))?)
+            .read_to_end(&mut bytes)
+            .map_err(|e| Error::io("read", name, &e))?;
+        Ok(bytes)
+    };
+    Ok(read(one)? == read(other)?)
 }
 
 /// Whether a layer that stands there has its index: that is written last.

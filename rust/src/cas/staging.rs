@@ -4,11 +4,14 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
 
+use super::garbage::ObjectsLock;
+use super::objects::{OBJECTS, ObjectWriter};
 use super::{BLOBS, INGEST, LAYERS, PRIVATE_MODE, TRASH};
 use crate::error::{Error, Result};
 use crate::root::{Root, names, remove_tree, to_path};
@@ -31,6 +34,8 @@ pub struct Staging {
     lock: File,
     /// When `ingests` was opened: from then on it hears of whatever the disk could not write.
     begun: Instant,
+    /// Held while a layer may count on objects that are there, until it has its name and says so itself.
+    objects: OnceLock<ObjectsLock>,
     /// Who made it: a child that is forked off gets a copy of this, and must leave the files alone.
     process: u32,
     /// Whether the blob's bytes stay for another.
@@ -75,7 +80,16 @@ impl Staging {
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed("lock", e))?;
         lock_directory(&ingests, FlockOperation::Unlock)?;
         let process = std::process::id();
-        Ok(Self { ingests, directory, id: id.to_owned(), lock, begun, process, left: false })
+        Ok(Self {
+            ingests,
+            directory,
+            id: id.to_owned(),
+            lock,
+            begun,
+            objects: OnceLock::new(),
+            process,
+            left: false,
+        })
     }
 
     /// Takes `content/ingest/<id>/` over from a writer that is gone; makes it where there is none.
@@ -104,7 +118,16 @@ impl Staging {
         lock_soon(&lock, id)?;
         lock_directory(&ingests, FlockOperation::Unlock)?;
         let process = std::process::id();
-        let staging = Self { ingests, directory, id: id.to_owned(), lock, begun, process, left: false };
+        let staging = Self {
+            ingests,
+            directory,
+            id: id.to_owned(),
+            lock,
+            begun,
+            objects: OnceLock::new(),
+            process,
+            left: false,
+        };
         staging.trim()?;
         Ok(staging)
     }
@@ -216,6 +239,20 @@ impl Staging {
     /// When this was made.
     pub(super) fn begun(&self) -> Instant {
         self.begun
+    }
+
+    /// What takes the contents of the layer's files in, where these become objects.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create_objects(&self, root: &Root) -> Result<ObjectWriter> {
+        root.make_directories(OBJECTS, PRIVATE_MODE)?;
+        let _ = self.objects.set(ObjectsLock::share(root)?);
+        rustix::fs::mkdirat(&self.directory, OBJECTS, Mode::from_raw_mode(PRIVATE_MODE))
+            .map_err(|e| Error::errno("make directory", OBJECTS, e))?;
+        let staging = crate::root::open_directory(self.directory.as_fd(), OBJECTS.as_bytes())
+            .map_err(|e| Error::errno("open", OBJECTS, e))?;
+        Ok(ObjectWriter::new(root.directory(OBJECTS)?, staging))
     }
 
     /// The directory itself.

@@ -18,6 +18,10 @@ use crate::root::Root;
 use crate::tar::merge::Merger;
 use crate::tar::{LayerWriter, Limits, Ownership};
 
+/// A file of at most so many bytes is in its layer's pack and in images; a longer one is an object. A higher limit makes
+/// fewer files, and each image has a copy of its own of what is no object: see ARCHITECTURE.md for what was measured.
+pub const PACKED_BYTES: u64 = 1024;
+
 /// How often somebody who waits for a layer's end looks whether the caller has had enough.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 
@@ -32,6 +36,33 @@ pub enum Keep {
     Resumable,
 }
 
+/// What an unpacked layer is made as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A directory.
+    Tree,
+    /// Objects, with files of at most so many bytes in a pack.
+    Objects(u64),
+}
+
+impl Form {
+    /// By its name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn parse(name: &str, packed_bytes: u64) -> Result<Self> {
+        match name {
+            "tree" => Ok(Self::Tree),
+            "objects" => Ok(Self::Objects(packed_bytes)),
+            _ => Err(Error::Invalid {
+                field: "form",
+                value: name.to_owned(),
+                reason: "expected tree or objects".to_owned(),
+            }),
+        }
+    }
+}
+
 /// What is to be brought in.
 #[derive(Debug, Clone, Copy)]
 pub struct IngestOptions {
@@ -41,8 +72,10 @@ pub struct IngestOptions {
     pub size: Option<u64>,
     /// For a layer: must be the digest of its tar.
     pub diff_id: Option<Digest>,
-    /// Make the layer's tree.
+    /// Unpack the layer.
     pub unpack: bool,
+    /// As what.
+    pub form: Form,
     /// Have the BLAKE3 of every file's content in the layer's index.
     pub content_digests: bool,
     /// What becomes of the blob itself.
@@ -83,7 +116,13 @@ impl Ingest {
             Keep::Nothing => (None, None, 0),
         };
         let apply = if options.unpack {
-            let mut writer = LayerWriter::new(staging.create_layer()?, options.limits)?;
+            let directory = staging.create_layer()?;
+            let mut writer = match options.form {
+                Form::Tree => LayerWriter::new(directory, options.limits)?,
+                Form::Objects(packed) => {
+                    LayerWriter::objects(directory, options.limits, staging.create_objects(root)?, packed)?
+                }
+            };
             if options.content_digests {
                 writer = writer.with_content_digests();
             }

@@ -15,7 +15,7 @@ mod work;
 
 pub use archive::{Archive, Member};
 pub use blocks::{Block, IN_BLOCK_BYTES};
-pub use ingest::{Ingest, IngestOptions, Keep, unpack_file};
+pub use ingest::{Form, Ingest, IngestOptions, Keep, PACKED_BYTES, unpack_file};
 pub use options::{Apply, Options, Outcome};
 pub use pack::{Packed, Stop, pack};
 pub use run::Pipeline;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use super::index::{Record, What};
-use super::settle::LayerDirectory;
+use super::layers::LayerDirectory;
 use super::view::{Id, Source, View, below};
 use crate::error::{Error, Result};
 use crate::root::to_path;

@@ -7,13 +7,15 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use zstd::stream::{read::Decoder, write::Encoder};
 
+use super::index::{Index, What};
+use super::layers::{LayerDirectory, PACK, read_index};
 use super::nodes::{NodeId, Nodes};
 use crate::error::{Error, Result};
 use crate::root::Root;
@@ -104,13 +106,12 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// Keeps the content of a file whose name is about to be taken away.
+    /// Keeps the content of a file whose name is about to be taken away: `save` puts it into a directory, under a name.
     pub(super) fn keep(
         &mut self,
         directory: BorrowedFd<'_>,
         node: NodeId,
-        parent: BorrowedFd<'_>,
-        name: &[u8],
+        save: impl FnOnce(BorrowedFd<'_>, &str) -> Result<()>,
     ) -> Result<()> {
         let Some(number) = self.numbers.remove(&node) else { return Ok(()) };
         self.files[number as usize] = None;
@@ -123,8 +124,7 @@ impl FrameWriter {
                 .map_err(|e| Error::errno("open", LOST, e))?;
             self.lost.insert(opened)
         };
-        rustix::fs::linkat(parent, name, lost, number.to_string(), AtFlags::empty())
-            .map_err(|e| Error::errno("link", LOST, e))
+        save(lost.as_fd(), &number.to_string())
     }
 
     /// Ends the file with the table of where each file is now.
@@ -168,6 +168,37 @@ impl FrameWriter {
     }
 }
 
+/// How the files of a layer that has no tree are found by their paths.
+struct Files {
+    directory: LayerDirectory,
+    index: Index,
+    records: HashMap<Vec<u8>, usize>,
+}
+
+impl Files {
+    /// None where the layer has a tree.
+    fn open(layer: &Root) -> Result<Option<Self>> {
+        if rustix::fs::statat(layer, PACK, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+            return Ok(None);
+        }
+        let index = read_index(layer.path())?;
+        let directory = LayerDirectory::open_layer(layer.path(), &index)?;
+        let records =
+            index.records.iter().enumerate().map(|(at, record)| (record.path.clone(), at)).collect();
+        Ok(Some(Self { directory, index, records }))
+    }
+
+    fn open_file(&self, layer: &Root, path: &[u8]) -> Result<File> {
+        let missing = || damaged(layer, &"names a file that the index has not");
+        let find = |path: &[u8]| self.records.get(path).map(|at| &self.index.records[*at]);
+        let mut record = find(path).ok_or_else(missing)?;
+        if record.what == What::Hardlink {
+            record = find(&record.link).ok_or_else(missing)?;
+        }
+        self.directory.open(record)
+    }
+}
+
 /// Where a numbered file is.
 #[derive(Debug)]
 enum Place {
@@ -186,7 +217,8 @@ pub fn rebuild(layer: &Root, to: impl FnMut(&[u8]) -> Result<()>) -> Result<()> 
     file.seek(SeekFrom::Start(MAGIC.len() as u64)).map_err(|e| damaged(layer, &e))?;
     let segments = Decoder::new(BufReader::new(file)).map_err(|e| damaged(layer, &e))?.single_frame();
     let buffer = vec![0; RAW_MAX_BYTES];
-    let mut rebuilder = Rebuilder { layer, segments, places, current: None, buffer, to };
+    let files = Files::open(layer)?;
+    let mut rebuilder = Rebuilder { layer, segments, places, files, current: None, buffer, to };
     while rebuilder.step()? {}
     Ok(())
 }
@@ -246,6 +278,7 @@ struct Rebuilder<'a, R: Read, T> {
     layer: &'a Root,
     segments: R,
     places: Vec<Place>,
+    files: Option<Files>,
     current: Option<(u32, File)>,
     buffer: Vec<u8>,
     to: T,
@@ -302,10 +335,11 @@ impl<R: Read, T: FnMut(&[u8]) -> Result<()>> Rebuilder<'_, R, T> {
     }
 
     fn open(&self, number: u32) -> Result<File> {
-        let path = match self.places.get(number as usize) {
-            Some(Place::Tree(path)) => [b"tree/", path.as_slice()].concat(),
-            Some(Place::Lost) => format!("{LOST}/{number}").into_bytes(),
-            None => return Err(damaged(self.layer, &"names a file that its table has not")),
+        let path = match (self.places.get(number as usize), &self.files) {
+            (Some(Place::Tree(path)), Some(files)) => return files.open_file(self.layer, path),
+            (Some(Place::Tree(path)), None) => [b"tree/", path.as_slice()].concat(),
+            (Some(Place::Lost), _) => format!("{LOST}/{number}").into_bytes(),
+            (None, _) => return Err(damaged(self.layer, &"names a file that its table has not")),
         };
         // A fifo in the place of the file would be waited for.
         self.layer

@@ -1,35 +1,28 @@
-//! A layer made in a directory of its own, in the form that overlayfs stacks.
+//! A layer made anew from its archive: what each entry does, decided from [`Nodes`] and carried out by a form.
 //!
-//! Nobody else writes there, so safety needs no `openat2` for each file: every directory was made by this writer,
-//! every name is made with `O_EXCL` or a call that refuses an existing one, and what stands where is known from
-//! [`Nodes`]. Whiteouts become character devices 0:0 and opaque directories get overlayfs' mark.
+//! Nobody else writes where it is made, so safety needs no `openat2` for each file: every directory was made by this
+//! writer, every name is made with `O_EXCL` or a call that refuses an existing one, and what stands where is known.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 
 use super::entry::{Entry, Kind};
+use super::form::{Ended, Form};
 use super::frame::FrameWriter;
 use super::index::{self, Hides, What};
 use super::limits::{Limits, Meter};
-use super::metadata::{Attributes, Maker, set_xattr_at};
 use super::name::{self, Last};
 use super::nodes::{Inode, NodeId, Nodes, ROOT, Step};
+use super::objects::ObjectsForm;
 use super::stream::{Sink, Stream};
-use super::{AppliedLayer, failed, refuse};
+use super::tree::{TreeForm, check_special, check_symlink};
+use super::{AppliedLayer, refuse};
+use crate::cas::ObjectWriter;
 use crate::error::{Error, Result};
-use crate::root;
 
-/// Descriptors of directories kept open: archives go depth first, so nearly every file finds its own.
-const OPEN_DIRECTORIES: usize = 256;
-/// Until the end nobody but the owner enters.
-const WORKING_MODE: u32 = 0o700;
-
-/// Makes `tree/` and `index` in a directory from an archive that is pushed in.
+/// Makes a layer's directory from an archive that is pushed in: `index`, `frame`, and what its form says.
 #[derive(Debug)]
 pub struct LayerWriter {
     stream: Stream,
@@ -37,23 +30,31 @@ pub struct LayerWriter {
 }
 
 impl LayerWriter {
-    /// Starts in an empty directory, which becomes the layer's.
+    /// Starts in an empty directory, which becomes the layer's: with `tree/`, as overlayfs stacks it.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn new(directory: OwnedFd, limits: Limits) -> Result<Self> {
-        rustix::fs::mkdirat(&directory, "tree", Mode::from_raw_mode(WORKING_MODE))
-            .map_err(|e| Error::errno("make directory", "tree", e))?;
-        let maker = Maker::of_this_process();
-        let tree =
-            root::open_directory(directory.as_fd(), b"tree").map_err(|e| Error::errno("open", "tree", e))?;
-        maker.take_over(tree.as_fd()).map_err(|(operation, e)| Error::errno(operation, "tree", e))?;
+        let form = TreeForm::new(&directory)?;
+        Self::with_form(directory, limits, Box::new(form))
+    }
+
+    /// Starts in an empty directory, which becomes the layer's: with `pack`, which has files' contents of at most
+    /// `packed` bytes; all others are objects.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn objects(directory: OwnedFd, limits: Limits, objects: ObjectWriter, packed: u64) -> Result<Self> {
+        let form = ObjectsForm::new(&directory, objects, packed)?;
+        Self::with_form(directory, limits, Box::new(form))
+    }
+
+    fn with_form(directory: OwnedFd, limits: Limits, form: Box<dyn Form>) -> Result<Self> {
         let frame = FrameWriter::create(directory.as_fd())?;
         let layer = Layer {
             directory,
             nodes: Nodes::default(),
-            open: Directories { open: HashMap::from([(ROOT, (Arc::new(tree), 0))]), clock: 0 },
-            maker,
+            form,
             frame,
             current: None,
             digests: false,
@@ -92,8 +93,7 @@ impl LayerWriter {
 struct Layer {
     directory: OwnedFd,
     nodes: Nodes,
-    open: Directories,
-    maker: Maker,
+    form: Box<dyn Form>,
     frame: FrameWriter,
     current: Option<Current>,
     digests: bool,
@@ -103,56 +103,8 @@ struct Layer {
 /// The regular file that is being written.
 #[derive(Debug)]
 struct Current {
-    file: File,
     node: NodeId,
     hasher: Option<Box<blake3::Hasher>>,
-}
-
-/// The directories that are open, least recently used ones closed.
-#[derive(Debug)]
-struct Directories {
-    open: HashMap<NodeId, (Arc<OwnedFd>, u64)>,
-    clock: u64,
-}
-
-impl Directories {
-    fn get(&mut self, nodes: &Nodes, id: NodeId) -> Result<Arc<OwnedFd>> {
-        self.clock += 1;
-        if let Some((fd, used)) = self.open.get_mut(&id) {
-            *used = self.clock;
-            return Ok(Arc::clone(fd));
-        }
-        let mut missing = vec![id];
-        let mut at = nodes.node(id).parent;
-        while !self.open.contains_key(&at) {
-            missing.push(at);
-            at = nodes.node(at).parent; // ends at the root, which is never closed
-        }
-        let mut fd = Arc::clone(&self.open[&at].0);
-        while let Some(id) = missing.pop() {
-            let name = &nodes.node(id).name;
-            let opened = open_path(fd.as_fd(), name)
-                .map_err(|e| Error::errno("open", root::to_path(&nodes.path(id)), e))?;
-            fd = Arc::new(opened);
-            self.keep(id, &fd);
-        }
-        Ok(fd)
-    }
-
-    fn keep(&mut self, id: NodeId, fd: &Arc<OwnedFd>) {
-        if self.open.len() >= OPEN_DIRECTORIES {
-            let oldest = self.open.iter().filter(|(id, _)| **id != ROOT).min_by_key(|(_, (_, used))| *used);
-            if let Some((&oldest, _)) = oldest {
-                self.open.remove(&oldest);
-            }
-        }
-        self.open.insert(id, (Arc::clone(fd), self.clock));
-    }
-}
-
-fn open_path(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 impl Sink for Layer {
@@ -184,12 +136,7 @@ impl Sink for Layer {
         if let Some(hasher) = &mut current.hasher {
             hasher.update(bytes);
         }
-        let written = if entry.sparse {
-            std::os::unix::fs::FileExt::write_all_at(&current.file, bytes, offset)
-        } else {
-            std::io::Write::write_all(&mut current.file, bytes)
-        };
-        written.map_err(|e| Error::io("write", root::to_path(&entry.name), &e))?;
+        self.form.data(entry, offset, bytes)?;
         self.frame.content(current.node, offset, bytes.len() as u64)
     }
 
@@ -198,14 +145,12 @@ impl Sink for Layer {
     }
 
     fn end(&mut self, entry: &Entry) -> Result<()> {
-        let Some(Current { file, node, hasher }) = self.current.take() else { return Ok(()) };
-        self.nodes.inode_mut(node).blake3 = hasher.map(|hasher| hasher.finalize().into());
-        if entry.sparse {
-            file.set_len(entry.size).map_err(|e| Error::io("truncate", root::to_path(&entry.name), &e))?;
-        }
-        let done = self.maker.finish_file(file.as_fd(), &attributes(entry));
-        let skipped = done.map_err(|(operation, errno)| failed(entry, operation, errno))?;
-        self.meter.skip_xattrs(skipped);
+        let Some(Current { node, hasher }) = self.current.take() else { return Ok(()) };
+        let Ended { place, blake3, skipped_xattrs } = self.form.end_file(&self.nodes, entry, node)?;
+        let inode = self.nodes.inode_mut(node);
+        inode.place = place;
+        inode.blake3 = blake3.or_else(|| hasher.map(|hasher| hasher.finalize().into()));
+        self.meter.skip_xattrs(skipped_xattrs);
         Ok(())
     }
 }
@@ -234,9 +179,7 @@ impl Layer {
     }
 
     fn make_directory(&mut self, entry: &Entry, parent: NodeId, name: &[u8], inode: Inode) -> Result<NodeId> {
-        let fd = self.open.get(&self.nodes, parent)?;
-        rustix::fs::mkdirat(fd.as_fd(), name, Mode::from_raw_mode(WORKING_MODE))
-            .map_err(|e| failed(entry, "make directory", e))?;
+        self.form.make_directory(&self.nodes, entry, parent, name)?;
         self.nodes.add(parent, name, inode).map_err(|e| refuse(entry, e))
     }
 
@@ -269,35 +212,20 @@ impl Layer {
         if let Some(old) = there {
             self.remove(entry, old)?;
         }
-        let fd = self.open.get(&self.nodes, parent)?;
-        let file = match entry.kind {
-            Kind::File => Some(create_file(entry, entry.mode, fd.as_fd(), name)?),
-            Kind::Symlink => self.make_symlink(entry, fd.as_fd(), name).map(|()| None)?,
-            _ => self.make_node(entry, fd.as_fd(), name).map(|()| None)?,
-        };
+        if entry.kind == Kind::File {
+            self.form.begin_file(&self.nodes, entry, parent, name)?;
+        } else {
+            check_symlink(entry)?;
+            check_special(entry)?;
+            let skipped = self.form.make_special(&self.nodes, entry, parent, name)?;
+            self.meter.skip_xattrs(skipped);
+        }
         let node = self.nodes.add(parent, name, Inode::of(entry)).map_err(|e| refuse(entry, e))?;
-        let hasher = (self.digests && !entry.sparse).then(|| Box::new(blake3::Hasher::new()));
-        self.current = file.map(|file| Current { file, node, hasher });
-        Ok(())
-    }
-
-    fn make_symlink(&mut self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-        check_symlink(entry)?;
-        rustix::fs::symlinkat(entry.link.as_slice(), parent, name)
-            .map_err(|e| failed(entry, "make link", e))?;
-        self.set_attributes(entry, parent, name)
-    }
-
-    fn make_node(&mut self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-        check_special(entry)?;
-        make_special(entry, parent, name)?;
-        self.set_attributes(entry, parent, name)
-    }
-
-    fn set_attributes(&mut self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-        let done = self.maker.finish_at(parent, name, entry.kind, &attributes(entry));
-        let skipped = done.map_err(|(operation, errno)| failed(entry, operation, errno))?;
-        self.meter.skip_xattrs(skipped);
+        if entry.kind == Kind::File {
+            let hasher =
+                (self.digests && !entry.sparse && !self.form.digests()).then(Box::<blake3::Hasher>::default);
+            self.current = Some(Current { node, hasher });
+        }
         Ok(())
     }
 
@@ -324,11 +252,7 @@ impl Layer {
                     return Err(refuse(entry, "hard link takes the place of its own target"));
                 }
                 if self.nodes.inode(target).what != What::Foreign {
-                    let from = self.open.get(&self.nodes, self.nodes.node(target).parent)?;
-                    let to = self.open.get(&self.nodes, parent)?;
-                    let target_name = &*self.nodes.node(target).name;
-                    rustix::fs::linkat(from.as_fd(), target_name, to.as_fd(), name, AtFlags::empty())
-                        .map_err(|e| failed(entry, "link", e))?;
+                    self.form.link(&self.nodes, entry, target, parent, name)?;
                 }
                 self.nodes.link(parent, name, self.nodes.node(target).inode)
             }
@@ -363,8 +287,7 @@ impl Layer {
             }
             return Ok(());
         }
-        let fd = self.open.get(&self.nodes, parent)?;
-        make_whiteout(fd.as_fd(), name).map_err(|e| failed(entry, "make whiteout", e))?;
+        self.form.white_out(&self.nodes, entry, parent, name)?;
         self.nodes.add(parent, name, Inode::bare(What::Whiteout)).map_err(|e| refuse(entry, e)).map(|_| ())
     }
 
@@ -372,31 +295,21 @@ impl Layer {
     fn remove(&mut self, entry: &Entry, id: NodeId) -> Result<()> {
         let order = self.nodes.below(id);
         for &at in order.iter().rev() {
-            let (what, flags) = match self.nodes.inode(at).what {
-                What::Directory => ("remove directory", AtFlags::REMOVEDIR),
-                What::Foreign => continue, // nothing stands for it
-                _ => ("remove", AtFlags::empty()),
-            };
-            self.open.open.remove(&at);
-            let fd = self.open.get(&self.nodes, self.nodes.node(at).parent)?;
-            self.frame.keep(self.directory.as_fd(), at, fd.as_fd(), &self.nodes.node(at).name)?;
-            rustix::fs::unlinkat(fd.as_fd(), &*self.nodes.node(at).name, flags)
-                .map_err(|e| failed(entry, what, e))?;
-        }
-        for &at in &order {
-            self.open.open.remove(&at);
+            if self.nodes.inode(at).what == What::Foreign {
+                continue; // nothing stands for it
+            }
+            let (nodes, form) = (&self.nodes, &mut self.form);
+            self.frame.keep(self.directory.as_fd(), at, |lost, number| form.keep(nodes, at, lost, number))?;
+            form.remove(nodes, entry, at)?;
         }
         self.nodes.remove(id);
+        self.form.forget(&order);
         Ok(())
     }
 
     fn finish(mut self) -> Result<AppliedLayer> {
-        // Children first: a directory may forbid its owner to enter, and times change with every name made in it.
-        let mut order = self.nodes.below(ROOT);
-        order.retain(|&id| self.nodes.is_directory(id));
-        for id in order.into_iter().rev() {
-            self.finish_directory(id)?;
-        }
+        let made = self.form.finish(&self.nodes)?;
+        self.meter.skip_xattrs(made.skipped_xattrs);
         self.frame.finish(&self.nodes)?;
         let records = self.nodes.records();
         let applied = AppliedLayer {
@@ -407,87 +320,9 @@ impl Layer {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.directory, "index", flags, Mode::from_raw_mode(0o600))
             .map_err(|e| Error::errno("create", "index", e))?;
-        index::write(&mut File::from(fd), &records)?;
+        index::write(&mut File::from(fd), &records, made.pack.as_ref())?;
         Ok(applied)
     }
-
-    fn finish_directory(&mut self, id: NodeId) -> Result<()> {
-        let (parent, name) = if id == ROOT {
-            (None, b"tree".as_slice())
-        } else {
-            (Some(self.open.get(&self.nodes, self.nodes.node(id).parent)?), &*self.nodes.node(id).name)
-        };
-        let parent = parent.as_ref().map_or(self.directory.as_fd(), |fd| fd.as_fd());
-        let inode = self.nodes.inode(id);
-        let attributes = Attributes {
-            mode: inode.mode,
-            uid: inode.uid,
-            gid: inode.gid,
-            mtime: inode.mtime,
-            xattrs: &inode.xattrs,
-        };
-        let wrong = |(operation, errno)| Error::errno(operation, root::to_path(&self.nodes.path(id)), errno);
-        if inode.hides != Hides::Nothing && id != ROOT {
-            match set_xattr_at(parent, name, b"trusted.overlay.opaque", b"y") {
-                // Without the right to set it no overlay can be mounted either; the index has it.
-                Ok(()) | Err(Errno::PERM) => {}
-                Err(e) => return Err(wrong(("mark opaque", e))),
-            }
-        }
-        let skipped = self.maker.finish_at(parent, name, Kind::Directory, &attributes).map_err(wrong)?;
-        self.meter.skip_xattrs(skipped);
-        Ok(())
-    }
-}
-
-/// The attributes that an entry asks for.
-pub(super) fn attributes(entry: &Entry) -> Attributes<'_> {
-    Attributes { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, xattrs: &entry.xattrs }
-}
-
-/// Makes an empty file that was not there, with the permission bits of a mode.
-pub(super) fn create_file(entry: &Entry, mode: u32, parent: BorrowedFd<'_>, name: &[u8]) -> Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // Set-id bits wait for the owner: a chown clears them.
-    rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode & 0o777))
-        .map(File::from)
-        .map_err(|e| failed(entry, "create", e))
-}
-
-/// Refuses a symbolic link that cannot be made.
-pub(super) fn check_symlink(entry: &Entry) -> Result<()> {
-    if entry.kind != Kind::Symlink {
-        return Ok(());
-    }
-    if entry.link.is_empty() {
-        return Err(refuse(entry, "symbolic link without a target"));
-    }
-    name::check_length(entry.link.len()).map_err(|e| refuse(entry, format!("symbolic link target: {e}")))
-}
-
-/// Refuses a device that would act as overlayfs' mark.
-pub(super) fn check_special(entry: &Entry) -> Result<()> {
-    if entry.kind == Kind::Character && entry.device == (0, 0) {
-        return Err(refuse(entry, "character device 0:0 is overlayfs' whiteout"));
-    }
-    Ok(())
-}
-
-/// Makes a device or a pipe that was checked.
-pub(super) fn make_special(entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    let (kind, device) = match entry.kind {
-        Kind::Character => (FileType::CharacterDevice, entry.device),
-        Kind::Block => (FileType::BlockDevice, entry.device),
-        _ => (FileType::Fifo, (0, 0)),
-    };
-    let mode = Mode::from_raw_mode(entry.mode & 0o777);
-    rustix::fs::mknodat(parent, name, kind, mode, makedev(device.0, device.1))
-        .map_err(|e| failed(entry, "mknod", e))
-}
-
-/// Overlayfs' whiteout: a character device 0:0, which any user may make since Linux 5.8.
-pub(super) fn make_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<(), Errno> {
-    rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), makedev(0, 0))
 }
 
 fn join<'a>(base: Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {

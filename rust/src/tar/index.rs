@@ -9,7 +9,9 @@ use super::pax::Time;
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"PYCTRDL1";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// The one before: every file was in the layer's tree.
+const VERSION_WITHOUT_PLACES: u32 = 2;
 /// The first, which had no offsets. It is still read: containers keep their layers, and nothing else is missing in it.
 const VERSION_WITHOUT_OFFSETS: u32 = 1;
 const HEADER_BYTES: usize = 56;
@@ -23,6 +25,8 @@ const OPAQUE: u8 = 2;
 const SPARSE: u8 = 4;
 const ALONE: u8 = 8;
 const HASHED: u8 = 16;
+const OBJECT: u8 = 32;
+const PACKED: u8 = 64;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +97,18 @@ pub enum Hides {
     Name,
 }
 
+/// Where a regular file's content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Place {
+    /// In the layer's tree, under its name.
+    #[default]
+    Tree,
+    /// In the store's object of this name.
+    Object([u8; DIGEST_BYTES]),
+    /// In the layer's pack, from this byte on.
+    Packed(u64),
+}
+
 /// One name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -123,6 +139,8 @@ pub struct Record {
     pub offset: Option<u64>,
     /// BLAKE3 of a regular file's content, where the layer was made with it.
     pub blake3: Option<[u8; DIGEST_BYTES]>,
+    /// Where a regular file's content is.
+    pub place: Place,
     /// Target of a link.
     pub link: Vec<u8>,
     /// Names and values.
@@ -138,13 +156,15 @@ pub struct Index {
     pub implied: u64,
     /// Names of lower layers' files.
     pub foreign_links: u64,
+    /// BLAKE3 of the layer's pack, where it has that in place of a tree.
+    pub pack: Option<[u8; DIGEST_BYTES]>,
 }
 
 impl Index {
     /// That of a layer with nothing in it, its root not listed.
     #[must_use]
     pub fn empty() -> Self {
-        Self { records: vec![Record::implied_root()], implied: 0, foreign_links: 0 }
+        Self { records: vec![Record::implied_root()], implied: 0, foreign_links: 0, pack: None }
     }
 }
 
@@ -164,15 +184,16 @@ impl Record {
             size: 0,
             offset: None,
             blake3: None,
+            place: Place::Tree,
             link: Vec::new(),
             xattrs: Vec::new(),
         }
     }
 }
 
-/// The bytes of an index.
+/// The bytes of an index, with the BLAKE3 of the layer's pack where it has one.
 #[must_use]
-pub fn encode(records: &[Record]) -> Vec<u8> {
+pub fn encode(records: &[Record], pack: Option<&[u8; DIGEST_BYTES]>) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + records.len() * (RECORD_BYTES + 48));
     let counts = [
         records.len() as u64,
@@ -190,6 +211,7 @@ pub fn encode(records: &[Record]) -> Vec<u8> {
     for record in records {
         encode_record(record, &mut out);
     }
+    out.extend_from_slice(pack.map_or(&[], <[u8; DIGEST_BYTES]>::as_slice));
     let sum = blake3::hash(&out);
     out.extend_from_slice(sum.as_bytes());
     out
@@ -205,7 +227,12 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
         | (u8::from(record.hides >= Hides::Content) * OPAQUE)
         | (u8::from(record.hides == Hides::Name) * ALONE)
         | (u8::from(record.sparse) * SPARSE)
-        | (u8::from(record.blake3.is_some()) * HASHED);
+        | (u8::from(record.blake3.is_some()) * HASHED)
+        | match record.place {
+            Place::Tree => 0,
+            Place::Object(_) => OBJECT,
+            Place::Packed(_) => PACKED,
+        };
     out.extend_from_slice(&[record.what as u8, flags, 0, 0]);
     for number in
         [record.mode, record.uid, record.gid, record.device.0, record.device.1, record.mtime.nanoseconds]
@@ -221,7 +248,14 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(&u32::try_from(record.xattrs.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(&record.path);
     out.extend_from_slice(&record.link);
-    out.extend_from_slice(record.blake3.as_ref().map_or(&[], <[u8; DIGEST_BYTES]>::as_slice));
+    match (record.blake3, record.place) {
+        // An object's name is the digest of its content, but for sparse files, which have no such digest here.
+        (Some(digest), _) | (None, Place::Object(digest)) => out.extend_from_slice(&digest),
+        (None, _) => {}
+    }
+    if let Place::Packed(offset) = record.place {
+        out.extend_from_slice(&offset.to_le_bytes());
+    }
     for (name, value) in &record.xattrs {
         out.extend_from_slice(&length(name));
         out.extend_from_slice(&length(value));
@@ -266,7 +300,12 @@ pub fn decode(bytes: &[u8], subject: &str) -> Result<Index> {
         for _ in 0..count {
             records.push(reader.record()?);
         }
-        (reader.left.is_empty() && !records.is_empty()).then_some(Index { records, implied, foreign_links })
+        let pack = match reader.left {
+            [] => None,
+            left if reader.version > VERSION_WITHOUT_PLACES => Some(left.try_into().ok()?),
+            _ => return None,
+        };
+        (!records.is_empty()).then_some(Index { records, implied, foreign_links, pack })
     })();
     read.ok_or_else(|| refuse("is cut off"))
 }
@@ -302,9 +341,14 @@ impl<'a> Reader<'a> {
         let offset = if self.version == VERSION_WITHOUT_OFFSETS { 0 } else { self.u64()? };
         let (path, link, xattrs) = (self.u32()? as usize, self.u32()? as usize, self.u32()?);
         let (path, link) = (self.bytes(path)?.to_vec(), self.bytes(link)?.to_vec());
-        let blake3 = match flags & HASHED {
+        let digest = match flags & (HASHED | OBJECT) {
             0 => None,
             _ => Some(self.bytes(DIGEST_BYTES)?.try_into().ok()?),
+        };
+        let place = match (flags & PACKED, digest) {
+            (0, Some(digest)) if flags & OBJECT != 0 => Place::Object(digest),
+            (0, _) => Place::Tree,
+            _ => Place::Packed(self.u64()?),
         };
         let mut pairs = Vec::new();
         for _ in 0..xattrs {
@@ -328,7 +372,8 @@ impl<'a> Reader<'a> {
             device,
             size,
             offset: (offset != 0).then_some(offset),
-            blake3,
+            blake3: digest.filter(|_| flags & HASHED != 0),
+            place,
             link,
             xattrs: pairs,
         })
@@ -339,8 +384,8 @@ impl<'a> Reader<'a> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write(file: &mut std::fs::File, records: &[Record]) -> Result<()> {
-    file.write_all(&encode(records)).map_err(|e| Error::io("write", "index", &e))
+pub fn write(file: &mut std::fs::File, records: &[Record], pack: Option<&[u8; DIGEST_BYTES]>) -> Result<()> {
+    file.write_all(&encode(records, pack)).map_err(|e| Error::io("write", "index", &e))
 }
 
 #[cfg(test)]
@@ -362,6 +407,7 @@ mod tests {
             size: 11,
             offset: (what == What::Foreign).then_some(1536),
             blake3: (what == What::Foreign).then_some([7; 32]),
+            place: Place::Tree,
             link: b"to".to_vec(),
             xattrs: vec![(b"user.x".to_vec(), b"\0\xff".to_vec())],
         }
@@ -371,15 +417,32 @@ mod tests {
     fn an_index_comes_back_as_it_was() {
         let records =
             vec![record(b"", What::Directory), record(b"a", What::Directory), record(b"a/b", What::Foreign)];
-        let read = decode(&encode(&records), "test").expect("whole");
+        let read = decode(&encode(&records, None), "test").expect("whole");
         assert_eq!(read.records, records);
         assert_eq!((read.implied, read.foreign_links), (1, 1));
     }
 
     #[test]
+    fn an_index_says_where_files_are() {
+        let mut records = vec![record(b"", What::Directory)];
+        let places = [Place::Tree, Place::Object([1; 32]), Place::Object([7; 32]), Place::Packed(4097)];
+        for (name, place) in (b'a'..).zip(places) {
+            for blake3 in [None, Some([7; 32])] {
+                // An object's own name is its digest.
+                if matches!((place, blake3), (Place::Object(key), Some(digest)) if key != digest) {
+                    continue;
+                }
+                records.push(Record { blake3, place, ..record(&[name, b'x'], What::File) });
+            }
+        }
+        let read = decode(&encode(&records, Some(&[9; 32])), "test").expect("whole");
+        assert_eq!((read.records, read.pack), (records, Some([9; 32])));
+    }
+
+    #[test]
     fn an_index_of_the_first_version_is_read_without_offsets() {
         let mut records = vec![record(b"", What::Directory), record(b"b", What::Directory)];
-        let bytes = encode(&records);
+        let bytes = encode(&records, None);
         let mut old = bytes[..bytes.len() - CHECKSUM_BYTES].to_vec();
         old[MAGIC.len()] = 1;
         // The second record is cut first: what is before it stays where it is.
@@ -401,17 +464,17 @@ mod tests {
 
     #[test]
     fn an_index_of_a_version_to_come_is_refused_by_its_number() {
-        let bytes = encode(&[record(b"", What::Directory)]);
+        let bytes = encode(&[record(b"", What::Directory)], None);
         let mut newer = bytes[..bytes.len() - CHECKSUM_BYTES].to_vec();
-        newer[MAGIC.len()] = 3;
+        newer[MAGIC.len()] = 4;
         newer.extend_from_slice(blake3::hash(&newer.clone()).as_bytes());
         let refused = decode(&newer, "test").expect_err("refused").to_string();
-        assert!(refused.contains("has version 3, this pyctrd reads up to 2"), "{refused}");
+        assert!(refused.contains("has version 4, this pyctrd reads up to 3"), "{refused}");
     }
 
     #[test]
     fn any_damage_is_noticed() {
-        let bytes = encode(&[record(b"", What::Directory)]);
+        let bytes = encode(&[record(b"", What::Directory)], None);
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;

@@ -13,7 +13,6 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Kind};
-use super::fresh::{attributes, check_special, check_symlink, create_file, make_special};
 use super::limits::{Limits, Meter};
 use super::metadata::{
     Attributes, Done, Maker, applicable, clear_acl_at, clear_xattrs, finish_directory, has_default_acl,
@@ -24,6 +23,7 @@ use super::ownership::Ownership;
 use super::pax::Time;
 use super::record;
 use super::stream::{Sink, Stream};
+use super::tree::{attributes, check_special, check_symlink, create_file, make_special};
 use super::view::below;
 use super::{AppliedLayer, failed, refuse};
 use crate::error::{Error, Result};

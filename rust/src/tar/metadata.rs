@@ -14,6 +14,8 @@ use super::record;
 const OVERLAY_MARKS: [&[u8]; 4] =
     [b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.", b"security.fuseoverlayfs."];
 
+/// Names that file systems keep for anybody.
+const STORED_PREFIXES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 const CAPABILITY: &[u8] = b"security.capability";
 const ACL_ACCESS: &str = "system.posix_acl_access";
 const ACL_DEFAULT: &str = "system.posix_acl_default";
@@ -183,6 +185,44 @@ pub(super) fn applicable(xattrs: &[(Vec<u8>, Vec<u8>)], kind: Kind) -> impl Iter
         .filter(|(name, _)| !is_mark(name))
         .filter(move |(name, _)| matches!(kind, Kind::File | Kind::Directory) || !name.starts_with(b"user."))
         .map(|(name, value)| (name.as_slice(), value.as_slice()))
+}
+
+/// What comes of an xattr where no file system is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Storable {
+    /// It is kept as it is.
+    Yes,
+    /// It is lost, and counted.
+    Skipped,
+    /// It is an access ACL.
+    Access,
+    /// It is the ACL that new files in a directory get.
+    Default,
+}
+
+/// Judges an xattr as [`set_xattrs`] does by what the kernel answers.
+pub(super) fn storable(name: &[u8], value: &[u8]) -> Result<Storable, Errno> {
+    if name == ACL_ACCESS.as_bytes() {
+        return Ok(Storable::Access);
+    }
+    if name == ACL_DEFAULT.as_bytes() {
+        return Ok(Storable::Default);
+    }
+    if name == CAPABILITY {
+        return if is_capability(value) { Ok(Storable::Yes) } else { Err(Errno::INVAL) };
+    }
+    match STORED_PREFIXES.iter().find_map(|prefix| name.strip_prefix(*prefix)) {
+        Some(b"") => Err(Errno::INVAL),
+        Some(_) => Ok(Storable::Yes),
+        None if name.starts_with(b"system.") => Err(Errno::OPNOTSUPP),
+        None => Ok(Storable::Skipped),
+    }
+}
+
+/// Whether a value has one of the forms that the kernel takes: of the second revision, or of the third, with an owner.
+fn is_capability(value: &[u8]) -> bool {
+    let revision = value.get(3).copied().unwrap_or(0);
+    matches!((value.len(), revision), (20, 2) | (24, 3))
 }
 
 /// Whether an xattr says something to those who stack or read trees: what no archive may say.

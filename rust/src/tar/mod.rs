@@ -4,20 +4,25 @@
 //! below it; [`view`] puts layers together as a container sees them; [`diff`] makes a layer of what changed in a
 //! tree, and [`frame`] the archive again that a layer came from.
 
+mod acl;
 mod below;
 pub mod changes;
+pub mod compose;
 pub mod diff;
 mod entry;
 mod facts;
+mod form;
 pub mod frame;
 mod fresh;
 mod header;
 pub mod index;
+pub mod layers;
 pub mod limits;
 pub mod merge;
 mod metadata;
 mod name;
 mod nodes;
+mod objects;
 #[cfg(test)]
 mod oracle;
 mod ownership;
@@ -25,6 +30,7 @@ mod pax;
 mod record;
 pub mod settle;
 mod stream;
+mod tree;
 pub mod view;
 mod write;
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::entry::{Entry, Kind};
-use super::index::{Hides, Record, What};
+use super::index::{Hides, Place, Record, What};
 use super::name;
 use super::pax::Time;
 
@@ -37,6 +37,7 @@ pub(super) struct Inode {
     pub(super) size: u64,
     pub(super) offset: Option<u64>,
     pub(super) blake3: Option<[u8; 32]>,
+    pub(super) place: Place,
     pub(super) device: (u32, u32),
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Target of a symbolic link; path of the lower file for a foreign link.
@@ -62,6 +63,7 @@ impl Inode {
             size: 0,
             offset: None,
             blake3: None,
+            place: Place::Tree,
             device: (0, 0),
             xattrs: Vec::new(),
             link: Vec::new(),
@@ -317,6 +319,7 @@ impl Nodes {
             size: inode.size,
             offset: inode.offset,
             blake3: inode.blake3,
+            place: inode.place,
             link: inode.link.clone(),
             xattrs: inode.xattrs.clone(),
             path,
@@ -329,7 +332,7 @@ impl Nodes {
                 record.what = What::Hardlink;
                 record.link.clone_from(first);
                 record.xattrs.clear();
-                (record.offset, record.blake3) = (None, None);
+                (record.offset, record.blake3, record.place) = (None, None, Place::Tree);
             }
             None => {
                 first_names.insert(number, record.path.clone());

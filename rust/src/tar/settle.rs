@@ -5,80 +5,23 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, makedev};
 use rustix::io::Errno;
 
 use super::entry::Kind;
-use super::fresh::make_whiteout;
-use super::index::{self, Hides, Index, Record, What};
+use super::index::{Hides, Index, Record, What};
+use super::layers::LayerDirectory;
 use super::metadata::{Attributes, Maker, finish_directory, set_xattr_at};
+use super::tree::make_whiteout;
 use super::view::{Id, Source, View, below};
 use crate::error::{Error, Result};
 use crate::root::{Root, to_path};
 
-/// An unpacked layer: its index, and its tree to read from.
-#[derive(Debug)]
-pub struct LayerDirectory {
-    tree: Root,
-}
-
-/// Opens unpacked layers and reads their indexes, lowest first.
-///
-/// # Errors
-/// [`Error::NotFound`] for a layer that is not there, [`Error::Invalid`] for a damaged index.
-pub fn open_layers<P: AsRef<Path>>(paths: &[P]) -> Result<(Vec<LayerDirectory>, Vec<Index>)> {
-    let mut layers = Vec::with_capacity(paths.len());
-    let mut indexes = Vec::with_capacity(paths.len());
-    for path in paths {
-        let path = path.as_ref();
-        indexes.push(read_index(path)?);
-        layers.push(LayerDirectory { tree: Root::open(path.join("tree"))? });
-    }
-    Ok((layers, indexes))
-}
-
-/// Reads the index of an unpacked layer.
-///
-/// # Errors
-/// As [`open_layers`].
-pub fn read_index(layer: &Path) -> Result<Index> {
-    let path = layer.join("index");
-    let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::NotFound { kind: "layer", name: layer.display().to_string() },
-        _ => Error::io("read", &path, &e),
-    })?;
-    index::decode(&bytes, &path.display().to_string())
-}
-
-impl LayerDirectory {
-    /// Whether its tree still has a name: one that was removed has none.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn is_there(&self) -> Result<bool> {
-        let stat = rustix::fs::fstat(&self.tree).map_err(|e| Error::errno("stat", self.path(), e))?;
-        Ok(stat.st_nlink > 0)
-    }
-
-    /// Where its tree is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        self.tree.path()
-    }
-
-    /// Opens a file of the layer for reading.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn open(&self, record: &Record) -> Result<File> {
-        self.tree
-            .open_in(&record.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
-            .map(File::from)
-    }
-}
+/// Copied at a time where the kernel does not do it.
+const COPY_BYTES: usize = 1 << 20;
 
 /// Writes the fix-up layer of an image into an empty directory.
 ///
@@ -126,8 +69,8 @@ pub fn flatten(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> R
 /// again all that they say further down.
 fn repeated(layers: &[LayerDirectory]) -> HashSet<usize> {
     let last: HashMap<&Path, usize> =
-        layers.iter().enumerate().map(|(at, layer)| (layer.tree.path(), at)).collect();
-    (0..layers.len()).filter(|at| last[layers[*at].tree.path()] != *at).collect()
+        layers.iter().enumerate().map(|(at, layer)| (layer.path(), at)).collect();
+    (0..layers.len()).filter(|at| last[layers[*at].path()] != *at).collect()
 }
 
 /// Whether what is below may matter to a layer beyond what overlayfs does by itself.
@@ -306,7 +249,7 @@ impl<'w, 'a> Writer<'w, 'a> {
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let made = rustix::fs::openat(fd, name, flags, mode).map_err(|e| ("create", e))?;
                 let from = self.layers[source.layer].open(record).map_err(Failure::Told)?;
-                copy(&from, &made, record.size, &mut self.reflink)?;
+                copy(&from, made.as_fd(), record.size, &mut self.reflink)?;
                 self.maker.finish_file(made.as_fd(), &attributes)?;
                 return Ok(());
             }
@@ -353,7 +296,7 @@ fn within(path: &[u8], failure: Failure) -> Error {
     }
 }
 
-fn attributes(record: &Record) -> Attributes<'_> {
+pub(super) fn attributes(record: &Record) -> Attributes<'_> {
     Attributes {
         mode: record.mode,
         uid: record.uid,
@@ -382,7 +325,12 @@ fn make_special(
 }
 
 /// Copies a file's content, shared where the file system can, holes left out.
-fn copy(from: &File, to: &OwnedFd, size: u64, reflink: &mut bool) -> std::result::Result<(), Failure> {
+pub(super) fn copy(
+    from: &File,
+    to: BorrowedFd<'_>,
+    size: u64,
+    reflink: &mut bool,
+) -> std::result::Result<(), (&'static str, Errno)> {
     if *reflink && size > 0 {
         match rustix::fs::ioctl_ficlone(to, from) {
             Ok(()) => return Ok(()),
@@ -395,21 +343,36 @@ fn copy(from: &File, to: &OwnedFd, size: u64, reflink: &mut bool) -> std::result
         at = match rustix::fs::seek(from, SeekFrom::Data(at)) {
             Ok(data) => data,
             Err(Errno::NXIO) => break, // a hole to the end
-            Err(e) => return Err(("seek", e).into()),
+            Err(e) => return Err(("seek", e)),
         };
         let end = rustix::fs::seek(from, SeekFrom::Hole(at)).map_err(|e| ("seek", e))?.min(size);
         while at < end {
             let (mut source, mut target) = (at, at);
             let count = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let copied = rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), count)
-                .map_err(|e| ("copy", e))?;
+            let copied =
+                match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), count) {
+                    // What stood in an image is in memory: another file system.
+                    Err(Errno::XDEV) => copy_through(from, to, at, count).map_err(|e| ("copy", e))?,
+                    copied => copied.map_err(|e| ("copy", e))?,
+                };
             if copied == 0 {
-                return Err(("copy", Errno::IO).into()); // the layer's file is shorter than its index says
+                return Err(("copy", Errno::IO)); // the layer's file is shorter than its index says
             }
             at += copied as u64;
         }
     }
     Ok(())
+}
+
+/// Copies some bytes by way of this process.
+fn copy_through(from: &File, to: BorrowedFd<'_>, at: u64, count: usize) -> std::result::Result<usize, Errno> {
+    let mut buffer = vec![0; count.min(COPY_BYTES)];
+    let read = rustix::io::pread(from, &mut buffer, at)?;
+    let mut done = 0;
+    while done < read {
+        done += rustix::io::pwrite(to, &buffer[done..read], at + done as u64)?;
+    }
+    Ok(read)
 }
 
 /// Gives a directory the attributes of another, but for overlayfs' own marks.

@@ -1,0 +1,110 @@
+"""Objects, and the images that name them: looked at, and removed where nothing needs them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyctrd import _core
+from pyctrd.errors import InvalidError, NotFoundError, PyctrdError
+from pyctrd.flows.load import load_config
+from pyctrd.metadata.events import STORE
+from pyctrd.snapshots.composefs import Composefs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyctrd.flows.rooms import Rooms
+
+logger = logging.getLogger("pyctrd.flows")
+
+
+class CountedObjects(NamedTuple):
+    """Objects on disk, and what they take there.
+
+    Attributes:
+        named: Those that layers name.
+        named_bytes: On disk.
+        unnamed: Those that no layer names.
+        unnamed_bytes: On disk.
+    """
+
+    named: int = 0
+    named_bytes: int = 0
+    unnamed: int = 0
+    unnamed_bytes: int = 0
+
+
+def sweep_objects(rooms: Rooms) -> tuple[int, int]:
+    """Remove images of stacks that no image or snapshot has, and objects that no layer on disk names.
+
+    While a layer is being written no object is swept, by a lock of their own; the next collection does it.
+
+    Returns:
+        How many objects went, and the bytes on disk that they had.
+    """
+    if not (rooms.root / "objects").is_dir():
+        return 0, 0
+    if (needed := _needed_stacks(rooms)) is not None:
+        # Whichever snapshotter this engine has, another may have made them.
+        Composefs(rooms.root, rooms.settings.state).keep_stacks(needed)
+    try:
+        swept = _core.sweep_objects(rooms.root)
+    except (InvalidError, NotFoundError) as error:
+        # A layer that cannot be read may name any of them: `check` finds it, and a repair comes before the next sweep.
+        logger.debug("objects not swept: %s", error)
+        return 0, 0
+    if swept is None:
+        logger.debug("objects not swept: a layer is being written")
+        return 0, 0
+    if swept[0]:
+        with rooms.database.write() as tx:
+            tx.events.add(STORE, "gc", "freed", "", {"objects": swept[0]})
+    return swept
+
+
+def count_objects(rooms: Rooms, *, without: Collection[str] = ()) -> CountedObjects:
+    """Count the objects on disk, as if some layers, by diff_id, were gone; none where a layer cannot be read."""
+    if not (rooms.root / "objects").is_dir():
+        return CountedObjects()
+    try:
+        return CountedObjects(*_core.count_objects(rooms.root, without=set(without)))
+    except (InvalidError, NotFoundError) as error:
+        logger.debug("objects not counted: %s", error)
+        return CountedObjects()
+
+
+def _needed_stacks(rooms: Rooms) -> set[tuple[str, ...]] | None:
+    """The stacks of layers of all images and snapshots; None where an image cannot say which it has."""
+    needed = {snapshot.diff_ids for snapshot in rooms.database.snapshots.list()}
+    for namespace in rooms.database.namespaces.list():
+        for record in rooms.database.images.list(namespace.name):
+            try:
+                needed.add(tuple(map(str, load_config(rooms, record).rootfs.diff_ids)))
+            except InvalidError:
+                continue  # no image, but another kind of artifact
+            except (PyctrdError, OSError) as error:
+                logger.debug("images of stacks not swept: %s", error)
+                return None
+    return needed
+
+
+def object_path(rooms: Rooms, key: str) -> Path:
+    """Where an object is, or would be."""
+    return rooms.root / "objects" / key[:2] / key[2:]
+
+
+def named_objects(rooms: Rooms) -> dict[_core.ObjectRef, list[str]]:
+    """The objects that recorded layers name, with the diff_ids of these. A layer that cannot be read names none."""
+    found: dict[_core.ObjectRef, list[str]] = {}
+    for layer in rooms.database.layers.list():
+        try:
+            if not rooms.layers.has_form(layer.diff_id, "objects"):
+                continue
+            named = _core.layer_objects(rooms.layers.path(layer.diff_id))
+        except (InvalidError, NotFoundError, OSError):
+            continue  # what is wrong with it is told of the layer
+        for ref in named:
+            found.setdefault(ref, []).append(layer.diff_id)
+    return found

@@ -1,0 +1,158 @@
+"""Root file systems by overlayfs over images: files' contents are shared by all layers of all images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from pyctrd import _core
+from pyctrd.errors import NotFoundError, PyctrdError
+from pyctrd.snapshots.images import ImageMounts
+from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, is_passing, mount_trial, stack_id
+from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshot
+from pyctrd.snapshots.store import PRIVATE_MODE, SnapshotStore, make_root, read_record, write_record
+
+IMAGE = "image.erofs"
+_STACK = "stack-"
+# Beside an image: its digest.
+_DIGEST = "digest.json"
+_ROOT = "root"
+_OBJECTS = "objects"
+# More than stands in an image itself.
+_PROBE_BYTES = 1 << 16
+
+
+class Composefs(Overlayfs):
+    """As ``Overlayfs``, over one EROFS image for each stack of layers, which names objects of the store.
+
+    The image is all that the layers come to, so a stack needs no fix-up layer, and overlayfs has nothing to merge.
+
+    Args:
+        root: The engine's root directory, on a file system that overlayfs takes as its upper one.
+        state: The engine's state directory: images are mounted there.
+    """
+
+    name = "composefs"
+    form: LayerForm = "objects"
+
+    def __init__(self, root: Path, state: Path) -> None:
+        super().__init__(root)
+        self._objects = root / _OBJECTS
+        self._images = ImageMounts(state, root)
+
+    @classmethod
+    def probe(cls, root: Path) -> str | None:
+        """None where it works beneath ``root``; else the reason why not. Makes an image, and reads through it."""
+        store = SnapshotStore(root)
+        with store.trial() as trial:
+            for name in ("lower", "upper", "work", "merged"):
+                (trial / name).mkdir(mode=PRIVATE_MODE)
+            try:
+                _core.compose_sample(trial, bytes(_PROBE_BYTES))
+                _core.mount_erofs(trial / IMAGE, trial / "lower")
+                try:
+                    _look_through(trial)
+                finally:
+                    _core.unmount(trial / "lower", lazy=True)
+            except (PyctrdError, OSError) as error:
+                if is_passing(error):
+                    raise
+                return str(error)
+        return None
+
+    def settle(self, layers: Sequence[LayerRef]) -> None:
+        """As the protocol says."""
+        self._image(layers)
+
+    def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+        """As the protocol says."""
+        image = self._image(layers)
+        with self._store.making(key, "active", layers) as path:
+            for name in ("upper", "work", "empty"):
+                make_root(path / name)
+            # The merged root directory is the upper one's: it must look like the image's.
+            if image is not None:
+                _core.copy_attributes(image.parent / _ROOT, path / "upper")
+        return Snapshot(key, "active", tuple(layers), None)
+
+    def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+        """As the protocol says."""
+        self._image(layers)
+        with self._store.making(key, "view", layers) as path:
+            for name in ("none", "empty"):
+                make_root(path / name)
+        return Snapshot(key, "view", tuple(layers), None)
+
+    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
+        """As the protocol says."""
+        image = self._image(snapshot.layers)
+        if image is None:
+            self._stack(snapshot, [], target, ids=ids)
+            return
+        with self._images.held(image, target.resolve()) as mounted:
+            self._stack(snapshot, [mounted], target, ids=ids, data=[self._objects])
+
+    def unmount(self, target: Path) -> None:
+        """As the protocol says."""
+        super().unmount(target)
+        self._images.release(target.resolve())
+
+    def collect(self, diff_ids: Collection[str]) -> None:
+        """As the protocol says."""
+        super().collect(diff_ids)
+        for path in self._store.directory.glob(f"{_STACK}*"):
+            if not set(read_record(path / MEMBERS) or ()) <= set(diff_ids):
+                self._store.remove(path)
+        self._images.collect()
+
+    def keep_stacks(self, stacks: Collection[tuple[str, ...]]) -> None:
+        """Remove the images of all other stacks than these, each of diff_ids with the lowest first."""
+        for path in self._store.directory.glob(f"{_STACK}*"):
+            members = read_record(path / MEMBERS)
+            if members is not None and tuple(members) not in stacks:
+                self._store.remove(path)
+
+    def walk_images(self) -> Iterator[tuple[Path, str]]:
+        """The image of each stack, with its digest as it was when it was made; "" where that is lost."""
+        for path in sorted(self._store.directory.glob(f"{_STACK}*")):
+            if (path / MEMBERS).exists():
+                yield path / IMAGE, read_record(path / _DIGEST) or ""
+
+    def drop_image(self, image: Path) -> None:
+        """Remove a stack's image: it is made anew when it is asked for. Who has it mounted keeps it until then."""
+        self._store.remove(image.parent)
+
+    def _image(self, layers: Sequence[LayerRef]) -> Path | None:
+        """The image of a stack, made when it is first asked for; None of no layers."""
+        if not layers:
+            return None
+        for ref in layers:
+            if not ref.path.is_dir():  # the image alone says nothing of what was changed
+                raise NotFoundError(f"layer not found: {ref.diff_id}", kind="layer", name=ref.diff_id)
+        path = self._store.directory / f"{_STACK}{stack_id(layers)}"
+        if not path.exists():
+            self._make_image(path, layers)
+        return path / IMAGE
+
+    def _make_image(self, path: Path, layers: Sequence[LayerRef]) -> None:
+        with self._store.trial() as making:
+            write_record(making / MEMBERS, [ref.diff_id for ref in layers])
+            _core.compose_layers([ref.path for ref in layers], making, path.name)
+            with (making / IMAGE).open("rb") as file:
+                os.fdatasync(file.fileno())
+            write_record(making / _DIGEST, _core.digest_file(making / IMAGE))
+            try:
+                making.rename(path)
+            except OSError:
+                if not path.exists():  # else another process was as fast
+                    raise
+
+
+def _look_through(trial: Path) -> None:
+    merged = trial / "merged"
+    mount_trial(trial, data=[trial / _OBJECTS])
+    try:
+        (merged / "file").read_bytes()
+    finally:
+        _core.unmount(merged)

@@ -1,0 +1,59 @@
+//! Copies of mounts whose files have the owners that a user namespace gives them (Linux 5.12; in overlays 5.19).
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::error::{Error, Result};
+
+/// What is mounted at a path, once more, seen through a descriptor and attached nowhere: what is another's id on disk is
+/// the one that `ids` maps it to, both ways; an id that it does not map is nobody's.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the kernel or the file system maps no ids, or this process may not mount; [`Error::Io`].
+pub(super) fn mapped(path: &Path, ids: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, path, flags).map_err(|e| refused(e, path))?;
+    set_ids(&tree, ids).map_err(|e| refused(e, path))?;
+    Ok(tree)
+}
+
+#[allow(unsafe_code, reason = "rustix has no mount_setattr(2)")]
+fn set_ids(tree: &OwnedFd, ids: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(ids.as_raw_fd()).map_err(|_| Errno::BADF)?,
+    };
+    // SAFETY: both descriptors are open for the length of the call, the path is an empty string of static life, and the
+    // kernel reads as many bytes of `attributes` as it is told that there are.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+fn refused(errno: Errno, path: &Path) -> Error {
+    let needs = match errno {
+        Errno::NOSYS => "Linux 5.12 or later (mount_setattr)".to_owned(),
+        Errno::INVAL => format!("a file system that maps ids below {}", path.display()),
+        Errno::PERM => "root rights (CAP_SYS_ADMIN), and a user namespace with ids".to_owned(),
+        e => return Error::errno("map ids", path, e),
+    };
+    Error::Unsupported { feature: "id-mapped mounts".to_owned(), needs }
+}
