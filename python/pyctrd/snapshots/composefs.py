@@ -148,12 +148,10 @@ class Composefs(Overlayfs):
         path = self._store.directory / f"{_STACK}{stack_id(layers)}"
         found = path / (TREE if self._user_marks else IMAGE)
         if not found.exists():
-            # A store that was used by root before, or is now, and by a user's own root: made anew for whoever comes.
-            self._store.remove(path)
-            self._make_image(path, layers)
+            self._make_image(path, found, layers)
         return found
 
-    def _make_image(self, path: Path, layers: Sequence[LayerRef]) -> None:
+    def _make_image(self, path: Path, found: Path, layers: Sequence[LayerRef]) -> None:
         with self._store.trial() as making:
             write_record(making / MEMBERS, [ref.diff_id for ref in layers])
             paths = [ref.path for ref in layers]
@@ -168,8 +166,11 @@ class Composefs(Overlayfs):
             try:
                 making.rename(path)
             except OSError:
-                if not path.exists():  # else another process was as fast
-                    raise
+                if found.exists():
+                    return  # another process was as fast
+                # What is there is not for this process: root made it, and now a user's own, or the other way round.
+                self._store.remove(path)
+                making.rename(path)
 
 
 def _look_through(trial: Path, lower: Path, *, user_marks: bool) -> None:
