@@ -97,6 +97,7 @@ def remove_image(rooms: Rooms, name: str, *, force: bool = False, collect_after:
 def let_go(tx: Tables, namespace: str, digest: str) -> bool:
     """Take a blob from a namespace; whether that was the last that had it, and it goes from disk."""
     tx.content.delete(namespace, digest)
+    tx.layers.forget_unpacked(namespace, digest)
     if tx.content.is_recorded(digest):
         return False
     tx.layers.forget_blob(digest)
