@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.errors import NotFoundError, PyctrdError
+from pyctrd.errors import NotFoundError, PyctrdError, naming
 from pyctrd.snapshots.images import ImageMounts
 from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, in_user_namespace, is_passing, mount_trial, stack_id
 from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshot
@@ -160,7 +160,7 @@ class Composefs(Overlayfs):
                 _core.compose_directory(paths, making / TREE)
             else:
                 _core.compose_layers(paths, making, path.name)
-                with (making / IMAGE).open("rb") as file:
+                with naming(making / IMAGE), (making / IMAGE).open("rb") as file:
                     os.fdatasync(file.fileno())
                 write_record(making / _DIGEST, _core.digest_file(making / IMAGE))
             try:
