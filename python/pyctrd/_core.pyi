@@ -27,6 +27,7 @@ __all__ = [
     "ViewWalk",
     "Workspace",
     "__version__",
+    "compose_directory",
     "compose_layers",
     "compose_sample",
     "copy_attributes",
@@ -286,10 +287,13 @@ def diff_layers(
     layers: Sequence[_Path],
     *,
     overlay: bool,
+    user_marks: bool = False,
     compression: str = "gzip",
     clamp_mtime: int | None = None,
 ) -> Diffed: ...
-def list_changes(upper: _Path, layers: Sequence[_Path], *, overlay: bool) -> list[tuple[str, bytes]]: ...
+def list_changes(
+    upper: _Path, layers: Sequence[_Path], *, overlay: bool, user_marks: bool = False
+) -> list[tuple[str, bytes]]: ...
 
 # --- layer (tar) ----------------------------------------------------------------------------------
 
@@ -360,7 +364,8 @@ def flatten_layers(layers: Sequence[_Path], target: _Path) -> None: ...
 def rebuild_layer(layer: _Path, diff_id: str, dest: _Path | None = None) -> int: ...
 def copy_attributes(source: _Path, target: _Path) -> None: ...
 def compose_layers(layers: Sequence[_Path], target: _Path, identity: str) -> None: ...
-def compose_sample(target: _Path, content: bytes) -> None: ...
+def compose_directory(layers: Sequence[_Path], target: _Path) -> None: ...
+def compose_sample(target: _Path, content: bytes, directory: bool) -> None: ...
 
 # --- mount ----------------------------------------------------------------------------------------
 
@@ -372,6 +377,7 @@ def mount_overlay(
     work: _Path | None = None,
     volatile: bool = False,
     data: Sequence[_Path] = ...,
+    user_marks: bool = False,
     ids: int | None = None,
 ) -> None: ...
 def mount_erofs(image: _Path, target: _Path, *, loop_device: bool = False) -> None: ...

@@ -98,7 +98,8 @@ class Leases:
             labels: The caller's own.
 
         Raises:
-            InvalidError: ``expires`` is not more than 0, or a label is not UTF-8.
+            InvalidError: ``expires`` is not more than 0, or a label is none: a key is empty,
+                one has control characters, or is too long.
         """
         from pyctrd.flows.lease import create_lease
 

@@ -31,6 +31,8 @@ pub struct Overlay<'a> {
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Skip syncs of the upper directory: its content is lost by a crash, as a container's is.
     pub volatile: bool,
+    /// Its own marks are `user.overlay.` attributes (Linux 5.11): all that a user namespace may set.
+    pub user_marks: bool,
     /// A user namespace: what the layers and the upper directory have as its ids are the ids that it maps them to.
     pub ids: Option<BorrowedFd<'a>>,
 }
@@ -83,7 +85,7 @@ fn mount_overlay_of(overlay: &Overlay<'_>, target: &Path) -> Result<()> {
     let options: &[_] = if overlay.data.is_empty() { &[] } else { &[("metacopy", "off")] };
     match mount_overlay_with(overlay, target, options) {
         // Before Linux 6.16 contents are found elsewhere only where files' metadata may be copied up alone as well.
-        Err(error) if !overlay.data.is_empty() && may_be_missing(&error) => {
+        Err(error) if !overlay.data.is_empty() && !overlay.user_marks && may_be_missing(&error) => {
             mount_overlay_with(overlay, target, &[("metacopy", "on"), ("redirect_dir", "on")])
         }
         done => done,
@@ -119,6 +121,9 @@ fn mount_overlay_with(
             },
             e => Error::errno("mount overlay", path, e),
         })?;
+    }
+    if overlay.user_marks {
+        fsconfig_set_flag(context.as_fd(), "userxattr").map_err(|e| refused(e, target))?;
     }
     for (key, value) in options {
         fsconfig_set_string(context.as_fd(), *key, *value).map_err(|e| refused(e, target))?;

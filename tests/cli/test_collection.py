@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import pytest
+
+from tests.archives import Tar
 from tests.cli.commands import is_one_error, run
+from tests.images import build_image
 
 
 def test_gc_frees_what_rmi_left_and_a_dry_run_tells_it_before(stored: str) -> None:
@@ -66,3 +71,19 @@ def test_df_tells_of_images_and_only_if_asked_of_namespaces(stored: str) -> None
     assert "EXCLUSIVE" in run("df", "--all-namespaces").out
     assert run("rmi", stored).status == 0
     assert run("df").out == "charged 0 B\n"
+
+
+@pytest.mark.root
+def test_what_layers_share_is_counted_for_the_keeper_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", "composefs")
+    built = build_image([Tar().file("f", bytes(range(256)) * 64).build()])
+    built.write_layout(tmp_path / "layout")
+    assert run("load", "--name", "example.com/app:1", "-i", str(tmp_path / "layout")).status == 0
+    assert "store: 1 contents of files, 16.4 kB" in run("df", "--all-namespaces").out
+    assert json.loads(run("--json", "df", "--all-namespaces").out)["store"]["objects"] == 1
+    assert "contents of files" not in run("df").out
+    assert run("rmi", "--no-collect", "example.com/app:1").status == 0
+    assert "objects" not in run("gc", "--dry-run").out
+    assert "free objects 1 16.4 kB: no layer has them" in run("gc", "--dry-run", "--all-namespaces").out
+    assert "freed objects 1 16.4 kB: no layer has them" in run("gc", "--all-namespaces").out
+    assert "contents of files" not in run("df", "--all-namespaces").out

@@ -182,8 +182,11 @@ def test_a_time_that_is_none_is_refused(engine: pyctrd.Engine, expires: float) -
     assert engine.leases.list() == []
 
 
-def test_a_label_that_is_no_text_is_refused_and_leaves_nothing(engine: pyctrd.Engine, root: Path) -> None:
-    with pytest.raises(InvalidError, match="labels"):
-        engine.leases.create(labels={"name": "\udc80"})
+@pytest.mark.parametrize("label", [("name", "\udc80"), ("", "x"), ("a\0b", "x"), ("a", "\n"), ("a", "x" * 5000)])
+def test_a_label_that_is_none_is_refused_and_leaves_nothing(
+    engine: pyctrd.Engine, root: Path, label: tuple[str, str]
+) -> None:
+    with pytest.raises(InvalidError, match="invalid label"):
+        engine.leases.create(labels=dict([label]))
     assert engine.leases.list() == []
     assert files_below(root / "locks/lease") == []

@@ -48,7 +48,7 @@ def test_the_merged_view_is_the_same_whichever_makes_it(kind: str, root: Path, t
         snapshot = KINDS[kind](snapshotter, f"by-{snapshotter.name}", layers)
         views.append(view_of(snapshotter, snapshot, tmp_path))
         snapshotter.delete(snapshot.key)
-    assert [differences(views[0], view) for view in views[1:]] == [[], []]
+    assert [differences(views[0], view) for view in views[1:]] == [[]] * (len(SNAPSHOTTERS) - 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -151,10 +151,19 @@ def images() -> list[BuiltImage]:
     return [build_image([shared, own.build()]) for own in owns]
 
 
+@pytest.fixture(params=["", "composefs"], ids=["chosen", "composefs"])
+def snapshotter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of all workers; "" for what an engine chooses."""
+    name: str = request.param
+    if name:
+        monkeypatch.setenv("PYCTRD_SNAPSHOTTER", name)
+    return name
+
+
 @pytest.fixture
-def workers(images: list[BuiltImage], tmp_path: Path, state: Path) -> Iterator[list[Worker]]:
+def workers(images: list[BuiltImage], tmp_path: Path, state: Path, snapshotter: str) -> Iterator[list[Worker]]:
     """One a namespace."""
-    del state
+    del state, snapshotter
     with FaultyRegistry() as registry:
         for number, image in enumerate(images):
             registry.add(image, f"image{number}")

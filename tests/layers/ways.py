@@ -20,7 +20,9 @@ from tests.layers.model import Layer, Tree
 from tests.trees import Facts, differences, read_tree
 
 # "recorded": what a layer becomes that is made of a tree whose ownership is recorded.
-WAYS = ("merge", "overlayfs", "native", "composefs", "recorded")
+# As in a user namespace, which may mount no image.
+DIRECTORIES = "composefs-directories"
+WAYS = ("merge", "overlayfs", "native", "composefs", DIRECTORIES, "recorded")
 # What layers are unpacked as where nothing else is said: tests of one snapshotter set what that one wants.
 DEFAULT_FORM: LayerForm = "tree"
 
@@ -95,8 +97,8 @@ def unpacked(way: str, tars: Sequence[bytes], directory: Path) -> Iterator[Path]
 
 def open_snapshotter(name: str, root: Path) -> Snapshotter:
     """One of the snapshotters over a root; its state is beside that."""
-    if name == "composefs":
-        return Composefs(root, root.with_name("state"))
+    if name in ("composefs", DIRECTORIES):
+        return Composefs(root, root.with_name("state"), directories=name == DIRECTORIES)
     return Overlayfs(root) if name == "overlayfs" else Native(root)
 
 

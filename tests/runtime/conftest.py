@@ -13,7 +13,10 @@ import pytest
 
 from pyctrd.oci.config import ImageConfig, RootFS
 from pyctrd.oci.platform import Platform
-from pyctrd.runtime import ExitStatus, RunOptions, Runtime, build_spec, find_user
+from pyctrd.runtime.runtime import Runtime
+from pyctrd.runtime.spec import RunOptions, build_spec
+from pyctrd.runtime.state import ExitStatus
+from pyctrd.runtime.users import find_user
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = "sh true false cat sleep echo id env pwd ls stty head tail seq yes printf wc grep mount touch dd tr sync"

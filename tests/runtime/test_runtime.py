@@ -20,8 +20,11 @@ from pyctrd.errors import (
     RuncError,
 )
 from pyctrd.oci.config import ImageConfig
-from pyctrd.runtime import Bind, Rlimit, Runtime, state
+from pyctrd.runtime import state
+from pyctrd.runtime.limits import Rlimit
+from pyctrd.runtime.runtime import Runtime
 from pyctrd.runtime.shim import Connection, Mode, Start, wait_readable
+from pyctrd.runtime.spec import Bind
 from tests.children import until
 from tests.runtime.conftest import IMAGE, WAIT_SECONDS, Host
 

@@ -11,22 +11,12 @@ from typing import Any
 import pytest
 
 from pyctrd.errors import ConflictError, InvalidError, NotFoundError, UnsupportedError
-from pyctrd.runtime import (
-    DEFAULT_CAPABILITIES,
-    Bind,
-    CgroupForm,
-    Rlimit,
-    RunOptions,
-    User,
-    build_spec,
-    cgroup_form,
-    find_user,
-)
-from pyctrd.runtime.cgroup import check_runtime
-from pyctrd.runtime.limits import clamp_oom_score_adj, clamp_rlimit
+from pyctrd.runtime.cgroup import CgroupForm, cgroup_form, check_runtime
+from pyctrd.runtime.limits import Rlimit, clamp_oom_score_adj, clamp_rlimit
 from pyctrd.runtime.runc import _refusal, clean, start_error
 from pyctrd.runtime.seccomp import default_profile
-from pyctrd.runtime.users import FILE_MAX_BYTES
+from pyctrd.runtime.spec import DEFAULT_CAPABILITIES, Bind, RunOptions, build_spec
+from pyctrd.runtime.users import FILE_MAX_BYTES, User, find_user
 from tests.runtime.conftest import IMAGE
 
 

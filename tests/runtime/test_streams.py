@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pyctrd.runtime import ExitStatus
 from pyctrd.runtime.shim import Connection, Kind, Mode
+from pyctrd.runtime.state import ExitStatus
 from pyctrd.runtime.streams import forward_signals
 from tests.runtime.conftest import WAIT_SECONDS, Host
 

@@ -12,7 +12,8 @@ import pyctrd
 from pyctrd.snapshots.protocol import LayerRef
 from pyctrd.snapshots.store import SnapshotStore
 from tests import syscalls
-from tests.images import Images
+from tests.archives import Tar
+from tests.images import Images, build_image
 from tests.syscalls import Watched
 
 WHY_UNWATCHED = syscalls.why_not()
@@ -84,22 +85,32 @@ def test_all_of_an_image_is_flushed_before_it_gets_its_name(images: Images, stat
 
 @pytest.mark.root
 @pytest.mark.skipif(WHY_UNWATCHED != "", reason=WHY_UNWATCHED)
-def test_objects_are_flushed_before_they_get_names_and_these_before_a_layer_that_needs_them(images: Images) -> None:
+@pytest.mark.parametrize(("count", "names_flushed"), [(2, "directory"), (100, "flush")])
+def test_objects_are_flushed_before_they_get_names_and_these_before_a_layer_that_needs_them(
+    images: Images, count: int, names_flushed: str
+) -> None:
+    tar = Tar()
+    for number in range(count):
+        tar.file(f"f{number}", b"%d" % number * 5000)
+    pushed = images.push(build_image([tar.build()]))
     with pyctrd.Engine(snapshotter="composefs") as engine:
         engine.info()  # tried here, so that what is watched does not try it
     order: list[str] = []
-    with Watched(UNPACK, images.busybox.reference, calls=["syncfs", "renameat2"]) as program:
+    with Watched(UNPACK, pushed.reference, calls=["syncfs", "fsync", "renameat2"]) as program:
         for call in program:
             names = call.path.split("/")
             if call.name == "syncfs":
                 order.append("flush")
+            elif call.name == "fsync":
+                if "objects" in names and "content" not in names:
+                    order.append("directory")
             elif "objects" in names or (len(names[-1]) == 62 and len(names[-2]) == 2):
                 order.append("object")
             elif "layers" in names:
                 order.append("layer")
             call.allow()
     short = [what for at, what in enumerate(order) if order[at - 1 : at] != [what]]
-    assert short == ["flush", "object", "flush", "layer"]
+    assert short == ["flush", "object", names_flushed, "layer"]
 
 
 def test_a_record_that_was_cut_off_is_no_snapshot_and_can_be_deleted(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyctrd.cli.group import Globals, json_option, pass_globals
+from pyctrd.cli.labels import read_labels
 from pyctrd.cli.output import age_text, print_json, print_json_lines, print_table
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ def _read_duration(_context: click.Context, _parameter: click.Parameter, text: s
     if match is None:
         raise click.BadParameter(f"{text!r}: expected a number of seconds, or one with s, m, h or d")
     return int(match[1]) * _SECONDS[match[2]]
-
-
-def _read_labels(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
-    return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 @click.group("lease")
@@ -75,7 +72,7 @@ def lease_ls(options: Globals, *, quiet: bool, as_json: bool) -> None:
     callback=_read_duration,
     help="How long it lives: seconds, or 90s, 30m, 12h, 7d.",
 )
-@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, callback=_read_labels, help="A label of yours.")
+@click.option("--label", "labels", metavar="KEY=VALUE", multiple=True, callback=read_labels, help="A label of yours.")
 @json_option
 @pass_globals
 def lease_create(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from pyctrd.cli.group import Globals, json_option, pass_globals
+from pyctrd.cli.labels import read_labels
 from pyctrd.cli.output import age_text, print_json, print_json_lines, print_table, size_text
 from pyctrd.cli.sizes import SizeType
 
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
     from pyctrd import Namespace, NamespaceUsage
 
 label_option = click.option(
-    "--label", "labels", metavar="KEY=VALUE", multiple=True, help="A word about it; set replaces all that there are."
+    "--label",
+    "labels",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=read_labels,
+    help="A word about it; set replaces all that there are.",
 )
 UNLIMITED = "unlimited"
 
@@ -49,14 +55,14 @@ def create_namespace(
     options: Globals,
     name: str,
     *,
-    labels: tuple[str, ...],
+    labels: dict[str, str],
     policy: Literal["isolated", "shared"],
     quota: int | None,
     as_json: bool,
 ) -> None:
     """Make a namespace."""
     with options.engine() as engine:
-        made = engine.namespaces.create(name, labels=_read_labels(labels), policy=policy, quota=quota)
+        made = engine.namespaces.create(name, labels=labels, policy=policy, quota=quota)
     _print(made, as_json=as_json or options.json)
 
 
@@ -71,16 +77,14 @@ def set_namespace(
     options: Globals,
     name: str,
     *,
-    labels: tuple[str, ...],
+    labels: dict[str, str],
     policy: Literal["isolated", "shared"] | None,
     quota: int | Literal["unlimited"] | None,
     as_json: bool,
 ) -> None:
     """Change a namespace's labels, policy or quota."""
     with options.engine() as engine:
-        changed = engine.namespaces.set(
-            name, labels=_read_labels(labels) if labels else None, policy=policy, quota=quota
-        )
+        changed = engine.namespaces.set(name, labels=labels or None, policy=policy, quota=quota)
     _print(changed, as_json=as_json or options.json)
 
 
@@ -94,16 +98,6 @@ def remove_namespaces(options: Globals, names: tuple[str, ...], *, force: bool) 
         for name in names:
             engine.namespaces.remove(name, force=force)
             click.echo(name)
-
-
-def _read_labels(words: tuple[str, ...]) -> dict[str, str]:
-    labels = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{word!r}: expected KEY=VALUE", param_hint="--label")
-        labels[key] = value
-    return labels
 
 
 def _print(namespace: Namespace, *, as_json: bool) -> None:

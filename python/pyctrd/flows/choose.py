@@ -10,7 +10,7 @@ from pyctrd.errors import InvalidError, UnsupportedError
 from pyctrd.runtime.state import BOOT_ID
 from pyctrd.snapshots.composefs import Composefs
 from pyctrd.snapshots.native import Native
-from pyctrd.snapshots.overlayfs import Overlayfs
+from pyctrd.snapshots.overlayfs import Overlayfs, in_user_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +93,7 @@ def _why_not(rooms: Rooms, name: str) -> str | None:
 
 def _mark_of(rooms: Rooms, name: str) -> Path:
     stat = rooms.root.stat()
-    subject = f"{BOOT_ID.read_text()} {stat.st_dev} {stat.st_ino} {os.geteuid()}"
+    subject = f"{BOOT_ID.read_text()} {stat.st_dev} {stat.st_ino} {os.geteuid()} {in_user_namespace()}"
     return rooms.settings.state / "probed" / f"{name}-{_core.digest_bytes(subject.encode()).partition(':')[2][:16]}"
 
 

@@ -17,7 +17,7 @@ from pyctrd.errors import ConflictError
 from pyctrd.flows.choose import SNAPSHOTTERS, open_snapshotter
 from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.load import get_image
-from pyctrd.flows.objects import sweep_objects
+from pyctrd.flows.objects import SweptObjects, sweep_objects
 from pyctrd.flows.reach import learn_needs, learn_new_needs
 from pyctrd.flows.recover import recover
 from pyctrd.flows.remove import (
@@ -48,8 +48,7 @@ class Swept(NamedTuple):
         blobs: Records of blobs, by namespace.
         layers: Records of layers, with what their own directories had of files' content.
         orphans: What was on disk without a record: kind, name and bytes.
-        objects: How many files' contents, which no layer has any more.
-        object_bytes: On disk, of these.
+        objects: Files' contents that no layer has any more.
         freed_bytes: On disk, of all.
         skipped: Why it ended early; "" where it did not.
         damaged: By namespace, an image of which nobody knows what it needs: so nothing of that namespace went, and no
@@ -59,8 +58,7 @@ class Swept(NamedTuple):
     blobs: list[KeptBlob]
     layers: list[KeptLayer]
     orphans: list[tuple[str, str, int]]
-    objects: int
-    object_bytes: int
+    objects: SweptObjects
     freed_bytes: int
     skipped: str
     damaged: dict[str, str]
@@ -97,6 +95,7 @@ def remove_image(rooms: Rooms, name: str, *, force: bool = False, collect_after:
 def let_go(tx: Tables, namespace: str, digest: str) -> bool:
     """Take a blob from a namespace; whether that was the last that had it, and it goes from disk."""
     tx.content.delete(namespace, digest)
+    tx.layers.forget_unpacked(namespace, digest)
     if tx.content.is_recorded(digest):
         return False
     tx.layers.forget_blob(digest)
@@ -125,9 +124,9 @@ def sweep_store(rooms: Rooms) -> Swept:
     except _StoreBusyError as error:
         skipped = str(error)
     sweep.disk()
-    objects, object_bytes = sweep_objects(rooms)
-    freed = sweep.freed_bytes + object_bytes
-    return Swept(sweep.blobs, sweep.layers, sweep.orphans, objects, object_bytes, freed, skipped, sweep.damaged)
+    objects = sweep_objects(rooms)
+    freed = sweep.freed_bytes + objects.bytes
+    return Swept(sweep.blobs, sweep.layers, sweep.orphans, objects, freed, skipped, sweep.damaged)
 
 
 class _Sweep:

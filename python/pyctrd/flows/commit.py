@@ -14,7 +14,7 @@ from pyctrd.errors import InvalidError, NotFoundError
 from pyctrd.flows.fetch import Fetch, FileBody, Want
 from pyctrd.flows.freeze import held_still
 from pyctrd.flows.lease import kept, resources_of
-from pyctrd.flows.pull import BytesBody, is_present, record_content, swept_after_failure
+from pyctrd.flows.pull import BytesBody, is_present, note_unpacked, record_content, swept_after_failure
 from pyctrd.metadata.images import ImageRecord
 from pyctrd.metadata.leases import LeaseResource
 from pyctrd.oci.config import ImageConfig
@@ -143,11 +143,13 @@ def _store(rooms: Rooms, wants: Sequence[Want], record: ImageRecord) -> ImageRec
     def record_all(tx: Tables, brought: Sequence[Want]) -> None:
         record_content(rooms, "", tx, brought)
         if all(want.state in ("present", "done") for want in wants):
+            note_unpacked(rooms, tx, wants)
             named.append(tx.images.put(record, by="commit"))
 
     Fetch(rooms, is_present=partial(is_present, rooms), record=record_all).run(wants)
     if not named:  # all of it was there: somebody made the same before
         with rooms.database.write() as tx:
+            note_unpacked(rooms, tx, wants)
             named.append(tx.images.put(record, by="commit"))
     return named[-1]
 

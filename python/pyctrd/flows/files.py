@@ -104,7 +104,7 @@ class OpenImages:
         with self._lock:
             files = self._opened.pop(key, None)
         known = rooms.database.content.find(rooms.namespace, record.manifest_digest) is not None
-        if files is None or not known or not files.is_current():
+        if files is None or not known or not files.is_current(rooms):
             files = ImageFiles(rooms, record)
         with self._lock:
             self._opened[key] = files
@@ -131,9 +131,9 @@ class ImageFiles:
             self._diff_ids = [layer.diff_id for layer in layers]
             self._view = _core.ImageView([layer.path for layer in layers])
 
-    def is_current(self) -> bool:
-        """Whether all of its layers are still there, and not others of the same digest."""
-        return self._view.is_current()
+    def is_current(self, rooms: Rooms) -> bool:
+        """Whether all of its layers are still there, also for the namespace, and not others of the same digest."""
+        return self._view.is_current() and rooms.database.layers.were_unpacked(rooms.namespace, self._diff_ids)
 
     def stat(self, path: bytes) -> FileEntry:
         """What a path leads to, links followed."""

@@ -12,6 +12,7 @@ from pyctrd.errors import InvalidError, NotFoundError, PyctrdError
 from pyctrd.flows.load import find_image
 from pyctrd.flows.reach import needs_of
 from pyctrd.metadata.leases import LeaseRecord, LeaseResource
+from pyctrd.metadata.namespaces import check_labels
 from pyctrd.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def create_lease(
         resources: What it keeps from the start.
 
     Raises:
-        InvalidError: ``expires`` is no positive number of seconds, or a label is not UTF-8.
+        InvalidError: ``expires`` is no positive number of seconds, or a label is none.
     """
     if expires is not None and not 0 < expires <= EXPIRES_SECONDS_MAX:
         raise InvalidError(
@@ -86,6 +87,7 @@ def create_lease(
             field="expires",
             value=expires,
         )
+    checked = check_labels(labels or {})
     lease_id = os.urandom(16).hex()
     lock = rooms.lock("lease", lease_id)
     try:
@@ -95,7 +97,7 @@ def create_lease(
             lock.acquire(timeout=0)
             expires_ns = None if expires is None else time.time_ns() + int(expires * 1e9)
             record = tx.leases.add(
-                lease_id, namespace=rooms.namespace, purpose=purpose, labels=labels or {}, expires_ns=expires_ns
+                lease_id, namespace=rooms.namespace, purpose=purpose, labels=checked, expires_ns=expires_ns
             )
             tx.leases.keep(lease_id, resources)
     except BaseException:

@@ -87,7 +87,7 @@ def image_layers(rooms: Rooms, record: ImageRecord) -> list[LayerRef]:
     """
     layers = []
     for diff_id in load_config(rooms, record).rootfs.diff_ids:
-        if rooms.database.layers.find(str(diff_id)) is None:
+        if not rooms.database.reachability.has_layer(rooms.namespace, str(diff_id)):
             raise NotFoundError(
                 f"layer not unpacked: {record.name}: {diff_id}",
                 kind="layer",

@@ -36,16 +36,27 @@ class CountedObjects(NamedTuple):
     unnamed_bytes: int = 0
 
 
-def sweep_objects(rooms: Rooms) -> tuple[int, int]:
+class SweptObjects(NamedTuple):
+    """What became of the objects in a collection.
+
+    Attributes:
+        number: How many went.
+        bytes: On disk, of these.
+        skipped: Why none could go; "" where those went that could.
+    """
+
+    number: int = 0
+    bytes: int = 0
+    skipped: str = ""
+
+
+def sweep_objects(rooms: Rooms) -> SweptObjects:
     """Remove images of stacks that no image or snapshot has, and objects that no layer on disk names.
 
     While a layer is being written no object is swept, by a lock of their own; the next collection does it.
-
-    Returns:
-        How many objects went, and the bytes on disk that they had.
     """
     if not (rooms.root / "objects").is_dir():
-        return 0, 0
+        return SweptObjects()
     if (needed := _needed_stacks(rooms)) is not None:
         # Whichever snapshotter this engine has, another may have made them.
         Composefs(rooms.root, rooms.settings.state).keep_stacks(needed)
@@ -54,14 +65,14 @@ def sweep_objects(rooms: Rooms) -> tuple[int, int]:
     except (InvalidError, NotFoundError) as error:
         # A layer that cannot be read may name any of them: `check` finds it, and a repair comes before the next sweep.
         logger.debug("objects not swept: %s", error)
-        return 0, 0
+        return SweptObjects(skipped=f"objects not swept: {error}")
     if swept is None:
         logger.debug("objects not swept: a layer is being written")
-        return 0, 0
+        return SweptObjects(skipped="objects not swept: a layer is being written")
     if swept[0]:
         with rooms.database.write() as tx:
             tx.events.add(STORE, "gc", "freed", "", {"objects": swept[0]})
-    return swept
+    return SweptObjects(*swept)
 
 
 def count_objects(rooms: Rooms, *, without: Collection[str] = ()) -> CountedObjects:

@@ -75,6 +75,7 @@ def pull(
             settle(rooms, resolved.config.rootfs.diff_ids)
         with rooms.database.write() as tx:
             lease.end(tx)
+            note_unpacked(rooms, tx, wants)
             return tx.images.put(image_record(rooms, resolved), by="pull")
 
 
@@ -164,6 +165,11 @@ def record_layer(tx: Tables, want: Want) -> None:
             foreign_links=want.result.foreign_links,
             blob=str(want.descriptor.digest),
         )
+
+
+def note_unpacked(rooms: Rooms, tx: Tables, wants: Sequence[Want]) -> None:
+    """Record which layers are unpacked for the namespace from now on: those that were before, for others, too."""
+    tx.layers.note_unpacked(rooms.namespace, (want.diff_id for want in wants if want.unpack and want.diff_id))
 
 
 def image_record(rooms: Rooms, resolved: Resolved) -> ImageRecord:

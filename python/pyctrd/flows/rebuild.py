@@ -18,7 +18,7 @@ def rebuild_layer(rooms: Rooms, diff_id: str, dest: Path) -> int:
     """Write a layer's tar into a file that has its name only when it is whole; see ``Content.rebuild``."""
     parsed = Digest.parse(diff_id, field="diff_id")
     with rooms.collection_lock(shared=True):
-        if not _has_layer(rooms, parsed):
+        if not rooms.database.reachability.has_layer(rooms.namespace, str(parsed)):  # whatever the store has
             raise NotFoundError(
                 f"layer not found: {diff_id}", kind="layer", name=diff_id, hint="pull its image, and unpack it"
             )
@@ -31,11 +31,3 @@ def rebuild_layer(rooms: Rooms, diff_id: str, dest: Path) -> int:
                 staged.unlink()
             raise
     return size
-
-
-def _has_layer(rooms: Rooms, diff_id: Digest) -> bool:
-    """Whether a blob of this namespace was seen to be this layer: that the store has it says nothing of the tenant."""
-    layers = rooms.database.layers
-    if layers.find(diff_id) is None:
-        return False
-    return any(layers.is_layer_of(item.digest, diff_id) for item in rooms.database.content.walk(rooms.namespace))

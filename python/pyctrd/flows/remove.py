@@ -6,6 +6,7 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from pyctrd.errors import naming
 from pyctrd.flows.recover import digest_locks
 from pyctrd.metadata.doomed import Thing
 
@@ -94,7 +95,8 @@ def _flush_folders(rooms: Rooms) -> None:
         for folder in _folders(rooms.root / base):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                os.fsync(descriptor)
+                with naming(folder):
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
 

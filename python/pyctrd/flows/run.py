@@ -17,6 +17,7 @@ from pyctrd.flows.load import image_layers, load_config
 from pyctrd.flows.mount import record_snapshot
 from pyctrd.flows.runs import notice, tell
 from pyctrd.metadata.containers import ContainerRecord
+from pyctrd.metadata.namespaces import check_labels
 from pyctrd.runtime.signals import signal_number
 from pyctrd.runtime.spec import RunOptions, build_spec
 from pyctrd.runtime.users import find_user
@@ -69,7 +70,7 @@ def create_container(
         image_digest=image.manifest_digest,
         snapshot_key=f"container-{container_id}",
         command=_words(config, options),
-        labels=dict(labels or {}),
+        labels=check_labels(labels or {}),
         auto_remove=auto_remove,
         stop_signal=stop_signal or config.stop_signal or "SIGTERM",
         runtime=rooms.settings.runtime,

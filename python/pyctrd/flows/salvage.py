@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pyctrd.errors import ConflictError, InvalidError, PyctrdError
 from pyctrd.flows.check import side_by_side
 from pyctrd.flows.fetch import Body, Fetch, FileBody
-from pyctrd.flows.pull import image_record, is_present, record_content, wants_of
+from pyctrd.flows.pull import image_record, is_present, note_unpacked, record_content, wants_of
 from pyctrd.flows.reach import needs_of
 from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.flows.rooms import PRIVATE_MODE, REBUILDING, Rooms
@@ -128,7 +128,7 @@ def _restore_content(rooms: Rooms, record: ImageRecord, whole: dict[str, int]) -
     """Record what an image needs for its namespace: that it has the name says that it had all of it."""
     try:
         manifest = Manifest.parse(rooms.blobs.read(record.manifest_digest))
-        needed = needs_of(rooms, record).blobs
+        needed, layers = needs_of(rooms, record)
     except (PyctrdError, OSError):
         return  # the check that follows tells
     types = {str(blob.digest): blob.media_type for blob in (manifest.config, *manifest.layers)}
@@ -137,6 +137,7 @@ def _restore_content(rooms: Rooms, record: ImageRecord, whole: dict[str, int]) -
         for digest in needed & whole.keys():
             kind = types.get(digest) or detect(rooms.blobs.read(digest))
             tx.content.add(record.namespace, digest, size=whole[digest], media_type=kind, source="")
+        tx.layers.note_unpacked(record.namespace, layers)
 
 
 def _recover_images(rooms: Rooms, whole: dict[str, int]) -> Iterator[ImageRecord]:
@@ -177,6 +178,7 @@ def _recover_image(rooms: Rooms, target: Descriptor, body: bytes, whole: dict[st
     wants = wants_of(rooms, resolved, origin, unpack=unpack)
     Fetch(rooms, is_present=partial(is_present, rooms), record=partial(record_content, rooms, "")).run(wants)
     with rooms.database.write() as tx:
+        note_unpacked(rooms, tx, wants)
         return tx.images.put(image_record(rooms, resolved), by="repair")
 
 

@@ -60,7 +60,7 @@ def gc(rooms: Rooms, *, all_namespaces: bool = False) -> Collection:
     """Free what nothing needs, of every namespace; see ``Engine.gc``."""
     if all_namespaces:
         swept = sweep_store(rooms)
-        skipped = swept.skipped or next(iter(swept.damaged.values()), "")
+        skipped = swept.skipped or next(iter(swept.damaged.values()), swept.objects.skipped)
         return Collection(tuple(_all_of(swept)), swept.freed_bytes, skipped)
     # Whether a layer leaves the disk depends on other namespaces; whether this one needs it does not.
     damaged = _prepare(rooms)
@@ -184,8 +184,7 @@ def _all_of(swept: Swept) -> Iterator[Collected]:
         yield Collected("layer", layer.diff_id, layer.bytes, kept=False, reason=NOTHING, namespace="")
     for kind, name, size in swept.orphans:
         yield Collected(kind, name, size, kept=False, reason="no record names it", namespace="")
-    if swept.objects:
-        yield from _of_objects(CountedObjects(unnamed=swept.objects, unnamed_bytes=swept.object_bytes))
+    yield from _of_objects(CountedObjects(unnamed=swept.objects.number, unnamed_bytes=swept.objects.bytes))
 
 
 def _of_objects(counted: CountedObjects) -> Iterator[Collected]:

@@ -22,6 +22,7 @@ from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback
 from pyctrd.flows.pull import (
     image_record,
     is_present,
+    note_unpacked,
     record_content,
     settle,
     swept_after_failure,
@@ -118,6 +119,7 @@ class _Loading:
                     settle(rooms, diff_ids)
             with rooms.database.write() as tx:
                 lease.end(tx)
+                note_unpacked(rooms, tx, wants)
                 return [tx.images.put(record, by="load") for record in self._records]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import time
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from pyctrd.metadata.table import Table
@@ -68,6 +69,25 @@ class Layers(Table):
     def blobs_of(self, diff_id: str) -> builtins.list[str]:
         """Digests of the blobs that were seen to be a layer."""
         return [row[0] for row in self._run("SELECT digest FROM layer_blobs WHERE diff_id = ?", (diff_id,))]
+
+    def note_unpacked(self, namespace: str, diff_ids: Iterable[str]) -> None:
+        """Record that layers were unpacked for a namespace, whoever did it before."""
+        for diff_id in diff_ids:
+            self._run("INSERT OR IGNORE INTO unpacked(namespace, diff_id) VALUES (?, ?)", (namespace, diff_id))
+
+    def were_unpacked(self, namespace: str, diff_ids: Collection[str]) -> bool:
+        """Whether all of some layers were unpacked for a namespace, and it has not let go of them since."""
+        marks = ", ".join("?" * len(set(diff_ids)))
+        sql = f"SELECT count(*) FROM unpacked WHERE namespace = ? AND diff_id IN ({marks})"
+        return bool(self._first(sql, (namespace, *set(diff_ids)))[0] == len(set(diff_ids)))
+
+    def forget_unpacked(self, namespace: str, digest: str) -> None:
+        """Forget it of the layers of which a namespace has no blob any more, now that it has lost this one."""
+        sql = """DELETE FROM unpacked WHERE namespace = ?1
+            AND diff_id IN (SELECT diff_id FROM layer_blobs WHERE digest = ?2)
+            AND NOT EXISTS (SELECT 1 FROM layer_blobs b JOIN content c ON c.digest = b.digest
+                WHERE b.diff_id = unpacked.diff_id AND c.namespace = ?1)"""
+        self._run(sql, (namespace, digest))
 
     def forget_blob(self, digest: str) -> None:
         """Forget of which layers a blob was that no namespace has any more."""

@@ -168,4 +168,15 @@ _RESUME = (
     "ALTER TABLE ingests ADD COLUMN resumable INTEGER NOT NULL DEFAULT 0",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS, _LEASES, _RESUME)
+_UNPACKED = (
+    # For which namespaces a layer was unpacked: to the others it is as if nobody had.
+    """CREATE TABLE unpacked (
+        namespace TEXT NOT NULL REFERENCES namespaces(name) ON DELETE CASCADE,
+        diff_id TEXT NOT NULL,
+        PRIMARY KEY (namespace, diff_id)
+    ) STRICT, WITHOUT ROWID""",
+    """INSERT INTO unpacked SELECT DISTINCT c.namespace, b.diff_id FROM content c
+        JOIN layer_blobs b ON b.digest = c.digest JOIN layers y ON y.diff_id = b.diff_id""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS, _LEASES, _RESUME, _UNPACKED)

@@ -26,7 +26,8 @@ _LAYER_KEEPERS = """
 # Layers that a namespace has: a blob of its own was seen to be this layer.
 _LAYER_OF_NAMESPACE = """
     (?1 = '' OR EXISTS (SELECT 1 FROM layer_blobs b JOIN content c ON c.digest = b.digest
-        WHERE b.diff_id = y.diff_id AND c.namespace = ?1))
+        WHERE b.diff_id = y.diff_id AND c.namespace = ?1)
+    AND EXISTS (SELECT 1 FROM unpacked u WHERE u.diff_id = y.diff_id AND u.namespace = ?1))
 """
 
 
@@ -135,7 +136,7 @@ class Reachability(Table):
         return None if row is None else KeptLayer(*row)
 
     def has_layer(self, namespace: str, diff_id: str) -> bool:
-        """Whether a layer is unpacked, and a blob of a namespace was seen to be this layer."""
+        """Whether a layer was unpacked for a namespace, and a blob of that was seen to be this layer."""
         sql = f"SELECT 1 FROM layers y WHERE y.diff_id = ?2 AND {_LAYER_OF_NAMESPACE}"
         return self._first(sql, (namespace, diff_id)) is not None
 

@@ -12,7 +12,7 @@ from typing import Any
 from pyctrd.errors import naming
 
 # Reservations are left out: their processes are gone.
-TABLES = ("namespaces", "content", "layers", "layer_blobs", "images", "snapshots", "containers", "events")
+TABLES = ("namespaces", "content", "layers", "layer_blobs", "unpacked", "images", "snapshots", "containers", "events")
 SUFFIXES = ("", "-wal", "-shm")
 LOCKS = Path("/proc/locks")
 

@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.errors import NotFoundError, PyctrdError
+from pyctrd.errors import NotFoundError, PyctrdError, naming
 from pyctrd.snapshots.images import ImageMounts
-from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, is_passing, mount_trial, stack_id
+from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, in_user_namespace, is_passing, mount_trial, stack_id
 from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshot
 from pyctrd.snapshots.store import PRIVATE_MODE, SnapshotStore, make_root, read_record, write_record
 
 IMAGE = "image.erofs"
+TREE = "tree"
 _STACK = "stack-"
 # Beside an image: its digest.
 _DIGEST = "digest.json"
@@ -26,35 +27,46 @@ _PROBE_BYTES = 1 << 16
 class Composefs(Overlayfs):
     """As ``Overlayfs``, over one EROFS image for each stack of layers, which names objects of the store.
 
-    The image is all that the layers come to, so a stack needs no fix-up layer, and overlayfs has nothing to merge.
+    The image is all that the layers come to, so a stack needs no fix-up layer, and overlayfs has nothing to merge. A
+    user namespace may mount no image: there a directory takes its place, in which files are holes that name objects.
 
     Args:
         root: The engine's root directory, on a file system that overlayfs takes as its upper one.
         state: The engine's state directory: images are mounted there.
+        directories: Make directories and no images; None where this process is in a user namespace.
     """
 
     name = "composefs"
     form: LayerForm = "objects"
 
-    def __init__(self, root: Path, state: Path) -> None:
+    def __init__(self, root: Path, state: Path, *, directories: bool | None = None) -> None:
         super().__init__(root)
+        if directories is not None:
+            self._user_marks = directories
         self._objects = root / _OBJECTS
         self._images = ImageMounts(state, root)
 
     @classmethod
     def probe(cls, root: Path) -> str | None:
-        """None where it works beneath ``root``; else the reason why not. Makes an image, and reads through it."""
+        """None where it works beneath ``root``; else the reason why not. Makes an image, and reads through it.
+
+        Needs Linux 6.5 for the overlay, 6.12 or loop devices for images; in a user namespace 6.16 or so.
+        """
         store = SnapshotStore(root)
         with store.trial() as trial:
             for name in ("lower", "upper", "work", "merged"):
                 (trial / name).mkdir(mode=PRIVATE_MODE)
             try:
-                _core.compose_sample(trial, bytes(_PROBE_BYTES))
-                _core.mount_erofs(trial / IMAGE, trial / "lower")
-                try:
-                    _look_through(trial)
-                finally:
-                    _core.unmount(trial / "lower", lazy=True)
+                if in_user_namespace():
+                    _core.compose_sample(trial, bytes(_PROBE_BYTES), True)  # noqa: FBT003 - as the module has it
+                    _look_through(trial, trial / TREE, user_marks=True)
+                else:
+                    _core.compose_sample(trial, bytes(_PROBE_BYTES), False)  # noqa: FBT003 - likewise
+                    _core.mount_erofs(trial / IMAGE, trial / "lower")
+                    try:
+                        _look_through(trial, trial / "lower", user_marks=False)
+                    finally:
+                        _core.unmount(trial / "lower", lazy=True)
             except (PyctrdError, OSError) as error:
                 if is_passing(error):
                     raise
@@ -73,7 +85,7 @@ class Composefs(Overlayfs):
                 make_root(path / name)
             # The merged root directory is the upper one's: it must look like the image's.
             if image is not None:
-                _core.copy_attributes(image.parent / _ROOT, path / "upper")
+                _core.copy_attributes(image if self._user_marks else image.parent / _ROOT, path / "upper")
         return Snapshot(key, "active", tuple(layers), None)
 
     def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
@@ -89,6 +101,9 @@ class Composefs(Overlayfs):
         image = self._image(snapshot.layers)
         if image is None:
             self._stack(snapshot, [], target, ids=ids)
+            return
+        if self._user_marks:
+            self._stack(snapshot, [image], target, ids=ids, data=[self._objects])
             return
         with self._images.held(image, target.resolve()) as mounted:
             self._stack(snapshot, [mounted], target, ids=ids, data=[self._objects])
@@ -114,9 +129,9 @@ class Composefs(Overlayfs):
                 self._store.remove(path)
 
     def walk_images(self) -> Iterator[tuple[Path, str]]:
-        """The image of each stack, with its digest as it was when it was made; "" where that is lost."""
+        """The image of each stack that has one, with its digest as it was when it was made; "" where that is lost."""
         for path in sorted(self._store.directory.glob(f"{_STACK}*")):
-            if (path / MEMBERS).exists():
+            if (path / MEMBERS).exists() and not (path / TREE).exists():
                 yield path / IMAGE, read_record(path / _DIGEST) or ""
 
     def drop_image(self, image: Path) -> None:
@@ -124,34 +139,43 @@ class Composefs(Overlayfs):
         self._store.remove(image.parent)
 
     def _image(self, layers: Sequence[LayerRef]) -> Path | None:
-        """The image of a stack, made when it is first asked for; None of no layers."""
+        """The image of a stack, or the directory in its place, made when it is first asked for; None of no layers."""
         if not layers:
             return None
         for ref in layers:
             if not ref.path.is_dir():  # the image alone says nothing of what was changed
                 raise NotFoundError(f"layer not found: {ref.diff_id}", kind="layer", name=ref.diff_id)
         path = self._store.directory / f"{_STACK}{stack_id(layers)}"
-        if not path.exists():
-            self._make_image(path, layers)
-        return path / IMAGE
+        found = path / (TREE if self._user_marks else IMAGE)
+        if not found.exists():
+            self._make_image(path, found, layers)
+        return found
 
-    def _make_image(self, path: Path, layers: Sequence[LayerRef]) -> None:
+    def _make_image(self, path: Path, found: Path, layers: Sequence[LayerRef]) -> None:
         with self._store.trial() as making:
             write_record(making / MEMBERS, [ref.diff_id for ref in layers])
-            _core.compose_layers([ref.path for ref in layers], making, path.name)
-            with (making / IMAGE).open("rb") as file:
-                os.fdatasync(file.fileno())
-            write_record(making / _DIGEST, _core.digest_file(making / IMAGE))
+            paths = [ref.path for ref in layers]
+            if self._user_marks:
+                make_root(making / TREE)
+                _core.compose_directory(paths, making / TREE)
+            else:
+                _core.compose_layers(paths, making, path.name)
+                with naming(making / IMAGE), (making / IMAGE).open("rb") as file:
+                    os.fdatasync(file.fileno())
+                write_record(making / _DIGEST, _core.digest_file(making / IMAGE))
             try:
                 making.rename(path)
             except OSError:
-                if not path.exists():  # else another process was as fast
-                    raise
+                if found.exists():
+                    return  # another process was as fast
+                # What is there is not for this process: root made it, and now a user's own, or the other way round.
+                self._store.remove(path)
+                making.rename(path)
 
 
-def _look_through(trial: Path) -> None:
+def _look_through(trial: Path, lower: Path, *, user_marks: bool) -> None:
     merged = trial / "merged"
-    mount_trial(trial, data=[trial / _OBJECTS])
+    mount_trial(trial, lower, user_marks=user_marks, data=[trial / _OBJECTS])
     try:
         (merged / "file").read_bytes()
     finally:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.errors import ConflictError, PyctrdError
+from pyctrd.errors import ConflictError, PyctrdError, naming
 from pyctrd.snapshots.store import PRIVATE_MODE
 
 # Of one image's directory: where it is mounted, which file that was, and a file for each overlay that needs it.
@@ -76,7 +76,8 @@ class ImageMounts:
             directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with naming(self._directory):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
@@ -108,7 +109,7 @@ class ImageMounts:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb", opener=partial(os.open, mode=0o600)) as file:
+    with naming(path), open(path, "wb", opener=partial(os.open, mode=0o600)) as file:
         file.write(content)
 
 

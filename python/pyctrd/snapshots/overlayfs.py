@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from pyctrd import _core
@@ -21,6 +22,8 @@ from pyctrd.snapshots.store import (
 )
 
 _FIXUP = "fixup-"
+_ID_MAP = Path("/proc/self/uid_map")
+_ALL_IDS = ["0", "0", "4294967295"]
 # Of what is made for a stack: which layers it is of.
 MEMBERS = "layers.json"
 _NEEDS = 'snapshotter "composefs" or "native", or to pull its image again'
@@ -39,6 +42,8 @@ class Overlayfs:
 
     def __init__(self, root: Path) -> None:
         self._store = SnapshotStore(root)
+        # A user namespace may set no other marks than these.
+        self._user_marks = in_user_namespace()
 
     @classmethod
     def probe(cls, root: Path) -> str | None:
@@ -48,7 +53,7 @@ class Overlayfs:
             for name in ("lower", "upper", "work", "merged"):
                 (trial / name).mkdir(mode=PRIVATE_MODE)
             try:
-                mount_trial(trial)
+                mount_trial(trial, trial / "lower", user_marks=in_user_namespace())
                 _core.unmount(trial / "merged")
             except (PyctrdError, OSError) as error:
                 if is_passing(error):
@@ -116,7 +121,8 @@ class Overlayfs:
     def changes(self, key: str) -> list[Change]:
         """As the protocol says."""
         layers = self._store.get_active(key)
-        return as_changes(_core.list_changes(self._store.path(key) / "upper", layers, overlay=True))
+        upper = self._store.path(key) / "upper"
+        return as_changes(_core.list_changes(upper, layers, overlay=True, user_marks=self._user_marks))
 
     def diff(
         self, key: str, dest: Path, *, compression: Compression = "gzip", clamp_mtime: int | None = None
@@ -128,6 +134,7 @@ class Overlayfs:
             dest,
             layers,
             overlay=True,
+            user_marks=self._user_marks,
             compression=compression,
             clamp_mtime=clamp_mtime,
         )
@@ -142,15 +149,15 @@ class Overlayfs:
         self, snapshot: Snapshot, lower: list[Path], target: Path, *, ids: int | None, data: Sequence[Path] = ()
     ) -> None:
         path = self._store.path(snapshot.key)
+        mount = partial(_core.mount_overlay, user_marks=self._user_marks, ids=ids)
         if snapshot.kind == "active":
-            lower = lower or [path / "empty"]
-            _core.mount_overlay(lower, target, upper=path / "upper", work=path / "work", data=data, ids=ids)
+            mount(lower or [path / "empty"], target, upper=path / "upper", work=path / "work", data=data)
         elif data:
             # Contents elsewhere are followed from the lowest directory alone: nothing may be below it.
-            _core.mount_overlay(lower, target, data=data, ids=ids)
+            mount(lower, target, data=data)
         else:
             # Without an upper directory overlayfs wants two lower ones at least.
-            _core.mount_overlay([*lower, path / "empty", *([] if lower else [path / "none"])], target, ids=ids)
+            mount([*lower, path / "empty", *([] if lower else [path / "none"])], target)
 
     def _fixup(self, layers: Sequence[LayerRef]) -> Path | None:
         """The tree of a stack's fix-up layer, made when it is first asked for; None where it needs none."""
@@ -184,11 +191,23 @@ class Overlayfs:
                     raise
 
 
-def mount_trial(trial: Path, *, data: Sequence[Path] = ()) -> None:
+def in_user_namespace() -> bool:
+    """Whether this process is root, or not, of a user namespace only (user_namespaces(7))."""
+    return _ID_MAP.read_text().split() != _ALL_IDS
+
+
+def mount_trial(trial: Path, lower: Path, *, user_marks: bool, data: Sequence[Path] = ()) -> None:
     """Mount an overlay of a trial's own directories."""
-    # Volatile: else its end would wait until all that this file system has to write is written.
     upper, work = trial / "upper", trial / "work"
-    _core.mount_overlay([trial / "lower"], trial / "merged", upper=upper, work=work, volatile=True, data=data)
+    _core.mount_overlay(
+        [lower],
+        trial / "merged",
+        upper=upper,
+        work=work,
+        volatile=True,  # else its end would wait until all that this file system has to write is written
+        data=data,
+        user_marks=user_marks,
+    )
 
 
 def is_passing(error: Exception) -> bool:

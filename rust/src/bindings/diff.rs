@@ -96,37 +96,43 @@ fn diff(
     Ok(PyDiffed::new(&interruptible(py, run)?, compression))
 }
 
-/// Makes a layer of how a directory differs from layers; with `overlay` it is overlayfs' upper one.
+/// Makes a layer of how a directory differs from layers; with `overlay` it is overlayfs' upper one, with `user_marks` of one
+/// that was mounted so.
 #[pyfunction]
-#[pyo3(signature = (upper, dest, layers, *, overlay, compression = "gzip", clamp_mtime = None))]
+#[pyo3(signature = (upper, dest, layers, *, overlay, user_marks = false, compression = "gzip", clamp_mtime = None))]
+#[allow(clippy::too_many_arguments, reason = "keywords, in Python")]
 fn diff_layers(
     py: Python<'_>,
     upper: PathBuf,
     dest: PathBuf,
     layers: Vec<PathBuf>,
     overlay: bool,
+    user_marks: bool,
     compression: &str,
     clamp_mtime: Option<i64>,
 ) -> PyResult<PyDiffed> {
     let compression = Compression::parse(compression)?;
     let run = |stop: Stop<'_>| {
         // Whoever brings it into a store flushes it there.
-        with_plan(upper, &layers, overlay, |plan| pack(plan, &dest, compression, clamp_mtime, false, stop))
+        with_plan(upper, &layers, form_of(overlay, user_marks), |plan| {
+            pack(plan, &dest, compression, clamp_mtime, false, stop)
+        })
     };
     Ok(PyDiffed::new(&interruptible(py, run)?, compression))
 }
 
 /// What differs between a directory and layers: "A", "C" or "D", and a path.
 #[pyfunction]
-#[pyo3(signature = (upper, layers, *, overlay))]
+#[pyo3(signature = (upper, layers, *, overlay, user_marks = false))]
 fn list_changes(
     py: Python<'_>,
     upper: PathBuf,
     layers: Vec<PathBuf>,
     overlay: bool,
+    user_marks: bool,
 ) -> PyResult<Vec<(&'static str, Bound<'_, PyBytes>)>> {
     let run = || {
-        with_plan(upper, &layers, overlay, |plan| {
+        with_plan(upper, &layers, form_of(overlay, user_marks), |plan| {
             Ok(plan.changes().map(|(change, path)| (letter(change), path.to_vec())).collect::<Vec<_>>())
         })
     };
@@ -134,14 +140,21 @@ fn list_changes(
     Ok(found.into_iter().map(|(letter, path)| (letter, PyBytes::new(py, &path))).collect())
 }
 
+fn form_of(overlay: bool, user_marks: bool) -> Form {
+    match (overlay, user_marks) {
+        (false, _) => Form::Whole,
+        (true, false) => Form::Upper,
+        (true, true) => Form::UserUpper,
+    }
+}
+
 fn with_plan<T>(
     upper: PathBuf,
     layers: &[PathBuf],
-    overlay: bool,
+    form: Form,
     run: impl FnOnce(&Plan<'_>) -> Result<T>,
 ) -> Result<T> {
     let upper = Root::open(upper)?;
-    let form = if overlay { Form::Upper } else { Form::Whole };
     if layers.is_empty() {
         return run(&plan(&upper, form, &Below::Nothing, &Ownership::Keep)?);
     }

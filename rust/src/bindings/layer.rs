@@ -19,7 +19,7 @@ use crate::tar::compose::{compose, compose_sample as compose_sample_at};
 use crate::tar::frame::rebuild;
 use crate::tar::index::{Hides, Index, Place, Record, What};
 use crate::tar::layers::{LayerDirectory, open_layers, read_index};
-use crate::tar::settle::{copy_directory, flatten, settle};
+use crate::tar::settle::{compose_directory as compose_directory_at, copy_directory, flatten, settle};
 use crate::tar::view::{Names, Source, View};
 
 /// One name of a layer or of an image.
@@ -449,10 +449,20 @@ fn compose_layers(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf, identit
     Ok(py.detach(run)?)
 }
 
-/// Writes `image.erofs` into a directory, of one `file` whose content is an object of `objects` beside it.
+/// Writes the directory of layers that were unpacked as objects into an empty one: with holes that name objects.
 #[pyfunction]
-fn compose_sample(py: Python<'_>, target: PathBuf, content: &[u8]) -> PyResult<()> {
-    Ok(py.detach(|| compose_sample_at(&Root::open(target)?, content))?)
+fn compose_directory(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf) -> PyResult<()> {
+    let run = || -> Result<()> {
+        let (layers, indexes) = open_layers(&layers)?;
+        compose_directory_at(&layers, &indexes, &Root::open(target)?)
+    };
+    Ok(py.detach(run)?)
+}
+
+/// Writes `image.erofs` into a directory, or `tree`, of one `file` whose content is an object of `objects` beside it.
+#[pyfunction]
+fn compose_sample(py: Python<'_>, target: PathBuf, content: &[u8], directory: bool) -> PyResult<()> {
+    Ok(py.detach(|| compose_sample_at(&Root::open(target)?, content, directory))?)
 }
 
 /// Adds this room's names to the module.
@@ -467,5 +477,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(rebuild_layer, module)?)?;
     module.add_function(wrap_pyfunction!(copy_attributes, module)?)?;
     module.add_function(wrap_pyfunction!(compose_layers, module)?)?;
+    module.add_function(wrap_pyfunction!(compose_directory, module)?)?;
     module.add_function(wrap_pyfunction!(compose_sample, module)?)
 }

@@ -10,8 +10,8 @@ use crate::mount;
 
 /// Mounts an overlay on a directory: `lower` with the uppermost first.
 #[pyfunction]
-#[pyo3(signature = (lower, target, *, upper = None, work = None, volatile = false, data = Vec::new(), ids = None))]
-#[allow(clippy::too_many_arguments, reason = "keywords, in Python")]
+#[pyo3(signature = (lower, target, *, upper = None, work = None, volatile = false, data = Vec::new(), user_marks = false, ids = None))]
+#[allow(clippy::fn_params_excessive_bools, clippy::too_many_arguments, reason = "keywords, in Python")]
 fn mount_overlay(
     py: Python<'_>,
     lower: Vec<PathBuf>,
@@ -20,10 +20,11 @@ fn mount_overlay(
     work: Option<PathBuf>,
     volatile: bool,
     data: Vec<PathBuf>,
+    user_marks: bool,
     ids: Option<RawFd>,
 ) -> PyResult<()> {
     let ids = ids.map(borrow).transpose()?;
-    let overlay = mount::Overlay { lower, data, upper: upper.zip(work), volatile, ids };
+    let overlay = mount::Overlay { lower, data, upper: upper.zip(work), volatile, user_marks, ids };
     Ok(py.detach(|| mount::mount_overlay(&overlay, &target))?)
 }
 

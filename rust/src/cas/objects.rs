@@ -324,26 +324,26 @@ impl ObjectWriter {
     }
 }
 
-/// Gives flushed objects their names; whether there were any. The caller flushes the directories.
+/// Gives flushed objects their names; the directories in which they stand now. The caller flushes these.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub(super) fn place_objects(root: &Root, staging: BorrowedFd<'_>) -> Result<bool> {
+pub(super) fn place_objects(root: &Root, staging: BorrowedFd<'_>) -> Result<HashSet<String>> {
     let wrong = |operation, e| Error::errno(operation, OBJECTS, e);
     let staged = match open_directory(staging, OBJECTS.as_bytes()) {
         Ok(staged) => staged,
-        Err(Errno::NOENT) => return Ok(false),
+        Err(Errno::NOENT) => return Ok(HashSet::new()),
         Err(e) => return Err(wrong("open", e)),
     };
     let objects = root.directory(OBJECTS)?;
-    let mut placed = false;
+    let mut touched = HashSet::new();
     for name in names(staged.as_fd()).map_err(|e| wrong("list", e))? {
         let name = name.to_string_lossy().into_owned();
         let Some((key, sparse)) = parse_staged(&name) else { continue };
         place_object(staged.as_fd(), &name, objects.as_fd(), &key, sparse)?;
-        placed = true;
+        touched.insert(name[..2].to_owned());
     }
-    Ok(placed)
+    Ok(touched)
 }
 
 fn parse_staged(name: &str) -> Option<(Key, bool)> {
@@ -411,6 +411,7 @@ mod tests {
 
         fn publish(&self) -> bool {
             place_objects(&self.root, self.root.directory("staging").expect("opens").as_fd()).expect("placed")
+                != HashSet::new()
         }
 
         fn staged(&self) -> usize {

@@ -1,5 +1,6 @@
 //! From staging to final names, durably: one flush for all that belongs together.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,12 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::objects::place_objects;
+use super::objects::{OBJECTS, place_objects};
 use super::staging::{Staging, prepare};
 use super::{BLOBS, LAYERS, PRIVATE_MODE};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::root::{Root, open_directory, remove_tree};
+
+/// So many are flushed one after the other; a flush of the file system costs about as much from there on.
+const FEW_DIRECTORIES: usize = 8;
 
 /// How much a power cut may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,13 +70,12 @@ pub struct Finished<'a> {
 pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
     prepare(root)?;
     flush(finished, durability)?;
-    let mut objects = false;
+    let mut objects = HashSet::new();
     for item in finished.iter().filter(|item| item.layer.is_some()) {
-        objects |= place_objects(root, item.staging.directory().as_fd())?;
+        objects.extend(place_objects(root, item.staging.directory().as_fd())?);
     }
-    if objects && durability != Durability::None {
-        // Their names too, before a layer that needs them has its own: they are in up to 256 directories.
-        flush_all(finished)?;
+    if durability != Durability::None {
+        flush_names(root, &objects, finished)?;
     }
     let mut touched: Vec<(String, OwnedFd)> = Vec::new();
     for item in finished {
@@ -106,6 +109,19 @@ fn flush(finished: &[Finished<'_>], durability: Durability) -> Result<()> {
         return Ok(());
     }
     flush_all(finished)
+}
+
+/// Flushes objects' names, before a layer that needs them has its own. They are in up to 256 directories: a few of these
+/// are flushed by themselves, which waits for nobody else's writes.
+fn flush_names(root: &Root, prefixes: &HashSet<String>, finished: &[Finished<'_>]) -> Result<()> {
+    if prefixes.len() > FEW_DIRECTORIES {
+        return flush_all(finished);
+    }
+    let below = prefixes.iter().map(|prefix| format!("{OBJECTS}/{prefix}"));
+    for path in below.chain((!prefixes.is_empty()).then(|| OBJECTS.to_owned())) {
+        rustix::fs::fsync(root.directory(&path)?).map_err(|e| Error::errno("fsync", path, e))?;
+    }
+    Ok(())
 }
 
 /// Flushes the file system, by the descriptor that is open for longest: one that is opened now would not hear of what

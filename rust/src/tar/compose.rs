@@ -16,7 +16,7 @@ use super::acl;
 use super::index::{Index, Place, Record, What};
 use super::layers::LayerDirectory;
 use super::metadata::{Storable, finish_directory, storable};
-use super::settle::attributes;
+use super::settle::{attributes, make_hole};
 use super::view::{Id, Source, View};
 use crate::cas::{Key, OBJECTS, object_path};
 use crate::erofs::{self, Kind, Node, Tree, write, write_with};
@@ -26,6 +26,8 @@ use crate::root::{Root, to_path};
 const IMAGE: &str = "image.erofs";
 /// An empty directory that has the attributes of the image's root, for an upper directory to take them from.
 const ROOT: &str = "root";
+/// In the place of an image: a directory.
+const TREE: &str = "tree";
 const METACOPY: &[u8] = b"trusted.overlay.metacopy";
 const REDIRECT: &[u8] = b"trusted.overlay.redirect";
 /// Of a symbolic link, whatever its archive says.
@@ -103,12 +105,14 @@ pub fn compose(layers: &[LayerDirectory], indexes: &[Index], target: &Root, iden
     make_root(target, view.record_of(0))
 }
 
-/// Writes an image as [`compose`] does, with `file` in it, whose content is an object of `objects` beside it: what the
-/// kernel makes of it tells whether images and objects work here. Nothing is flushed.
+/// Writes an image as [`compose`] does, or into `tree` a directory as [`compose_directory`] does, with `file` in it, whose
+/// content is an object of `objects` beside it: what the kernel makes of it tells whether these work here. Nothing is flushed.
+///
+/// [`compose_directory`]: super::settle::compose_directory
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn compose_sample(target: &Root, content: &[u8]) -> Result<()> {
+pub fn compose_sample(target: &Root, content: &[u8], directory: bool) -> Result<()> {
     let key = *blake3::hash(content).as_bytes();
     let object = format!("{OBJECTS}/{}", object_path(&key));
     for (at, _) in object.match_indices('/') {
@@ -118,7 +122,14 @@ pub fn compose_sample(target: &Root, content: &[u8]) -> Result<()> {
     create(target, &object)?
         .write_all(content)
         .map_err(|e| Error::io("write", target.path().join(&object), &e))?;
-    let directory = Node {
+    let size = u64::try_from(content.len()).unwrap_or(u64::MAX);
+    if directory {
+        let wrong = |operation, e| Error::errno(operation, target.path().join(TREE), e);
+        rustix::fs::mkdirat(target, TREE, Mode::RWXU).map_err(|e| wrong("make directory", e))?;
+        let file = create(target, &format!("{TREE}/file"))?;
+        return make_hole(file.as_fd(), size, &key).map_err(|(operation, e)| wrong(operation, e));
+    }
+    let root = Node {
         kind: Kind::Directory(Vec::new()),
         mode: 0o755,
         uid: 0,
@@ -126,10 +137,9 @@ pub fn compose_sample(target: &Root, content: &[u8]) -> Result<()> {
         mtime: (0, 0),
         xattrs: Vec::new(),
     };
-    let size = u64::try_from(content.len()).unwrap_or(u64::MAX);
     let kind = Kind::File { size, data: Vec::new() };
-    let file = Node { kind, mode: 0o644, xattrs: elsewhere(&key), ..directory.clone() };
-    let mut tree = Tree::new(directory);
+    let file = Node { kind, mode: 0o644, xattrs: elsewhere(&key), ..root.clone() };
+    let mut tree = Tree::new(root);
     let file = tree.add(file);
     tree.link(tree.root(), b"file".to_vec(), file);
     let mut out = BufWriter::new(create(target, IMAGE)?);

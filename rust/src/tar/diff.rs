@@ -35,6 +35,19 @@ pub enum Form {
     /// As overlayfs' upper directory does: what is missing was not touched, a character device 0:0 stands for a name
     /// that was removed, and a directory marked opaque is merged with nothing.
     Upper,
+    /// The same of an overlay that keeps its marks where a user namespace may set them.
+    UserUpper,
+}
+
+impl Form {
+    /// What its marks' names begin with, where it has any.
+    fn marks(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Whole => None,
+            Self::Upper => Some(b"trusted.overlay."),
+            Self::UserUpper => Some(b"user.overlay."),
+        }
+    }
 }
 
 /// What happened to a name.
@@ -98,7 +111,7 @@ pub fn plan<'r>(tree: &'r Root, form: Form, lower: &Below<'_>, ownership: &Owner
     let place = known.as_ref().map_or(Place::Nowhere, |known| known.place);
     let key = facts.key;
     scan.push(Vec::new(), What::Node(facts, None), known.is_some(), wanted, 0);
-    scan.directory(0, key, place, form == Form::Upper)?;
+    scan.directory(0, key, place, form != Form::Whole)?;
     let mut steps = scan.steps;
     keep_groups_together(&mut steps, form);
     for at in (0..steps.len()).rev() {
@@ -460,20 +473,21 @@ fn fill(file: &File, buffer: &mut [u8], at: u64, end: u64, path: &[u8]) -> Resul
 /// its metadata alone has its data there. Nothing of ours mounts overlays that make either.
 fn check_marks(form: Form, path: &[u8], marks: &Xattrs) -> Result<bool> {
     let mut opaque = false;
-    for (name, value) in marks.iter().filter(|_| form == Form::Upper) {
-        match (name.as_slice(), value.as_slice()) {
-            (b"trusted.overlay.opaque", b"y") => opaque = true,
-            (b"trusted.overlay.opaque", b"x") => {
+    let Some(prefix) = form.marks() else { return Ok(false) };
+    for (name, value) in marks {
+        match (name.strip_prefix(prefix).unwrap_or_default(), value.as_slice()) {
+            (b"opaque", b"y") => opaque = true,
+            (b"opaque", b"x") => {
                 return Err(unsupported("overlay whiteouts by xattr", path, "whiteouts by device"));
             }
-            (b"trusted.overlay.redirect", _) => {
+            (b"redirect", _) => {
                 return Err(unsupported(
                     "overlay redirect",
                     path,
                     "an overlay mounted with redirect_dir=off",
                 ));
             }
-            (b"trusted.overlay.metacopy", _) => {
+            (b"metacopy", _) => {
                 return Err(unsupported("overlay metacopy", path, "an overlay mounted with metacopy=off"));
             }
             _ => {}

@@ -165,6 +165,18 @@ fn chmod_at(parent: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno>
     rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(mode))
 }
 
+/// Marks a directory as one that overlayfs merges with nothing, as root does it, or else as a user namespace may.
+pub(super) fn mark_opaque(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    match set_xattr_at(parent, name, b"trusted.overlay.opaque", b"y") {
+        Err(Errno::PERM) => match set_xattr_at(parent, name, b"user.overlay.opaque", b"y") {
+            // Nobody who may not set that one either mounts overlays; the index has it.
+            Err(Errno::PERM) => Ok(()),
+            done => done,
+        },
+        done => done,
+    }
+}
+
 /// Sets an xattr of what is at a name, not following it. There is no such call before Linux 6.13; through /proc
 /// the descriptor's directory is reached, and the last component is the `l` form's.
 pub(super) fn set_xattr_at(

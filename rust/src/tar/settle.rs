@@ -8,15 +8,16 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, makedev};
+use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, XattrFlags, makedev};
 use rustix::io::Errno;
 
 use super::entry::Kind;
-use super::index::{Hides, Index, Record, What};
+use super::index::{Hides, Index, Place, Record, What};
 use super::layers::LayerDirectory;
-use super::metadata::{Attributes, Maker, finish_directory, set_xattr_at};
+use super::metadata::{Attributes, Maker, finish_directory, mark_opaque};
 use super::tree::make_whiteout;
 use super::view::{Id, Source, View, below};
+use crate::cas::{Key, object_path};
 use crate::error::{Error, Result};
 use crate::root::{Root, to_path};
 
@@ -63,6 +64,38 @@ pub fn flatten(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> R
     let steps =
         view.walk_ids().into_iter().map(|(path, id)| (path, Step::Make { id, opaque: false })).collect();
     Writer::new(layers, &view, target).run(&steps)
+}
+
+/// Writes the whole view into an empty directory, where each file whose content is an object is a hole that names it: what
+/// overlayfs takes, in a user namespace too, in the place of an image ([`super::compose`]). It is flushed.
+///
+/// # Errors
+/// As [`settle`].
+pub fn compose_directory(layers: &[LayerDirectory], indexes: &[Index], target: &Root) -> Result<()> {
+    let view = View::applied(indexes)?;
+    let steps =
+        view.walk_ids().into_iter().map(|(path, id)| (path, Step::Make { id, opaque: false })).collect();
+    let mut writer = Writer::new(layers, &view, target);
+    writer.holes = true;
+    writer.run(&steps)?;
+    rustix::fs::syncfs(target).map_err(|e| Error::errno("flush", target.path(), e))
+}
+
+/// Makes an empty file a hole of a size, whose content is an object.
+///
+/// # Errors
+/// What was refused, and how.
+pub(super) fn make_hole(
+    file: BorrowedFd<'_>,
+    size: u64,
+    key: &Key,
+) -> std::result::Result<(), (&'static str, Errno)> {
+    rustix::fs::ftruncate(file, size).map_err(|e| ("truncate", e))?;
+    let place = format!("/{}", object_path(key));
+    for (name, value) in [("user.overlay.metacopy", &b""[..]), ("user.overlay.redirect", place.as_bytes())] {
+        rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()).map_err(|e| ("set xattr", e))?;
+    }
+    Ok(())
 }
 
 /// The positions of layers that stand again further up, which overlayfs takes once: there they count, since they say
@@ -189,13 +222,15 @@ struct Writer<'w, 'a> {
     made: HashMap<Source, Vec<u8>>,
     /// Whether the file system shares extents between files; tried once.
     reflink: bool,
+    /// Whether files whose contents are objects are holes that name them.
+    holes: bool,
     parent: Option<(Vec<u8>, OwnedFd)>,
 }
 
 impl<'w, 'a> Writer<'w, 'a> {
     fn new(layers: &'w [LayerDirectory], view: &'w View<'a>, target: &'w Root) -> Self {
         let maker = Maker::of_this_process();
-        Self { layers, view, target, maker, made: HashMap::new(), reflink: true, parent: None }
+        Self { layers, view, target, maker, made: HashMap::new(), reflink: true, holes: false, parent: None }
     }
 
     fn run(mut self, steps: &BTreeMap<Vec<u8>, Step>) -> Result<()> {
@@ -248,8 +283,12 @@ impl<'w, 'a> Writer<'w, 'a> {
                 let flags =
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let made = rustix::fs::openat(fd, name, flags, mode).map_err(|e| ("create", e))?;
-                let from = self.layers[source.layer].open(record).map_err(Failure::Told)?;
-                copy(&from, made.as_fd(), record.size, &mut self.reflink)?;
+                if let (true, Place::Object(key)) = (self.holes, record.place) {
+                    make_hole(made.as_fd(), record.size, &key)?;
+                } else {
+                    let from = self.layers[source.layer].open(record).map_err(Failure::Told)?;
+                    copy(&from, made.as_fd(), record.size, &mut self.reflink)?;
+                }
                 self.maker.finish_file(made.as_fd(), &attributes)?;
                 return Ok(());
             }
@@ -267,10 +306,7 @@ impl<'w, 'a> Writer<'w, 'a> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = self.target.resolve(path, flags, Mode::empty()).map_err(|e| ("open", e))?;
         if opaque {
-            match set_xattr_at(fd.as_fd(), b".", b"trusted.overlay.opaque", b"y") {
-                Ok(()) | Err(Errno::PERM) => {}
-                Err(e) => return Err(("mark opaque", e).into()),
-            }
+            mark_opaque(fd.as_fd(), b".").map_err(|e| ("mark opaque", e))?;
         }
         finish_directory(fd.as_fd(), &attributes(self.view.record_of(id)))?;
         Ok(())

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::entry::{Entry, Kind};
 use super::form::{Ended, Form, Made};
 use super::index::{Hides, Place, What};
-use super::metadata::{Attributes, Maker, set_xattr_at};
+use super::metadata::{Attributes, Maker, mark_opaque};
 use super::name;
 use super::nodes::{NodeId, Nodes, ROOT};
 use super::{failed, refuse};
@@ -64,11 +64,7 @@ impl TreeForm {
         };
         let wrong = |(operation, errno)| Error::errno(operation, root::to_path(&nodes.path(id)), errno);
         if inode.hides != Hides::Nothing && id != ROOT {
-            match set_xattr_at(parent, name, b"trusted.overlay.opaque", b"y") {
-                // Without the right to set it no overlay can be mounted either; the index has it.
-                Ok(()) | Err(Errno::PERM) => {}
-                Err(e) => return Err(wrong(("mark opaque", e))),
-            }
+            mark_opaque(parent, name).map_err(|e| wrong(("mark opaque", e)))?;
         }
         self.maker.finish_at(parent, name, Kind::Directory, &attributes).map_err(wrong)
     }
