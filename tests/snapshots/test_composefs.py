@@ -265,15 +265,13 @@ def test_the_default_is_composefs_where_it_works_and_leaves_no_mount(state: Path
 
 def test_an_image_leaves_a_mounted_directory_of_its_layers_alone(root: Path, state: Path, tmp_path: Path) -> None:
     layers = layers_of(root, example())
-    shown: list[dict[str, bytes]] = []
     targets = [tmp_path / "directory", tmp_path / "image"]
     opened = [Composefs(root, state, directories=True), Composefs(root, state, directories=False)]
     for snapshotter, target in zip(opened, targets, strict=True):
         target.mkdir()
         snapshotter.mount(snapshotter.view(target.name, layers), target)
     try:
-        for target in targets:
-            shown.append({path.name: path.read_bytes() for path in (target / "d").iterdir()})
+        shown = [{path.name: path.read_bytes() for path in (target / "d").iterdir()} for target in targets]
     finally:
         for snapshotter, target in zip(opened, targets, strict=True):
             snapshotter.unmount(target)
