@@ -279,5 +279,5 @@ def test_an_image_leaves_a_mounted_directory_of_its_layers_alone(root: Path, sta
     assert shown == [{"small": b"small", "big": BIG, "huge": HUGE}] * 2
     opened[1].keep_stacks([])
     assert list((root / "snapshots").glob("stack-*")) == []
-    for target in mounted_below(state):
-        _core.unmount(Path(target), lazy=True)
+    for path in mounted_below(state):
+        _core.unmount(Path(path), lazy=True)
