@@ -168,6 +168,38 @@ class Podman:
         return [*self._argv, "run", "--rm", *limits, "--network", "none", "--name", name, reference, "/bin/true"]
 
 
+class Docker:
+    """A dockerd of its own, with the containerd that it starts, and no network."""
+
+    name = "docker"
+    programs = ("dockerd", "docker", "containerd", "runc")
+
+    def __init__(self, store: Path, group: Group) -> None:
+        self.store, self.group = store, group
+        self._argv = ["docker", "--host", f"unix://{store}/socket"]
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.store.mkdir()
+        argv = ["dockerd", "--data-root", f"{self.store}/root", "--exec-root", f"{self.store}/state"]
+        argv += ["--pidfile", f"{self.store}/pid", "--host", f"unix://{self.store}/socket"]
+        argv += ["--storage-driver", "overlay2", "--oom-score-adjust", "0"]
+        argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        self._daemon = self.group.popen(argv, log=self.store / "daemon.log")
+        _wait_until_ready([*self._argv, "version"], self.store / "daemon.log")
+
+    def stop(self) -> None:
+        if self._daemon is not None:
+            self._daemon.terminate()
+            self._daemon.wait(_STOP_SECONDS)
+
+    def pull(self, reference: str) -> list[str]:
+        return [*self._argv, "pull", "-q", reference]
+
+    def run_true(self, reference: str, name: str) -> list[str] | None:
+        return [*self._argv, "run", "--rm", "--network", "none", "--name", name, reference, "/bin/true"]
+
+
 class SkopeoUmoci:
     """skopeo into an OCI layout, umoci out of it."""
 
@@ -192,7 +224,7 @@ class SkopeoUmoci:
         return None
 
 
-TOOLS = {tool.name: tool for tool in (Pyctrd, PyctrdLibrary, Containerd, Podman, SkopeoUmoci)}
+TOOLS = {tool.name: tool for tool in (Pyctrd, PyctrdLibrary, Containerd, Podman, Docker, SkopeoUmoci)}
 
 
 def missing_programs(name: str) -> list[str]:
@@ -203,7 +235,7 @@ def missing_programs(name: str) -> list[str]:
 def versions() -> dict[str, str]:
     """The first line that each program says of its version."""
     commands = [[sys.executable, "-m", "pyctrd", "version"]]
-    commands += [[name, "--version"] for name in ("containerd", "podman", "skopeo", "umoci", "runc")]
+    commands += [[name, "--version"] for name in ("containerd", "podman", "dockerd", "skopeo", "umoci", "runc")]
     found = {}
     for argv in commands:
         if shutil.which(argv[0]):

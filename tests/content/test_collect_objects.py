@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Iterator
@@ -11,10 +12,12 @@ import pytest
 
 import pyctrd
 from pyctrd import _core
+from tests import syscalls
 from tests.archives import Tar
 from tests.content.stores import files_below, sha256
 from tests.images import build_image
 from tests.registry_faults import FaultyRegistry
+from tests.syscalls import Watched
 
 pytestmark = pytest.mark.root
 
@@ -169,3 +172,39 @@ def test_a_tenant_is_told_nothing_of_them(engine: pyctrd.Engine, kept: pyctrd.Im
     assert {item.kind for item in done.items} == {"blob", "layer"}
     assert done.freed_bytes == sum(item.bytes for item in done.items)
     assert engine.images.get(kept.name).read_file("/own") == OWN
+
+
+GC = """
+import pyctrd
+with pyctrd.Engine() as engine:
+    engine.gc(all_namespaces=True)
+"""
+
+
+@pytest.mark.skipif(bool(syscalls.why_not()), reason=syscalls.why_not())
+def test_nothing_is_swept_while_layers_cannot_be_looked_at(
+    engine: pyctrd.Engine, kept: pyctrd.Image, root: Path
+) -> None:
+    engine.close()
+    objects = files_below(root / "objects")
+    assert len(objects) == 2
+    refused = 0
+    while True:
+        passed = 0
+        with Watched(GC, calls=["openat", "openat2"]) as program:
+            for call in program:
+                if Path(call.path) != root / "layers/sha256" or passed != refused:
+                    passed += Path(call.path) == root / "layers/sha256"
+                    call.allow()
+                    continue
+                passed += 1
+                call.fail(errno.ENFILE)
+            program.finish()
+        assert files_below(root / "objects") == objects, refused
+        if passed <= refused:
+            break
+        refused += 1
+    assert refused > 1
+    with pyctrd.Engine() as after:
+        assert after.check(digests=True) == []
+        assert after.images.get(kept.name).read_file("/own") == OWN

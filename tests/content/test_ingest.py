@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -358,3 +359,13 @@ def test_a_blob_that_is_not_kept_is_hashed_all_the_same(new_ingest: NewIngest, r
     other = new_ingest(content, digest=sha256(b"x"), diff_id=sha256(TAR), unpack=True, keep_blob=False)
     with pytest.raises(DigestMismatchError):
         put(other, content)
+
+
+@pytest.mark.parametrize("way", ["abort", "leave"])
+def test_one_that_is_given_up_before_its_first_byte_holds_nothing_open(
+    new_ingest: NewIngest, root: Path, way: str
+) -> None:
+    ingest = new_ingest(b"content", resumable=True)
+    getattr(ingest, way)()
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert [path for path in opened if path.startswith(str(root))] == []

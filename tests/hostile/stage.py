@@ -15,6 +15,7 @@ from typing import Literal
 
 import pyctrd
 from pyctrd.errors import UnsupportedError
+from pyctrd.snapshots.composefs import Composefs
 from pyctrd.snapshots.overlayfs import Overlayfs
 from pyctrd.snapshots.protocol import LayerRef
 from tests.archives import Tar
@@ -24,7 +25,7 @@ from tests.hostile.table import Made, Packed, Seen
 from tests.images import Blob, BuiltImage, build_image
 from tests.layers.ways import digest_of
 from tests.registry_faults import Answer, FaultyRegistry
-from tests.trees import differences, read_tree
+from tests.trees import Facts, differences, read_tree
 
 # "recorded": by a user without rights, and then by root from the layer that is made of that. "mapped": in a user
 # namespace that has every id as it is, so that what comes of a layer is what root makes of it.
@@ -149,19 +150,27 @@ class Stage:
         finally:
             archive.unlink()
 
+    def differences_of_directory(self, layers: Made) -> list[str]:
+        """What composefs shows of the layers in the store by a directory differently than by an image."""
+        image = read_tree(self.view)
+        return differences(image, self._seen_by(Composefs(self.store, self._state, directories=True), layers))
+
+    def _seen_by(self, snapshotter: Overlayfs, layers: Made) -> dict[bytes, Facts]:
+        claimed = [_packed(layer).claimed for layer in layers]
+        refs = [LayerRef(diff_id, self.store / "layers" / diff_id.replace(":", "/")) for diff_id in claimed]
+        snapshot = snapshotter.view("other", refs)
+        snapshotter.mount(snapshot, self.other)
+        try:
+            return read_tree(self.other)
+        finally:
+            snapshotter.unmount(self.other)
+            snapshotter.delete(snapshot.key)
+
     def differences_between_ways(self, layers: Made) -> list[str]:
         """What overlayfs shows of the layers in the store, and ``unpack`` makes, differently than ``native`` did."""
         packed = [_packed(layer) for layer in layers]
         native = read_tree(self.view)
-        refs = [LayerRef(layer.claimed, self.store / "layers" / layer.claimed.replace(":", "/")) for layer in packed]
-        overlayfs = Overlayfs(self.store)
-        snapshot = overlayfs.view("other", refs)
-        overlayfs.mount(snapshot, self.other)
-        try:
-            found = differences(native, read_tree(self.other))
-        finally:
-            overlayfs.unmount(self.other)
-            overlayfs.delete(snapshot.key)
+        found = differences(native, self._seen_by(Overlayfs(self.store), layers))
         self.unpack(packed, self.target)
         merged = read_tree(self.target)
         if b"." in merged and merged[b"."].mode == 0o700:

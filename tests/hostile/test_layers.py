@@ -68,6 +68,8 @@ def accept(case: Case, way: str, stage: Stage) -> None:
             case.check(seen)
         if way == "native":
             assert stage.differences_between_ways(layers) == []
+        if way == "composefs":
+            assert stage.differences_of_directory(layers) == []
     if way in IN_STORE:
         stage.layers_are_plain()
         with stage.engine(way) as engine:

@@ -261,3 +261,23 @@ def test_the_default_is_composefs_where_it_works_and_leaves_no_mount(state: Path
     with pyctrd.Engine(state=state, snapshotter="overlayfs") as engine:
         assert engine.info()["snapshotter"] == "overlayfs"
     assert mounted_below(Path(os.environ["PYCTRD_ROOT"])) == []
+
+
+def test_an_image_leaves_a_mounted_directory_of_its_layers_alone(root: Path, state: Path, tmp_path: Path) -> None:
+    layers = layers_of(root, example())
+    targets = [tmp_path / "directory", tmp_path / "image"]
+    opened = [Composefs(root, state, directories=True), Composefs(root, state, directories=False)]
+    for snapshotter, target in zip(opened, targets, strict=True):
+        target.mkdir()
+        snapshotter.mount(snapshotter.view(target.name, layers), target)
+    try:
+        shown = [{path.name: path.read_bytes() for path in (target / "d").iterdir()} for target in targets]
+    finally:
+        for snapshotter, target in zip(opened, targets, strict=True):
+            snapshotter.unmount(target)
+            snapshotter.delete(target.name)
+    assert shown == [{"small": b"small", "big": BIG, "huge": HUGE}] * 2
+    opened[1].keep_stacks([])
+    assert list((root / "snapshots").glob("stack-*")) == []
+    for path in mounted_below(state):
+        _core.unmount(Path(path), lazy=True)

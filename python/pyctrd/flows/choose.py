@@ -80,7 +80,7 @@ def _why_not(rooms: Rooms, name: str) -> str | None:
     kind = SNAPSHOTTERS[name]
     if kind is not Composefs:
         return kind.probe(rooms.root)
-    # It takes some twenty milliseconds: where it worked once since the machine was started it is not tried again.
+    # It takes milliseconds: where it worked once since the machine was started it is not tried again.
     known = _mark_of(rooms, name)
     if known.exists():
         return None

@@ -16,6 +16,7 @@ from pyctrd.snapshots.store import PRIVATE_MODE, SnapshotStore, make_root, read_
 IMAGE = "image.erofs"
 TREE = "tree"
 _STACK = "stack-"
+_AS_TREE = "-tree"
 # Beside an image: its digest.
 _DIGEST = "digest.json"
 _ROOT = "root"
@@ -145,7 +146,8 @@ class Composefs(Overlayfs):
         for ref in layers:
             if not ref.path.is_dir():  # the image alone says nothing of what was changed
                 raise NotFoundError(f"layer not found: {ref.diff_id}", kind="layer", name=ref.diff_id)
-        path = self._store.directory / f"{_STACK}{stack_id(layers)}"
+        # Each form has its own place: a directory that is mounted is read in place, and lost to who has it if removed.
+        path = self._store.directory / f"{_STACK}{stack_id(layers)}{_AS_TREE if self._user_marks else ''}"
         found = path / (TREE if self._user_marks else IMAGE)
         if not found.exists():
             self._make_image(path, found, layers)
@@ -168,7 +170,7 @@ class Composefs(Overlayfs):
             except OSError:
                 if found.exists():
                     return  # another process was as fast
-                # What is there is not for this process: root made it, and now a user's own, or the other way round.
+                # What is there has lost what it was made for.
                 self._store.remove(path)
                 making.rename(path)
 

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use rustix::io::Errno;
 
 use crate::cas::{
     FileLock, Key, LAYERS, OBJECTS, ObjectsLock, Swept, count_objects as count_keys, is_object,
     list_objects as list_keys, object_path, sweep, sweep_objects as sweep_keys,
 };
 use crate::error::{Error, Result};
-use crate::root::{Root, names, remove_tree as remove_below};
+use crate::root::{Root, names, open_directory, remove_tree as remove_below};
 use crate::tar::index::Place;
 use crate::tar::layers::{PACK, read_index};
 
@@ -158,11 +159,17 @@ fn named_objects(root: &Root, without: &HashSet<String>) -> Result<HashSet<Key>>
     let layers = root.directory(LAYERS)?;
     for algorithm in names(layers.as_fd()).map_err(wrong)? {
         let algorithm = algorithm.to_string_lossy().into_owned();
-        let Ok(directory) = root.directory(&format!("{LAYERS}/{algorithm}")) else { continue }; // not ours
+        // Whatever cannot be looked at may name any object: to go on without it would sweep what it needs.
+        let directory = match open_directory(layers.as_fd(), algorithm.as_bytes()) {
+            Ok(directory) => directory,
+            Err(Errno::NOTDIR) => continue, // not ours
+            Err(e) => return Err(wrong(e)),
+        };
         for name in names(directory.as_fd()).map_err(wrong)? {
             let name = name.to_string_lossy();
             let layer = root.path().join(LAYERS).join(&algorithm).join(name.as_ref());
-            if !without.contains(&format!("{algorithm}:{name}")) && layer.join(PACK).exists() {
+            let has_pack = layer.join(PACK).try_exists().map_err(|e| Error::io("look at", LAYERS, &e))?;
+            if has_pack && !without.contains(&format!("{algorithm}:{name}")) {
                 kept.extend(read_index(&layer)?.records.iter().filter_map(|record| match record.place {
                     Place::Object(key) => Some(key),
                     _ => None,

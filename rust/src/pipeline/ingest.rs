@@ -200,6 +200,7 @@ impl Ingest {
             return Ok(());
         }
         self.pipeline.suspend();
+        self.close_left();
         let staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner).take();
         staging.map_or(Ok(()), Staging::leave)
     }
@@ -210,7 +211,14 @@ impl Ingest {
             return; // it is the parent's to give up
         }
         self.pipeline.cancel();
+        self.close_left();
         drop(self.staging.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Whoever stops before the first byte never reads them: they must not stay open for as long as somebody has a
+    /// name for this.
+    fn close_left(&self) {
+        drop(self.left.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     fn conflict(&self, state: &str) -> Error {
