@@ -73,7 +73,9 @@ def test_a_root_that_belongs_to_another_is_named(nobody: Nobody, tmp_path: Path)
         done = nobody.run(option, str(tmp_path / "another's"), "images")
         assert (done.status, done.out) == (1, "")
         assert is_one_error(done.err)
-        assert f"permission denied: {tmp_path}" in done.err
+        # The first on the way that is closed: which, depends on where the tests have their directories.
+        denied = done.err.partition("permission denied: ")[2].partition("\n")[0]
+        assert Path(denied) in ((tmp_path / "another's"), *(tmp_path / "another's").parents)
         assert "hint: run as root, or choose --root and --state" in done.err
 
 
