@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.errors import NotFoundError, PyctrdError, naming
+from pyctrd.errors import NotFoundError, naming
 from pyctrd.snapshots.images import ImageMounts
-from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, in_user_namespace, is_passing, mount_trial, stack_id
+from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, in_user_namespace, mount_trial, stack_id
 from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshot
-from pyctrd.snapshots.store import PRIVATE_MODE, SnapshotStore, make_root, read_record, write_record
+from pyctrd.snapshots.store import make_root, read_record, write_record
 
 IMAGE = "image.erofs"
 TREE = "tree"
@@ -47,32 +47,19 @@ class Composefs(Overlayfs):
         self._objects = root / _OBJECTS
         self._images = ImageMounts(state, root)
 
-    @classmethod
-    def probe(cls, root: Path) -> str | None:
-        """None where it works beneath ``root``; else the reason why not. Makes an image, and reads through it.
-
-        Needs Linux 6.5 for the overlay, 6.12 or loop devices for images; in a user namespace 6.16 or so.
-        """
-        store = SnapshotStore(root)
-        with store.trial() as trial:
-            for name in ("lower", "upper", "work", "merged"):
-                (trial / name).mkdir(mode=PRIVATE_MODE)
-            try:
-                if in_user_namespace():
-                    _core.compose_sample(trial, bytes(_PROBE_BYTES), True)  # noqa: FBT003 - as the module has it
-                    _look_through(trial, trial / TREE, user_marks=True)
-                else:
-                    _core.compose_sample(trial, bytes(_PROBE_BYTES), False)  # noqa: FBT003 - likewise
-                    _core.mount_erofs(trial / IMAGE, trial / "lower")
-                    try:
-                        _look_through(trial, trial / "lower", user_marks=False)
-                    finally:
-                        _core.unmount(trial / "lower", lazy=True)
-            except (PyctrdError, OSError) as error:
-                if is_passing(error):
-                    raise
-                return str(error)
-        return None
+    @staticmethod
+    def _try_in(trial: Path) -> None:
+        # Linux 6.5 for the overlay, 6.12 or loop devices for images; in a user namespace 6.16 or so.
+        if in_user_namespace():
+            _core.compose_sample(trial, bytes(_PROBE_BYTES), True)  # noqa: FBT003 - as the module has it
+            _look_through(trial, trial / TREE, user_marks=True)
+            return
+        _core.compose_sample(trial, bytes(_PROBE_BYTES), False)  # noqa: FBT003 - likewise
+        _core.mount_erofs(trial / IMAGE, trial / "lower")
+        try:
+            _look_through(trial, trial / "lower", user_marks=False)
+        finally:
+            _core.unmount(trial / "lower", lazy=True)
 
     def settle(self, layers: Sequence[LayerRef]) -> None:
         """As the protocol says."""

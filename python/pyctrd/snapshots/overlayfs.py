@@ -27,6 +27,7 @@ _ALL_IDS = ["0", "0", "4294967295"]
 # Of what is made for a stack: which layers it is of.
 MEMBERS = "layers.json"
 _NEEDS = 'snapshotter "composefs" or "native", or to pull its image again'
+# They say nothing of this host: another snapshotter would be chosen for what is over in a moment.
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR)
 
 
@@ -47,19 +48,23 @@ class Overlayfs:
 
     @classmethod
     def probe(cls, root: Path) -> str | None:
-        """None where overlayfs works beneath ``root``; else the reason why not. Mounts one, and takes it away."""
+        """None where it works beneath ``root``; else the reason why not. Mounts what it would, and takes it away."""
         store = SnapshotStore(root)
         with store.trial() as trial:
             for name in ("lower", "upper", "work", "merged"):
                 (trial / name).mkdir(mode=PRIVATE_MODE)
             try:
-                mount_trial(trial, trial / "lower", user_marks=in_user_namespace())
-                _core.unmount(trial / "merged")
+                cls._try_in(trial)
             except (PyctrdError, OSError) as error:
-                if is_passing(error):
+                if isinstance(error, OSError) and error.errno in _PASSING:
                     raise
                 return str(error)
         return None
+
+    @staticmethod
+    def _try_in(trial: Path) -> None:
+        mount_trial(trial, trial / "lower", user_marks=in_user_namespace())
+        _core.unmount(trial / "merged")
 
     def settle(self, layers: Sequence[LayerRef]) -> None:
         """As the protocol says."""
@@ -208,11 +213,6 @@ def mount_trial(trial: Path, lower: Path, *, user_marks: bool, data: Sequence[Pa
         data=data,
         user_marks=user_marks,
     )
-
-
-def is_passing(error: Exception) -> bool:
-    """Whether a failure says nothing of this host: another snapshotter would be chosen for what is over in a moment."""
-    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def stack_id(layers: Sequence[LayerRef]) -> str:
