@@ -56,10 +56,18 @@ def work(request: pytest.FixtureRequest) -> Work:
     return found
 
 
+@pytest.fixture(params=["composefs", "overlayfs"])
+def snapshotter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of all engines that ask for none."""
+    name: str = request.param
+    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", name)
+    return name
+
+
 @pytest.fixture
-def shop(work: Work, root: Path, state: Path, tmp_path: Path) -> Iterator[Shop]:
+def shop(work: Work, root: Path, state: Path, tmp_path: Path, snapshotter: str) -> Iterator[Shop]:
     """With the store that the work begins with."""
-    del state
+    del state, snapshotter
     with FaultyRegistry() as registry:
         opened = open_shop(root, tmp_path, registry)
         set_up(work, opened)
