@@ -107,7 +107,18 @@ class PyctrdLibrary:
         return ["sh", "-c", f"echo run {reference} {name} >{self.store}/requests && cat {self.store}/answers"]
 
 
-class Containerd:
+class _Daemon:
+    """A tool with a daemon of its own."""
+
+    _daemon: subprocess.Popen[bytes] | None = None
+
+    def stop(self) -> None:
+        if self._daemon is not None:
+            self._daemon.terminate()
+            self._daemon.wait(_STOP_SECONDS)
+
+
+class Containerd(_Daemon):
     """A containerd of its own, driven by `ctr`."""
 
     name = "ctr"
@@ -116,7 +127,6 @@ class Containerd:
     def __init__(self, store: Path, group: Group) -> None:
         self.store, self.group = store, group
         self._argv = ["ctr", "--address", f"{store}/socket"]
-        self._daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self.store.mkdir()
@@ -125,11 +135,6 @@ class Containerd:
         argv = ["containerd", "--config", str(config), "--log-level", "error"]
         self._daemon = self.group.popen(argv, log=self.store / "daemon.log")
         _wait_until_ready([*self._argv, "version"], self.store / "daemon.log")
-
-    def stop(self) -> None:
-        if self._daemon is not None:
-            self._daemon.terminate()
-            self._daemon.wait(_STOP_SECONDS)
 
     def pull(self, reference: str) -> list[str]:
         return [*self._argv, "images", "pull", "--plain-http", reference]
@@ -168,7 +173,7 @@ class Podman:
         return [*self._argv, "run", "--rm", *limits, "--network", "none", "--name", name, reference, "/bin/true"]
 
 
-class Docker:
+class Docker(_Daemon):
     """A dockerd of its own, with the containerd that it starts, and no network."""
 
     name = "docker"
@@ -177,7 +182,6 @@ class Docker:
     def __init__(self, store: Path, group: Group) -> None:
         self.store, self.group = store, group
         self._argv = ["docker", "--host", f"unix://{store}/socket"]
-        self._daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self.store.mkdir()
@@ -187,11 +191,6 @@ class Docker:
         argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
         self._daemon = self.group.popen(argv, log=self.store / "daemon.log")
         _wait_until_ready([*self._argv, "version"], self.store / "daemon.log")
-
-    def stop(self) -> None:
-        if self._daemon is not None:
-            self._daemon.terminate()
-            self._daemon.wait(_STOP_SECONDS)
 
     def pull(self, reference: str) -> list[str]:
         return [*self._argv, "pull", "-q", reference]
