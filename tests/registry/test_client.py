@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,6 @@ from pyctrd.errors import (
     RegistryError,
     SizeMismatchError,
     UnavailableError,
-    UnreachableError,
     UnsupportedError,
 )
 from pyctrd.oci.descriptor import Descriptor
@@ -27,26 +25,13 @@ from pyctrd.oci.document import DOCUMENT_MAX_BYTES
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from pyctrd.oci.reference import Reference
-from pyctrd.registry.body import BlobBody
 from pyctrd.registry.client import Client
 from pyctrd.registry.transport import ATTEMPTS_MAX, REDIRECTS_MAX
 from tests.images import Blob, BuiltImage, Images
+from tests.registry.bodies import drain, layer_of
 from tests.registry_faults import Answer, FaultyRegistry
 
 LATEST = "/manifests/latest"
-
-
-def drain(body: BlobBody, block_bytes: int = 1000) -> bytes:
-    """Read to the end through a buffer, as the pipeline does."""
-    content, block = bytearray(), bytearray(block_bytes)
-    with body, memoryview(block) as view:
-        while count := body.readinto(view):
-            content += view[:count]
-    return bytes(content)
-
-
-def layer_of(image: BuiltImage) -> Descriptor:
-    return Manifest.parse(image.manifest.content).layers[0]
 
 
 # docker-registry
@@ -530,79 +515,6 @@ def test_redirects_in_a_circle_end(faulty: FaultyRegistry, client: Client, image
     faulty.lie(LATEST, *[Answer(302, headers={"Location": f"/v2/app{LATEST}"})] * (REDIRECTS_MAX + 1))
     with pytest.raises(RegistryError, match="too many redirects"):
         client.manifest(reference)
-
-
-# TLS and names
-
-
-def test_own_authority_is_trusted_where_it_is_given(
-    certificates: tuple[Path, tuple[Path, Path]], image: BuiltImage
-) -> None:
-    ca, server = certificates
-    with FaultyRegistry(tls=server) as registry:
-        client = Client(ca=ca)
-        reference = Reference.parse(registry.add(image, "app"))
-        assert client.manifest(reference).descriptor.digest == image.digest
-        assert drain(client.open_blob(reference, layer_of(image))) == image.layers[0].content
-        client.close()
-
-
-def test_unknown_authority_is_refused_even_on_loopback(
-    certificates: tuple[Path, tuple[Path, Path]], client: Client, image: BuiltImage
-) -> None:
-    with FaultyRegistry(tls=certificates[1]) as registry:
-        reference = Reference.parse(registry.add(image, "app"))
-        with pytest.raises(RegistryError, match="TLS failed") as caught:
-            client.manifest(reference)
-        assert "--ca" in caught.value.hint
-        assert not registry.seen
-
-
-def test_authority_that_is_no_certificate_is_invalid(tmp_path: Path, certificates: tuple[Path, object]) -> None:
-    wrong = tmp_path / "ca.pem"
-    wrong.write_text("nothing")
-    with FaultyRegistry(tls=certificates[1]) as registry:  # type: ignore[arg-type] # the fixture's second half
-        client = Client(ca=wrong)
-        with pytest.raises(InvalidError, match="invalid certificates"):
-            client.manifest(Reference.parse(f"{registry.host}/app"))
-        client.close()
-
-
-def test_missing_authority_file_is_named(tmp_path: Path) -> None:
-    client = Client(ca=tmp_path / "absent.pem")
-    with pytest.raises(FileNotFoundError) as caught:
-        client.manifest(Reference.parse("registry.invalid/app"))
-    assert caught.value.filename == str(tmp_path / "absent.pem")
-    client.close()
-
-
-def test_nobody_listening_is_unreachable(client: Client, faulty: FaultyRegistry) -> None:
-    faulty.close()
-    with pytest.raises(UnreachableError, match=f"no connection: {faulty.host}: connection refused"):
-        client.manifest(Reference.parse(f"{faulty.host}/app"))
-
-
-def test_unknown_host_is_unreachable(client: Client) -> None:
-    with pytest.raises(UnavailableError, match=r"registry\.invalid"):
-        client.manifest(Reference.parse("registry.invalid/app"))
-
-
-def test_host_off_loopback_is_never_talked_to_without_tls(
-    faulty: FaultyRegistry, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pyctrd.registry.client.is_loopback", lambda registry: False)
-    with pytest.raises(RegistryError):
-        client.manifest(Reference.parse(f"{faulty.host}/app"))
-    assert not faulty.seen
-
-
-def test_host_that_was_declared_plain_is_talked_to_without_tls(
-    faulty: FaultyRegistry, image: BuiltImage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pyctrd.registry.client.is_loopback", lambda registry: False)
-    client = Client(plain_http=[faulty.host])
-    assert client.manifest(Reference.parse(faulty.add(image, "app"))).descriptor.digest == image.digest
-    client.close()
 
 
 def test_a_blob_that_is_there_is_said_to_be_and_no_other(images: Images, client: Client) -> None:
