@@ -133,7 +133,8 @@ class ImageFiles:
 
     def is_current(self, rooms: Rooms) -> bool:
         """Whether all of its layers are still there, also for the namespace, and not others of the same digest."""
-        return self._view.is_current() and rooms.database.layers.were_unpacked(rooms.namespace, self._diff_ids)
+        there = rooms.database.layers.unpacked_for(rooms.namespace, self._diff_ids)
+        return there == set(self._diff_ids) and self._view.is_current()
 
     def stat(self, path: bytes) -> FileEntry:
         """What a path leads to, links followed."""

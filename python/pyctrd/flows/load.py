@@ -85,16 +85,14 @@ def image_layers(rooms: Rooms, record: ImageRecord) -> list[LayerRef]:
     Raises:
         NotFoundError: A layer was not unpacked: the image was pulled with ``unpack=False``.
     """
-    layers = []
-    known = rooms.database.layers
-    for diff_id in load_config(rooms, record).rootfs.diff_ids:
-        # A blob may be lost, and dropped by a repair: the layer serves as before.
-        if known.find(str(diff_id)) is None or not known.were_unpacked(rooms.namespace, [str(diff_id)]):
-            raise NotFoundError(
-                f"layer not unpacked: {record.name}: {diff_id}",
-                kind="layer",
-                name=str(diff_id),
-                hint=f"unpack it: pyctrd pull {record.name}",
-            )
-        layers.append(LayerRef(str(diff_id), rooms.layers.path(str(diff_id))))
-    return layers
+    diff_ids = [str(diff_id) for diff_id in load_config(rooms, record).rootfs.diff_ids]
+    # No blob is asked for: one may be lost, and dropped by a repair, and the layer serves as before.
+    there = rooms.database.layers.unpacked_for(rooms.namespace, diff_ids)
+    if (missing := next((diff_id for diff_id in diff_ids if diff_id not in there), None)) is not None:
+        raise NotFoundError(
+            f"layer not unpacked: {record.name}: {missing}",
+            kind="layer",
+            name=missing,
+            hint=f"unpack it: pyctrd pull {record.name}",
+        )
+    return [LayerRef(diff_id, rooms.layers.path(diff_id)) for diff_id in diff_ids]

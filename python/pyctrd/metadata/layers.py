@@ -75,11 +75,12 @@ class Layers(Table):
         for diff_id in diff_ids:
             self._run("INSERT OR IGNORE INTO unpacked(namespace, diff_id) VALUES (?, ?)", (namespace, diff_id))
 
-    def were_unpacked(self, namespace: str, diff_ids: Collection[str]) -> bool:
-        """Whether all of some layers were unpacked for a namespace, and it has not let go of them since."""
-        marks = ", ".join("?" * len(set(diff_ids)))
-        sql = f"SELECT count(*) FROM unpacked WHERE namespace = ? AND diff_id IN ({marks})"
-        return bool(self._first(sql, (namespace, *set(diff_ids)))[0] == len(set(diff_ids)))
+    def unpacked_for(self, namespace: str, diff_ids: Collection[str]) -> set[str]:
+        """Those among some layers that are there, and were unpacked for a namespace that has not let go of them."""
+        marks = ", ".join("?" * len(diff_ids))
+        sql = f"""SELECT u.diff_id FROM unpacked u JOIN layers y ON y.diff_id = u.diff_id
+            WHERE u.namespace = ? AND u.diff_id IN ({marks})"""
+        return {row[0] for row in self._run(sql, (namespace, *diff_ids))}
 
     def forget_unpacked(self, namespace: str, digest: str) -> None:
         """Forget it of the layers of which a namespace has no blob any more, now that it has lost this one."""
