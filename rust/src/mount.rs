@@ -192,13 +192,14 @@ fn set_lower_joined(context: &OwnedFd, lower: &[PathBuf]) -> Result<()> {
 }
 
 /// Mounts an EROFS image, which is a plain file, on a directory: by a loop device where the kernel mounts no plain file.
+/// What its blocks are on beside it is given in the order in which it numbers these: plain files as well (Linux 5.16).
 ///
 /// # Errors
 /// [`Error::Unsupported`] where the kernel has no EROFS, or this process may not mount; [`Error::Io`], also for a file that
 /// is no image.
-pub fn mount_erofs(image: &Path, target: &Path) -> Result<()> {
-    match erofs_from(image) {
-        Err(Errno::NOTBLK) => mount_erofs_by_loop(image, target),
+pub fn mount_erofs(image: &Path, target: &Path, devices: &[PathBuf]) -> Result<()> {
+    match erofs_from(image, devices) {
+        Err(Errno::NOTBLK) => mount_erofs_by_loop(image, target, devices),
         done => attach(&done.map_err(|e| refused_erofs(e, image))?, target),
     }
 }
@@ -207,10 +208,12 @@ pub fn mount_erofs(image: &Path, target: &Path) -> Result<()> {
 ///
 /// # Errors
 /// As [`mount_erofs`].
-pub fn mount_erofs_by_loop(image: &Path, target: &Path) -> Result<()> {
-    // It is let go of with the mount.
+pub fn mount_erofs_by_loop(image: &Path, target: &Path, devices: &[PathBuf]) -> Result<()> {
+    // They are let go of with the mount.
     let device = loops::attach(image)?;
-    attach(&erofs_from(&device.path()).map_err(|e| refused_erofs(e, image))?, target)
+    let others = devices.iter().map(|path| loops::attach(path)).collect::<Result<Vec<_>>>()?;
+    let paths: Vec<_> = others.iter().map(loops::Loop::path).collect();
+    attach(&erofs_from(&device.path(), &paths).map_err(|e| refused_erofs(e, image))?, target)
 }
 
 /// Mounts an EROFS image, which is a plain file, nowhere: its files are seen through the descriptor of its root, and it
@@ -220,17 +223,23 @@ pub fn mount_erofs_by_loop(image: &Path, target: &Path) -> Result<()> {
 /// [`Error::Unsupported`] where the kernel has no EROFS or mounts none from this file (Linux 6.12 does, but from none on
 /// tmpfs), or this process may not mount; [`Error::Io`], also for a file that is no image.
 pub fn open_erofs(image: &Path) -> Result<OwnedFd> {
-    erofs_from(image).map_err(|e| refused_erofs(e, image))
+    erofs_from(image, &[]).map_err(|e| refused_erofs(e, image))
 }
 
-fn erofs_from(source: &Path) -> std::result::Result<OwnedFd, Errno> {
-    let opened = rustix::fs::openat(CWD, source, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+fn erofs_from(source: &Path, devices: &[PathBuf]) -> std::result::Result<OwnedFd, Errno> {
     let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    if source.as_os_str().len() > OPTION_MAX_BYTES {
-        let short = format!("/proc/self/fd/{}", opened.as_raw_fd());
-        fsconfig_set_string(context.as_fd(), "source", short.as_str())?;
-    } else {
-        fsconfig_set_string(context.as_fd(), "source", source)?;
+    let mut held = Vec::new(); // until the kernel has opened them
+    for (key, path) in
+        std::iter::once(("source", source)).chain(devices.iter().map(|path| ("device", path.as_path())))
+    {
+        if path.as_os_str().len() > OPTION_MAX_BYTES {
+            let opened = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            let short = format!("/proc/self/fd/{}", opened.as_raw_fd());
+            fsconfig_set_string(context.as_fd(), key, short.as_str())?;
+            held.push(opened);
+        } else {
+            fsconfig_set_string(context.as_fd(), key, path)?;
+        }
     }
     fsconfig_set_flag(context.as_fd(), "ro")?;
     fsconfig_create(context.as_fd())?;

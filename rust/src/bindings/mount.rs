@@ -28,12 +28,19 @@ fn mount_overlay(
     Ok(py.detach(|| mount::mount_overlay(&overlay, &target))?)
 }
 
-/// Mounts an EROFS image on a directory, read-only; with `loop_device` not straight from its file, whatever the kernel can.
+/// Mounts an EROFS image on a directory, read-only, with the files that have its other blocks; with `loop_device` not straight
+/// from files, whatever the kernel can.
 #[pyfunction]
-#[pyo3(signature = (image, target, *, loop_device = false))]
-fn mount_erofs(py: Python<'_>, image: PathBuf, target: PathBuf, loop_device: bool) -> PyResult<()> {
+#[pyo3(signature = (image, target, *, devices = Vec::new(), loop_device = false))]
+fn mount_erofs(
+    py: Python<'_>,
+    image: PathBuf,
+    target: PathBuf,
+    devices: Vec<PathBuf>,
+    loop_device: bool,
+) -> PyResult<()> {
     let mount = if loop_device { mount::mount_erofs_by_loop } else { mount::mount_erofs };
-    Ok(py.detach(|| mount(&image, &target))?)
+    Ok(py.detach(|| mount(&image, &target, &devices))?)
 }
 
 /// Makes a directory or file visible at another place.

@@ -9,10 +9,11 @@ const BLOCK_BITS: u8 = 12;
 pub(super) const SLOT: u64 = 32;
 pub(super) const SUPERBLOCK_AT: usize = 1024;
 const SUPERBLOCK: usize = 128;
-/// Where inodes begin, the root's first: its number has 16 bits.
-pub(super) const FIRST_INODE_AT: u64 = ROOT as u64 * SLOT;
-/// In slots: the one behind the superblock.
-const ROOT: u16 = 36;
+/// Bytes of a device's slot; the table of these is behind the superblock.
+const DEVICE: usize = 128;
+const DEVICES_AT: usize = SUPERBLOCK_AT + SUPERBLOCK;
+/// The root's number has 16 bits, and is that of the slot behind the devices.
+const DEVICES_MAX: usize = (u16::MAX as usize * COMPACT - DEVICES_AT) / DEVICE;
 const MAGIC: u32 = 0xE0F5_E1E2;
 const CHECKSUM_AT: usize = SUPERBLOCK_AT + 4;
 
@@ -24,6 +25,8 @@ const COMPAT_MTIME: u32 = 2;
 const COMPAT_XATTR_FILTER: u32 = 4;
 /// Some files are chunks (Linux 5.15).
 const INCOMPAT_CHUNKS: u32 = 4;
+/// Some files' blocks are on other devices (Linux 5.16).
+const INCOMPAT_DEVICES: u32 = 8;
 
 pub(super) const COMPACT: usize = 32;
 pub(super) const EXTENDED: usize = 64;
@@ -32,6 +35,8 @@ pub(super) const DIRENT: usize = 12;
 pub(super) const HOLE: [u8; 4] = [0xFF; 4];
 /// The largest chunk is a block shifted by this.
 const CHUNK_BITS_MAX: u32 = 31;
+
+const FINE_CHUNKS_MAX: u64 = 1 << 14;
 
 const MAJOR_MAX: u32 = 0xFFF;
 const MINOR_MAX: u32 = 0xF_FFFF;
@@ -48,17 +53,19 @@ pub(super) enum Layout {
 }
 
 /// Facts of the whole image.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Superblock {
+#[derive(Debug, Clone, Default)]
+pub(super) struct Superblock<'a> {
     pub(super) inodes: u64,
     pub(super) blocks: u32,
     /// The time of all inodes that are compact.
     pub(super) epoch: (i64, u32),
     pub(super) chunks: bool,
     pub(super) uuid: [u8; 16],
+    /// Blocks of each other device. Behind the image's own, all blocks are numbered on through these.
+    pub(super) devices: &'a [u32],
 }
 
-impl Superblock {
+impl Superblock<'_> {
     /// The image's beginning up to the first inode; the checksum comes when the block is complete.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; SUPERBLOCK_AT];
@@ -66,7 +73,8 @@ impl Superblock {
         put(&mut bytes, &[0; 4]);
         put(&mut bytes, &(COMPAT_CHECKSUM | COMPAT_MTIME | COMPAT_XATTR_FILTER).to_le_bytes());
         put(&mut bytes, &[BLOCK_BITS, 0]);
-        put(&mut bytes, &ROOT.to_le_bytes());
+        let root = first_inode_at(self.devices.len()) / SLOT;
+        put(&mut bytes, &u16::try_from(root).unwrap_or(u16::MAX).to_le_bytes());
         put(&mut bytes, &self.inodes.to_le_bytes());
         put(&mut bytes, &self.epoch.0.to_le_bytes());
         put(&mut bytes, &self.epoch.1.to_le_bytes());
@@ -74,10 +82,36 @@ impl Superblock {
         put(&mut bytes, &[0; 8]); // inodes' and shared attributes' numbers count from block 0
         put(&mut bytes, &self.uuid);
         put(&mut bytes, &[0; 16]); // no name
-        put(&mut bytes, &(if self.chunks { INCOMPAT_CHUNKS } else { 0 }).to_le_bytes());
-        bytes.resize(SUPERBLOCK_AT + SUPERBLOCK, 0);
+        let chunks = if self.chunks { INCOMPAT_CHUNKS } else { 0 };
+        let devices = if self.devices.is_empty() { 0 } else { INCOMPAT_DEVICES };
+        put(&mut bytes, &(chunks | devices).to_le_bytes());
+        put(&mut bytes, &[0; 2]); // nothing is compressed
+        if !self.devices.is_empty() {
+            put(&mut bytes, &u16::try_from(self.devices.len()).unwrap_or(u16::MAX).to_le_bytes());
+            put(&mut bytes, &u16::try_from(DEVICES_AT / DEVICE).unwrap_or(u16::MAX).to_le_bytes());
+        }
+        bytes.resize(DEVICES_AT, 0);
+        let mut first = self.blocks;
+        for &blocks in self.devices {
+            let end = bytes.len() + DEVICE;
+            put(&mut bytes, &[0; 64]); // no name: whoever mounts it says where it is
+            put(&mut bytes, &blocks.to_le_bytes());
+            put(&mut bytes, &first.to_le_bytes());
+            bytes.resize(end, 0);
+            first = first.saturating_add(blocks);
+        }
         bytes
     }
+}
+
+/// Where inodes begin, the root's first.
+pub(super) fn first_inode_at(devices: usize) -> u64 {
+    (DEVICES_AT + devices.min(DEVICES_MAX) * DEVICE) as u64
+}
+
+/// Whether an image can have so many other devices.
+pub(super) fn devices_fit(devices: usize) -> bool {
+    devices <= DEVICES_MAX
 }
 
 /// Puts the checksum into the image's first block: of all from the superblock on, the field itself being zero.
@@ -151,6 +185,14 @@ pub(super) fn chunks(size: u64) -> (u32, u64) {
     (bits, blocks.div_ceil(1 << bits))
 }
 
+/// How large the chunks of a file with holes are, as a shift of blocks, and how many there are: so many that a hole is found
+/// where one is, and no more than take 64 KiB.
+pub(super) fn fine_chunks(size: u64) -> (u32, u64) {
+    let blocks = size.div_ceil(BLOCK as u64);
+    let bits = blocks.div_ceil(FINE_CHUNKS_MAX).next_power_of_two().trailing_zeros();
+    (bits, blocks.div_ceil(1 << bits))
+}
+
 /// A device's number as the kernel writes it on disks; none where it has no room for it.
 pub(super) fn device(major: u32, minor: u32) -> Option<u32> {
     (major <= MAJOR_MAX && minor <= MINOR_MAX).then_some(minor & 0xFF | major << 8 | (minor & !0xFF) << 12)
@@ -159,7 +201,7 @@ pub(super) fn device(major: u32, minor: u32) -> Option<u32> {
 pub(super) fn file_type(kind: &Kind) -> u16 {
     match kind {
         Kind::Directory(_) => 0o040_000,
-        Kind::File { .. } | Kind::Kept { .. } => 0o100_000,
+        Kind::File { .. } | Kind::Kept { .. } | Kind::Stored { .. } => 0o100_000,
         Kind::Symlink(_) => 0o120_000,
         Kind::Fifo => 0o010_000,
         Kind::Socket => 0o140_000,
@@ -170,7 +212,7 @@ pub(super) fn file_type(kind: &Kind) -> u16 {
 
 fn entry_type(kind: &Kind) -> u8 {
     match kind {
-        Kind::File { .. } | Kind::Kept { .. } => 1,
+        Kind::File { .. } | Kind::Kept { .. } | Kind::Stored { .. } => 1,
         Kind::Directory(_) => 2,
         Kind::Char(..) => 3,
         Kind::Block(..) => 4,
@@ -209,10 +251,16 @@ mod tests {
 
     #[test]
     fn a_superblock_stands_where_the_kernel_reads_it() {
-        let facts =
-            Superblock { inodes: 7, blocks: 9, epoch: (-2, 5), chunks: true, uuid: *b"0123456789abcdef" };
+        let facts = Superblock {
+            inodes: 7,
+            blocks: 9,
+            epoch: (-2, 5),
+            chunks: true,
+            uuid: *b"0123456789abcdef",
+            devices: &[],
+        };
         let mut block = facts.encode();
-        assert_eq!(block.len() as u64, FIRST_INODE_AT);
+        assert_eq!(block.len() as u64, first_inode_at(0));
         assert_eq!(block[1024..1040], *b"\xe2\xe1\xf5\xe0\0\0\0\0\x07\0\0\0\x0c\0\x24\0");
         assert_eq!(block[1040..1048], 7u64.to_le_bytes());
         assert_eq!(block[1048..1056], (-2i64).to_le_bytes());
@@ -222,6 +270,19 @@ mod tests {
         block.resize(BLOCK, 0);
         seal(&mut block);
         assert_ne!(block[1028..1032], [0; 4]);
+    }
+
+    #[test]
+    fn devices_stand_behind_the_superblock() {
+        let facts = Superblock { blocks: 9, devices: &[3, 5], ..Superblock::default() };
+        let block = facts.encode();
+        assert_eq!(block.len() as u64, first_inode_at(2));
+        assert_eq!(block[1038..1040], 44u16.to_le_bytes(), "the root is behind both");
+        assert_eq!(block[1104..1108], 8u32.to_le_bytes());
+        assert_eq!(block[1110..1114], *b"\x02\0\x09\0");
+        assert_eq!(block[1152 + 64..1152 + 72], *b"\x03\0\0\0\x09\0\0\0");
+        assert_eq!(block[1280 + 64..1280 + 72], *b"\x05\0\0\0\x0c\0\0\0");
+        assert!(devices_fit(16_000) && !devices_fit(17_000));
     }
 
     #[test]

@@ -35,6 +35,17 @@ pub enum Kind {
         /// Its bytes.
         size: u64,
     },
+    /// A regular file whose blocks are on another device, one after the other.
+    Stored {
+        /// Its bytes, at least one.
+        size: u64,
+        /// What [`Tree::add_device`] gave.
+        device: usize,
+        /// The first of its blocks there.
+        block: u32,
+        /// Of a file with holes, which of its blocks are none: from one up to another, in order.
+        data: Option<Vec<(u64, u64)>>,
+    },
     /// Where a symbolic link leads.
     Symlink(Vec<u8>),
     /// A named pipe.
@@ -58,19 +69,27 @@ pub struct Tree {
     /// The first name that was to go into something else than a directory.
     stray: Option<Vec<u8>>,
     uuid: [u8; 16],
+    devices: Vec<u32>,
 }
 
 impl Tree {
     /// Nothing but a root directory.
     #[must_use]
     pub fn new(root: Node) -> Self {
-        Self { nodes: vec![root], stray: None, uuid: [0; 16] }
+        Self { nodes: vec![root], stray: None, uuid: [0; 16], devices: Vec::new() }
     }
 
     /// Says what the file system is known by, which is nothing otherwise. Overlayfs notes it in what it copies up, and
     /// finds the file's inode number again by it in another mount of the same upper directory.
     pub fn set_uuid(&mut self, uuid: [u8; 16]) {
         self.uuid = uuid;
+    }
+
+    /// Says that there is another device of so many blocks of 4 KiB, to be named in this order when the image is mounted;
+    /// its number.
+    pub fn add_device(&mut self, blocks: u32) -> usize {
+        self.devices.push(blocks);
+        self.devices.len() - 1
     }
 
     /// Takes a node in, which has no name yet. What is never named is not written.
@@ -132,6 +151,10 @@ impl Tree {
 
     pub(super) fn uuid(&self) -> [u8; 16] {
         self.uuid
+    }
+
+    pub(super) fn devices(&self) -> &[u32] {
+        &self.devices
     }
 
     pub(super) fn stray(&self) -> Option<&[u8]> {

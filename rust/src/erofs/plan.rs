@@ -1,7 +1,9 @@
 //! Where each inode goes: one walk finds them all, then each gets its place in order.
 
 use super::directory;
-use super::format::{BLOCK, COMPACT, EXTENDED, FIRST_INODE_AT, HOLE, Layout, SLOT, chunks, device};
+use super::format::{
+    BLOCK, COMPACT, EXTENDED, HOLE, Layout, SLOT, chunks, device, devices_fit, fine_chunks, first_inode_at,
+};
 use super::node::{Kind, Node, NodeId, Tree};
 use super::xattr;
 use crate::error::{Error, Result};
@@ -57,7 +59,7 @@ impl Plan {
             inodes: Vec::with_capacity(tree.len()),
             places: vec![UNPLACED; tree.len()],
             epoch: (0, 0),
-            end: FIRST_INODE_AT,
+            end: first_inode_at(tree.devices().len()),
             blocks: 0,
             chunks: false,
         };
@@ -67,12 +69,18 @@ impl Plan {
         if !matches!(tree.node(tree.root()).kind, Kind::Directory(_)) {
             return Err(invalid("root", b"/", "is no directory"));
         }
+        if !devices_fit(tree.devices().len()) {
+            return Err(Error::Unsupported {
+                feature: format!("an image over {} others", tree.devices().len()),
+                needs: "fewer layers".to_owned(),
+            });
+        }
         plan.walk(tree)?;
         plan.epoch = plan.frequent_time(tree);
         for position in 0..plan.inodes.len() {
             let inode = plan.inodes[position];
             plan.inodes[position] = plan
-                .place(inode, tree.node(inode.node))
+                .place(inode, tree.node(inode.node), tree.devices())
                 .map_err(|e| located(e, &plan.path(tree, inode.node)))?;
         }
         Ok(plan)
@@ -151,11 +159,12 @@ impl Plan {
         runs.rev().max_by_key(|run| run.len()).map_or((0, 0), |run| run[0])
     }
 
-    fn place(&mut self, mut inode: Inode, node: &Node) -> Result<Inode> {
+    fn place(&mut self, mut inode: Inode, node: &Node, devices: &[u32]) -> Result<Inode> {
         check(node)?;
+        check_blocks(node, devices)?;
         inode.size = match &node.kind {
             Kind::Directory(_) => inode.size,
-            Kind::File { size, .. } | Kind::Kept { size } => *size,
+            Kind::File { size, .. } | Kind::Kept { size } | Kind::Stored { size, .. } => *size,
             Kind::Symlink(target) => target.len() as u64,
             _ => 0,
         };
@@ -169,6 +178,14 @@ impl Plan {
             self.chunks = true;
             inode.layout = Layout::Chunks;
             head as u64 + chunks(inode.size).1 * HOLE.len() as u64
+        } else if let Kind::Stored { data, .. } = &node.kind {
+            if data.is_some() {
+                self.chunks = true;
+                inode.layout = Layout::Chunks;
+                head as u64 + fine_chunks(inode.size).1 * HOLE.len() as u64
+            } else {
+                head as u64
+            }
         } else {
             self.place_content(&mut inode, head)
         };
@@ -229,7 +246,7 @@ fn check(node: &Node) -> Result<()> {
         return Err(invalid("owner", NOBODY.to_string().as_bytes(), "is nobody's number"));
     }
     match &node.kind {
-        Kind::File { size, .. } | Kind::Kept { size } if *size > SIZE_MAX => {
+        Kind::File { size, .. } | Kind::Kept { size } | Kind::Stored { size, .. } if *size > SIZE_MAX => {
             Err(over(format!("a file of {size} bytes"), SIZE_MAX))
         }
         Kind::File { size, data } if !data.is_empty() && *size != data.len() as u64 => Err(invalid(
@@ -250,6 +267,16 @@ fn check(node: &Node) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses blocks that no device has.
+fn check_blocks(node: &Node, devices: &[u32]) -> Result<()> {
+    let Kind::Stored { size, device, block, .. } = node.kind else { return Ok(()) };
+    let end = u64::from(block) + size.div_ceil(BLOCK as u64);
+    if size > 0 && devices.get(device).is_some_and(|&blocks| end <= blocks.into()) {
+        return Ok(());
+    }
+    Err(invalid("blocks", format!("{block} to {end}").as_bytes(), "are not on the device"))
 }
 
 fn over(feature: String, most: u64) -> Error {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::Write;
 
 use super::directory;
-use super::format::{self, BLOCK, HOLE, Layout, Superblock, chunks, device, file_type};
+use super::format::{self, BLOCK, HOLE, Layout, Superblock, chunks, device, file_type, fine_chunks};
 use super::node::{Kind, NodeId, Tree};
 use super::plan::{Inode, Plan};
 use super::xattr;
@@ -58,11 +58,13 @@ pub fn write_with<W: Write>(
         epoch: plan.epoch,
         chunks: plan.chunks,
         uuid: tree.uuid(),
+        devices: tree.devices(),
     };
+    let starts = device_starts(superblock.blocks, tree.devices())?;
     let mut image = Image { out, piece: superblock.encode(), written: 0 };
     for (serial, inode) in (1..).zip(&plan.inodes) {
         image.pad_to(inode.at)?;
-        put_inode(&mut image.piece, tree, &plan, inode, (serial, first), &mut contents)?;
+        put_inode(&mut image.piece, tree, &plan, inode, (serial, first, &starts), &mut contents)?;
         image.flush_if_full()?;
     }
     image.pad_to(first * BLOCK as u64)?;
@@ -73,18 +75,34 @@ pub fn write_with<W: Write>(
     Ok(Written { bytes: image.written, inodes: superblock.inodes })
 }
 
+/// The number that each other device's first block has, if they are counted on behind the image's own.
+fn device_starts(blocks: u32, devices: &[u32]) -> Result<Vec<u32>> {
+    let mut starts = Vec::with_capacity(devices.len());
+    let mut next = blocks;
+    for &count in devices {
+        starts.push(next);
+        next = next.checked_add(count).filter(|end| *end < u32::MAX).ok_or_else(|| Error::Unsupported {
+            feature: "an image of more blocks than have a number".to_owned(),
+            needs: format!("at most {} of 4 KiB", u32::MAX - 1),
+        })?;
+    }
+    Ok(starts)
+}
+
 /// Appends an inode, its attributes, and the piece of content that stands behind it.
 fn put_inode(
     bytes: &mut Vec<u8>,
     tree: &Tree,
     plan: &Plan,
     inode: &Inode,
-    (serial, first): (u32, u64),
+    (serial, first, starts): (u32, u64, &[u32]),
     contents: &mut dyn FnMut(NodeId) -> Result<Vec<u8>>,
 ) -> Result<()> {
     let node = tree.node(inode.node);
     let union = match (&node.kind, inode.layout) {
         (Kind::Char(major, minor) | Kind::Block(major, minor), _) => device(*major, *minor).unwrap_or(0),
+        (Kind::Stored { data: Some(_), .. }, _) => fine_chunks(inode.size).0,
+        (Kind::Stored { device, block, .. }, _) => starts[*device] + block,
         (_, Layout::Chunks) => chunks(inode.size).0,
         _ if has_blocks(inode) => u32::try_from(first + inode.block).unwrap_or(u32::MAX),
         _ => 0,
@@ -105,6 +123,9 @@ fn put_inode(
     encoded.encode(bytes);
     xattr::encode(bytes, node)?;
     match (&node.kind, inode.layout) {
+        (Kind::Stored { device, block, data: Some(data), .. }, _) => {
+            put_chunks(bytes, inode.size, starts[*device] + block, data);
+        }
         (_, Layout::Chunks) => (0..chunks(inode.size).1).for_each(|_| bytes.extend_from_slice(&HOLE)),
         (Kind::Directory(_), Layout::Inline) => {
             let listing = directory::list(tree, inode.node, inode.parent);
@@ -119,6 +140,20 @@ fn put_inode(
         _ => {}
     }
     Ok(())
+}
+
+/// Appends the addresses of a file's chunks, which follow each other on its device; those without data have none.
+fn put_chunks(bytes: &mut Vec<u8>, size: u64, first: u32, data: &[(u64, u64)]) {
+    let (bits, count) = fine_chunks(size);
+    let mut ranges = data.iter().peekable();
+    for chunk in 0..count {
+        let (start, end) = (chunk << bits, (chunk + 1) << bits);
+        while ranges.next_if(|range| range.1 <= start).is_some() {}
+        let has_data = ranges.peek().is_some_and(|range| range.0 < end);
+        // The last block of the device has such a number, so this one fits.
+        let address = u32::try_from(start).unwrap_or(u32::MAX).saturating_add(first);
+        bytes.extend_from_slice(&if has_data { address.to_le_bytes() } else { HOLE });
+    }
 }
 
 /// Writes an inode's content as far as it is in blocks.

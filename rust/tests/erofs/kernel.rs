@@ -22,7 +22,7 @@ pub(crate) fn mount(tree: &Tree) -> Option<OwnedFd> {
     try_mount(&image(tree))?.map_err(|e| panic!("{e}")).ok()
 }
 
-fn try_mount(image: &[u8]) -> Option<Result<OwnedFd, Error>> {
+pub(crate) fn try_mount(image: &[u8]) -> Option<Result<OwnedFd, Error>> {
     let place = tempfile::tempdir().expect("a temporary directory");
     let path = place.path().join("image.erofs");
     std::fs::write(&path, image).expect("room for an image");
@@ -92,7 +92,9 @@ impl Facts {
     fn of(node: &Node, links: u32) -> Self {
         let (kind, size, device) = match &node.kind {
             Kind::Directory(_) => (FileType::Directory, None, (0, 0)),
-            Kind::File { size, .. } | Kind::Kept { size } => (FileType::RegularFile, Some(*size), (0, 0)),
+            Kind::File { size, .. } | Kind::Kept { size } | Kind::Stored { size, .. } => {
+                (FileType::RegularFile, Some(*size), (0, 0))
+            }
             Kind::Symlink(target) => (FileType::Symlink, Some(target.len() as u64), (0, 0)),
             Kind::Fifo => (FileType::Fifo, Some(0), (0, 0)),
             Kind::Socket => (FileType::Socket, Some(0), (0, 0)),
@@ -376,7 +378,7 @@ fn what_is_no_image_or_a_damaged_one_is_not_mounted() {
 
 /// Leaves the other threads' mount namespace; false, with a reason on standard error, where that is not allowed.
 #[allow(unsafe_code, reason = "the call can take descriptors away from other threads")]
-fn enter_mount_namespace() -> bool {
+pub(crate) fn enter_mount_namespace() -> bool {
     // SAFETY: no descriptor is touched, only this thread's mount namespace and working directory.
     let entered = unsafe { unshare_unsafe(UnshareFlags::NEWNS) };
     if let Err(e) = entered {
@@ -402,7 +404,7 @@ fn an_image_is_mounted_on_a_directory_and_taken_away() {
         let (image, target) = (place.path().join("image.erofs"), place.path().join("mounted"));
         std::fs::write(&image, bytes).expect("room for an image");
         std::fs::create_dir(&target).expect("a directory");
-        mount_erofs(&image, &target).expect("a mount");
+        mount_erofs(&image, &target, &[]).expect("a mount");
         assert_eq!(std::fs::read(target.join("file")).expect("a file"), b"content");
         let refused = std::fs::write(target.join("new"), b"").expect_err("a file system that is only read");
         assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);

@@ -1,6 +1,7 @@
 //! EROFS images, looked at by others than their writer: the kernel, and a reader that knows nothing of the writer's plan.
 //! What needs a mount says why it is skipped where there can be none.
 
+mod devices;
 mod kept;
 mod kernel;
 mod overlay;
