@@ -28,7 +28,8 @@ class Engine:
         state: What a reboot ends; ``$PYCTRD_STATE``, else ``/run/pyctrd``.
         namespace: The tenant; ``$PYCTRD_NAMESPACE``, else ``default``.
         runtime: The OCI runtime's name or path; ``$PYCTRD_RUNTIME``, else ``runc``.
-        snapshotter: "overlayfs", "native" or "composefs"; ``$PYCTRD_SNAPSHOTTER``, else the best that the host can do.
+        snapshotter: "overlayfs", "native", "composefs" or "erofs"; ``$PYCTRD_SNAPSHOTTER``, else the best that the host
+            can do.
         durability: "full", "batch" (default) or "none": what a returned pull survives.
         concurrency: Layers in flight at once in one pull.
         ca: A file of PEM certificates that registries are checked against, beside the system's.

@@ -15,7 +15,8 @@ from tests.layers import ways
 # Opens a root: a second object over the same one is what another process has.
 Opens = Callable[[Path], Snapshotter]
 SNAPSHOTTERS: dict[str, Opens] = {
-    name: partial(ways.open_snapshotter, name) for name in ("overlayfs", "native", "composefs", ways.DIRECTORIES)
+    name: partial(ways.open_snapshotter, name)
+    for name in ("overlayfs", "native", "composefs", "erofs", ways.DIRECTORIES)
 }
 
 
@@ -31,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 def opens(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opens]:
     """One implementation after the other; layers are unpacked as it wants them."""
     implementation = SNAPSHOTTERS[request.param]
-    monkeypatch.setattr(ways, "DEFAULT_FORM", "objects" if "composefs" in request.param else "tree")
+    monkeypatch.setattr(ways, "DEFAULT_FORM", implementation(tmp_path / "asked").form)
     yield implementation
     unmount_below(tmp_path)
 

@@ -101,7 +101,7 @@ def test_the_layer_on_top_of_the_others_is_what_the_snapshot_shows(
     for name, opens in SNAPSHOTTERS.items():
         other = opens(root)
         if other.form != snapshotter.form and name != "native":
-            continue  # overlayfs stacks directories alone, and composefs objects
+            continue  # each stacks what it is made for
         snapshot = other.view(f"view-{name}", [*layers, top])
         assert differences(expected, view_of(other, snapshot, tmp_path)) == []
 

@@ -27,7 +27,7 @@ def faulty() -> Iterator[FaultyRegistry]:
         yield running
 
 
-@pytest.fixture(params=["overlayfs", "native", "composefs"])
+@pytest.fixture(params=["overlayfs", "native", "composefs", "erofs"])
 def image(request: pytest.FixtureRequest, faulty: FaultyRegistry, state: Path) -> Iterator[pyctrd.Image]:
     """Files of several owners in two layers, by each snapshotter."""
     del state

@@ -52,13 +52,14 @@ ELSEWHERE = """
 import sys
 from pathlib import Path
 from pyctrd.snapshots.composefs import Composefs
+from pyctrd.snapshots.erofs import Erofs
 from pyctrd.snapshots.native import Native
 from pyctrd.snapshots.overlayfs import Overlayfs
 from pyctrd.snapshots.protocol import LayerRef
 name, root, key, target, *layers = sys.argv[1:]
 root = Path(root)
-makes = {"overlayfs": Overlayfs, "native": Native, "composefs": lambda root: Composefs(root, root.with_name("state"))}
-snapshotter = makes[name](root)
+makes = {"overlayfs": Overlayfs, "native": Native, "composefs": Composefs, "erofs": Erofs}
+snapshotter = makes[name](*[root, root.with_name("state")][: 1 + (name in ("composefs", "erofs"))])
 refs = [LayerRef(f"sha256:{Path(layer).name}", Path(layer)) for layer in layers]
 print("ready", flush=True)
 sys.stdin.readline()

@@ -90,7 +90,7 @@ def test_the_path_of_a_snapshot_is_its_root_file_system_where_it_has_one(
 
 
 def test_each_implementation_has_a_name_of_its_own(root: Path) -> None:
-    assert [opens(root).name for opens in SNAPSHOTTERS.values()] == [*list(SNAPSHOTTERS)[:3], "composefs"]
+    assert [opens(root).name for opens in SNAPSHOTTERS.values()] == [*list(SNAPSHOTTERS)[:4], "composefs"]
 
 
 @pytest.mark.parametrize("key", ["a", "0", "A-b-9", "x" * 128, "fixup-a", "trial-a", "fixup-", "trash"])

@@ -16,6 +16,14 @@ from tests.faults.works import WORKS, Shop, Work, open_shop, set_up
 from tests.registry_faults import FaultyRegistry
 
 _PROPERTY = "faults"
+_UNPACKING = ("pull", "load", "commit")
+# What does not unpack is the same by all snapshotters over images.
+SETTINGS = [
+    (work, name)
+    for work in WORKS
+    for name in ("composefs", "overlayfs", "erofs")
+    if name != "erofs" or work.name in _UNPACKING
+]
 
 
 @pytest.fixture
@@ -50,16 +58,22 @@ def engine(state: Path) -> Iterator[pyctrd.Engine]:
             container.delete(force=True)
 
 
-@pytest.fixture(params=WORKS, ids=lambda work: work.name.replace(" ", "-"))
-def work(request: pytest.FixtureRequest) -> Work:
-    found: Work = request.param
+@pytest.fixture(params=SETTINGS, ids=lambda setting: f"{setting[0].name.replace(' ', '-')}-{setting[1]}")
+def setting(request: pytest.FixtureRequest) -> tuple[Work, str]:
+    """A work, and the snapshotter by which it is done."""
+    found: tuple[Work, str] = request.param
     return found
 
 
-@pytest.fixture(params=["composefs", "overlayfs"])
-def snapshotter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture
+def work(setting: tuple[Work, str]) -> Work:
+    return setting[0]
+
+
+@pytest.fixture
+def snapshotter(setting: tuple[Work, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """Of all engines that ask for none."""
-    name: str = request.param
+    name = setting[1]
     monkeypatch.setenv("PYCTRD_SNAPSHOTTER", name)
     return name
 

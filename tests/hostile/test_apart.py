@@ -28,7 +28,7 @@ from tests.trees import differences, read_tree
 pytestmark = pytest.mark.root
 
 ROWS = ("L049", "L050", "L053", "L101", "L126")
-SNAPSHOTTERS = ("overlayfs", "native", "composefs")
+SNAPSHOTTERS = ("overlayfs", "native", "composefs", "erofs")
 SWAPS = 10_000
 
 Record = Callable[[str, object], None]
@@ -90,13 +90,14 @@ import sys
 from pathlib import Path
 from pyctrd.errors import AlreadyExistsError
 from pyctrd.snapshots.composefs import Composefs
+from pyctrd.snapshots.erofs import Erofs
 from pyctrd.snapshots.native import Native
 from pyctrd.snapshots.overlayfs import Overlayfs
 from pyctrd.snapshots.protocol import LayerRef
 kind, root, diff_id, path = sys.argv[1:5]
 root = Path(root)
-makes = {"overlayfs": Overlayfs, "native": Native, "composefs": lambda root: Composefs(root, root.with_name("state"))}
-snapshotter = makes[kind](root)
+makes = {"overlayfs": Overlayfs, "native": Native, "composefs": Composefs, "erofs": Erofs}
+snapshotter = makes[kind](*[root, root.with_name("state")][: 1 + (kind in ("composefs", "erofs"))])
 print("ready", flush=True)
 while key := input():
     try:

@@ -27,7 +27,7 @@ def said(engine: pyctrd.Engine, image: pyctrd.Image, *words: str) -> str:
 def forms_of(root: Path, image: pyctrd.Image) -> list[set[str]]:
     """What each layer is there as."""
     layers = [root / "layers" / str(diff_id).replace(":", "/") for diff_id in image.config.rootfs.diff_ids]
-    return [{path.name for path in layer.iterdir()} & {"tree", "pack"} for layer in layers]
+    return [{path.name for path in layer.iterdir()} & {"tree", "pack", "blocks"} for layer in layers]
 
 
 def test_an_image_goes_on_in_the_form_that_it_has(root: Path, images: Images) -> None:
@@ -74,3 +74,32 @@ def test_a_layer_gets_the_second_form_with_the_next_image_that_has_it(root: Path
         engine.images.remove(second.reference)
         assert said(engine, engine.images.get(first.reference), "cat", "/own") == "1"
         assert engine.check(digests=True) == []
+
+
+def test_a_layer_can_have_all_forms(root: Path, images: Images) -> None:
+    pushed = images.push(build_image([busybox_tar(), Tar().file("own", b"1").build()]))
+    for name in ("erofs", "composefs", "overlayfs", "erofs"):
+        with pyctrd.Engine(snapshotter=name) as engine:
+            image = engine.images.pull(pushed.reference)
+            assert said(engine, image, "cat", "/own") == "1"
+            assert image.read_file("/etc/motd") == b"hello from a layer\n"
+            assert engine.check(digests=True) == []
+    assert forms_of(root, image) == [{"tree", "pack", "blocks"}] * 2
+    with pyctrd.Engine() as engine:
+        engine.images.remove(pushed.reference)
+        assert list((root / "snapshots").glob("stack-*")) == []
+
+
+def test_a_large_file_among_blocks_is_read_with_no_mount(images: Images, root: Path) -> None:
+    del root
+    content = bytes(range(256)) * 8192  # over what is copied out in memory
+    pushed = images.push(build_image([Tar().file("a", b"short").file("large", content).file("z", b"end").build()]))
+    with pyctrd.Engine(snapshotter="erofs") as engine:
+        image = engine.images.pull(pushed.reference)
+        with image.open("/large") as file:
+            assert file.read() == content
+            file.seek(1 << 20)
+            assert file.read(256) == bytes(range(256))
+            with pytest.raises(OSError, match="write"):
+                file.write(b"x")
+        assert (image.read_file("/a"), image.read_file("/z")) == (b"short", b"end")

@@ -298,7 +298,7 @@ def test_limits_reach_the_cgroup_and_the_process(engine: pyctrd.Engine, images: 
     assert container.logs() == "64\n500\n"
 
 
-@pytest.mark.parametrize("snapshotter", ["overlayfs", "native", "composefs"])
+@pytest.mark.parametrize("snapshotter", ["overlayfs", "native", "composefs", "erofs"])
 def test_all_snapshotters_run_containers(images: Images, state: Path, snapshotter: str) -> None:
     del state
     with pyctrd.Engine(snapshotter=snapshotter) as engine:

@@ -14,7 +14,7 @@ from tests.trees import read_tree
 
 pytestmark = pytest.mark.root
 
-SNAPSHOTTERS = ("overlayfs", "native", "composefs")
+SNAPSHOTTERS = ("overlayfs", "native", "composefs", "erofs")
 XATTRS = {"user.note": b"lower", "trusted.t": b"\0"}
 
 

@@ -94,7 +94,7 @@ def unlisted(subject: Subject, found: dict[bytes, Facts]) -> set[bytes]:
     return found.keys() - subject.plain.listed
 
 
-@pytest.mark.parametrize("snapshotter", ["composefs", "overlayfs"])
+@pytest.mark.parametrize("snapshotter", ["composefs", "erofs", "overlayfs"])
 def test_the_pulled_image_is_what_umoci_unpacks(
     subject: Subject, merged: dict[bytes, Facts], tmp_path: Path, state: Path, snapshotter: str
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyctrd
 from pyctrd import _core
 from pyctrd.snapshots.composefs import Composefs
+from pyctrd.snapshots.erofs import Erofs
 from pyctrd.snapshots.native import Native
 from pyctrd.snapshots.overlayfs import Overlayfs
 from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshotter
@@ -22,7 +23,7 @@ from tests.trees import Facts, differences, read_tree
 # "recorded": what a layer becomes that is made of a tree whose ownership is recorded.
 # As in a user namespace, which may mount no image.
 DIRECTORIES = "composefs-directories"
-WAYS = ("merge", "overlayfs", "native", "composefs", DIRECTORIES, "recorded")
+WAYS = ("merge", "overlayfs", "native", "composefs", "erofs", DIRECTORIES, "recorded")
 # What layers are unpacked as where nothing else is said: tests of one snapshotter set what that one wants.
 DEFAULT_FORM: LayerForm = "tree"
 
@@ -99,6 +100,8 @@ def open_snapshotter(name: str, root: Path) -> Snapshotter:
     """One of the snapshotters over a root; its state is beside that."""
     if name in ("composefs", DIRECTORIES):
         return Composefs(root, root.with_name("state"), directories=name == DIRECTORIES)
+    if name == "erofs":
+        return Erofs(root, root.with_name("state"))
     return Overlayfs(root) if name == "overlayfs" else Native(root)
 
 

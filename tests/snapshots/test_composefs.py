@@ -13,7 +13,8 @@ import pytest
 import pyctrd
 from pyctrd import _core
 from pyctrd.errors import UnsupportedError
-from pyctrd.snapshots.composefs import IMAGE, Composefs
+from pyctrd.snapshots.composefs import Composefs
+from pyctrd.snapshots.imaged import IMAGE
 from pyctrd.snapshots.protocol import LayerRef
 from tests.children import Child
 from tests.images import Images, build_image

@@ -68,7 +68,7 @@ def container_options(function: Any) -> Any:
     "--pull", "policy", type=click.Choice(["missing", "always", "never"]), default="missing", show_default=True
 )
 @click.option("--runtime", metavar="NAME|PATH", help="The OCI runtime [PYCTRD_RUNTIME, runc].")
-@click.option("--snapshotter", metavar="NAME", help="overlayfs, native or composefs [PYCTRD_SNAPSHOTTER].")
+@click.option("--snapshotter", metavar="NAME", help="overlayfs, native, composefs or erofs [PYCTRD_SNAPSHOTTER].")
 @pass_globals
 @click.pass_context
 def run_command(

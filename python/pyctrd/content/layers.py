@@ -1,4 +1,4 @@
-"""Unpacked layers on disk, by diff_id: ``layers/<alg>/<hex>/{index,frame}`` with ``tree/``, ``pack``, or both."""
+"""Unpacked layers on disk, by diff_id: ``layers/<alg>/<hex>/{index,frame}`` with ``tree/``, ``pack`` or ``blocks``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pyctrd.content.names import scan_digests, walk_digests, walk_strays
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.oci.digest import Digest
 
+_Form = Literal["tree", "objects", "blocks"]
 # What a layer has in each form.
-_KEPT_IN: Mapping[Literal["tree", "objects"], str] = {"tree": "tree", "objects": "pack"}
+_KEPT_IN: Mapping[_Form, str] = {"tree": "tree", "objects": "pack", "blocks": "blocks"}
 
 
 class Layers:
@@ -40,17 +41,20 @@ class Layers:
         """Whether it is there."""
         return self.path(diff_id).is_dir()
 
-    def may_have_form(self, diff_id: str | Digest, form: Literal["tree", "objects"]) -> bool:
+    def may_have_form(self, diff_id: str | Digest, form: _Form) -> bool:
         """As ``has_form``, at one look: after a crash it may not be whole."""
         return (self.path(diff_id) / _KEPT_IN[form]).exists()
 
-    def has_form(self, diff_id: str | Digest, form: Literal["tree", "objects"]) -> bool:
+    def has_form(self, diff_id: str | Digest, form: _Form) -> bool:
         """Whether it is there, and was unpacked so; it may have been in either way."""
         path = self.path(diff_id)
         if form == "tree":
             return (path / "tree").is_dir()
-        # Where a layer gets its second form the index is the last to come.
-        return (path / "pack").exists() and self.open_index(diff_id).pack_bytes is not None
+        if not (path / _KEPT_IN[form]).exists():
+            return False
+        # Where a layer gets another form the index is the last to come.
+        index = self.open_index(diff_id)
+        return (index.pack_bytes if form == "objects" else index.blocks_bytes) is not None
 
     def open_index(self, diff_id: str | Digest) -> _core.LayerIndex:
         """Its index: every entry with all metadata, with no look at the tree.
@@ -122,10 +126,12 @@ class Layers:
             raise _missing(diff_id)
         try:
             index = self.open_index(diff_id)
-            if index.pack_bytes is not None:
-                _check_pack(self.path(diff_id) / "pack", index.pack_bytes, str(diff_id))
-                if not self.has_form(diff_id, "tree"):
-                    return
+            for part, least in (("pack", index.pack_bytes), ("blocks", index.blocks_bytes)):
+                if least is not None:
+                    _check_length(self.path(diff_id), part, least, str(diff_id))
+            apart = index.pack_bytes is not None or index.blocks_bytes is not None
+            if apart and not self.has_form(diff_id, "tree"):
+                return
             tree = os.open(self.path(diff_id) / "tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (InvalidError, NotFoundError, OSError) as error:
             why = "its index is missing" if isinstance(error, NotFoundError) else str(error)
@@ -138,11 +144,11 @@ class Layers:
             os.close(tree)
 
 
-def _check_pack(path: Path, least: int, diff_id: str) -> None:
-    size = path.stat().st_size
+def _check_length(layer: Path, part: str, least: int, diff_id: str) -> None:
+    size = (layer / part).stat().st_size
     if size < least:
         raise IntegrityError(
-            f"layer damaged: {diff_id}: its pack has {size} bytes, expected at least {least}",
+            f"layer damaged: {diff_id}: its {part} has {size} bytes, expected at least {least}",
             subject=diff_id,
             expected=least,
             actual=size,

@@ -9,6 +9,8 @@ from pyctrd import _core
 from pyctrd.errors import InvalidError, UnsupportedError
 from pyctrd.runtime.state import BOOT_ID
 from pyctrd.snapshots.composefs import Composefs
+from pyctrd.snapshots.erofs import Erofs
+from pyctrd.snapshots.imaged import Imaged
 from pyctrd.snapshots.native import Native
 from pyctrd.snapshots.overlayfs import Overlayfs, in_user_namespace
 
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshotter
 
 # Best first: ARCHITECTURE.md has the figures.
-SNAPSHOTTERS: dict[str, type[Overlayfs | Native | Composefs]] = {
+SNAPSHOTTERS: dict[str, type[Overlayfs | Native | Composefs | Erofs]] = {
     "composefs": Composefs,
+    "erofs": Erofs,
     "overlayfs": Overlayfs,
     "native": Native,
 }
@@ -66,7 +69,7 @@ def choose_for(rooms: Rooms, layers: Sequence[LayerRef]) -> Snapshotter:
 def open_snapshotter(rooms: Rooms, name: str) -> Snapshotter:
     """One of them over the engine's directories, with no look at whether it works here."""
     kind = SNAPSHOTTERS[name]
-    if issubclass(kind, Composefs):
+    if issubclass(kind, Imaged):
         return kind(rooms.root, rooms.settings.state)
     return kind(rooms.root)
 
@@ -78,7 +81,7 @@ def _have_form(rooms: Rooms, layers: Sequence[LayerRef], form: LayerForm) -> boo
 def _why_not(rooms: Rooms, name: str) -> str | None:
     """Why one does not work here; None where it does."""
     kind = SNAPSHOTTERS[name]
-    if kind is not Composefs:
+    if not issubclass(kind, Imaged):
         return kind.probe(rooms.root)
     # It takes milliseconds: where it worked once since the machine was started it is not tried again.
     known = _mark_of(rooms, name)

@@ -10,7 +10,7 @@ from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError, PyctrdError
 from pyctrd.flows.load import load_config
 from pyctrd.metadata.events import STORE
-from pyctrd.snapshots.composefs import Composefs
+from pyctrd.snapshots.imaged import STACK, Imaged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,11 +55,11 @@ def sweep_objects(rooms: Rooms) -> SweptObjects:
 
     While a layer is being written no object is swept, by a lock of their own; the next collection does it.
     """
+    if any((rooms.root / "snapshots").glob(f"{STACK}*")) and (needed := _needed_stacks(rooms)) is not None:
+        # Whichever snapshotter this engine has, another may have made them.
+        Imaged(rooms.root, rooms.settings.state).keep_stacks(needed)
     if not (rooms.root / "objects").is_dir():
         return SweptObjects()
-    if (needed := _needed_stacks(rooms)) is not None:
-        # Whichever snapshotter this engine has, another may have made them.
-        Composefs(rooms.root, rooms.settings.state).keep_stacks(needed)
     try:
         swept = _core.sweep_objects(rooms.root)
     except (InvalidError, NotFoundError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -70,12 +71,11 @@ def remove_unrecorded(rooms: Rooms, kind: str, name: str) -> bool:
 
 def own_bytes(rooms: Rooms, layer: KeptLayer) -> int:
     """Of a layer, files' content in its own directory; objects are counted when they go."""
-    if rooms.layers.may_have_form(layer.diff_id, "tree"):
-        return layer.bytes
-    try:
-        return (rooms.layers.path(layer.diff_id) / "pack").stat().st_size
-    except FileNotFoundError:
-        return 0
+    total = layer.bytes if rooms.layers.may_have_form(layer.diff_id, "tree") else 0
+    for part in ("pack", "blocks"):
+        with suppress(FileNotFoundError):
+            total += (rooms.layers.path(layer.diff_id) / part).stat().st_blocks * 512
+    return total
 
 
 def size_on_disk(rooms: Rooms, kind: str, name: str) -> int:

@@ -23,7 +23,7 @@ from pyctrd.oci.digest import Digest
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_index, is_manifest
 from pyctrd.oci.reference import Reference
-from pyctrd.snapshots.composefs import IMAGE, Composefs
+from pyctrd.snapshots.imaged import IMAGE, Imaged
 from pyctrd.snapshots.protocol import LayerForm
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Pulls under way are waited for; a registry that is slow may hold one for longer.
 STORE_WAIT_SECONDS = 60.0
 PRIVATE_MODE = 0o700
-FORMS: tuple[LayerForm, ...] = ("tree", "objects")
+FORMS: tuple[LayerForm, ...] = ("tree", "objects", "blocks")
 
 
 def repair(rooms: Rooms, *, digests: bool = False) -> list[Finding]:
@@ -173,7 +173,7 @@ def _mend_object(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
 
 
 def _mend_stack(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
-    snapshotter = Composefs(rooms.root, rooms.settings.state)
+    snapshotter = Imaged(rooms.root, rooms.settings.state)
     snapshotter.drop_image(rooms.root / "snapshots" / finding.name / IMAGE)
     return "removed: it is made anew when it is needed", True
 

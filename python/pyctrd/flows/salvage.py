@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError, InvalidError, PyctrdError
 from pyctrd.flows.check import side_by_side
+from pyctrd.flows.choose import SNAPSHOTTERS
 from pyctrd.flows.fetch import Body, Fetch, FileBody
 from pyctrd.flows.pull import image_record, is_present, note_unpacked, record_content, wants_of
 from pyctrd.flows.reach import needs_of
@@ -235,7 +236,10 @@ def _snapshotter_of(rooms: Rooms, path: Path, layers: Sequence[LayerRef]) -> str
     """Which snapshotter made a snapshot, by what it left."""
     if (path / "rootfs").is_dir():
         return "native"
-    return "overlayfs" if all(rooms.layers.has_form(layer.diff_id, "tree") for layer in layers) else "composefs"
+    for name, kind in SNAPSHOTTERS.items():
+        if name != "native" and all(rooms.layers.has_form(layer.diff_id, kind.form) for layer in layers):
+            return name
+    return "overlayfs"
 
 
 def _container_in(bundle: Path, key: str, *, runtime: str) -> ContainerRecord | None:

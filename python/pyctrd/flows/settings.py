@@ -38,7 +38,7 @@ class Settings:
         state: Holds what a reboot ends: mounts, sockets.
         namespace: The tenant that every operation is scoped by.
         runtime: The OCI runtime's name or path.
-        snapshotter: "overlayfs", "native", "composefs", or None for the best that the host can do.
+        snapshotter: "overlayfs", "native", "composefs", "erofs", or None for the best that the host can do.
         durability: What a returned pull survives: "full" and "batch" a power cut, "none" a crash of the
             process only. "full" flushes blob by blob, "batch" once for an image.
         concurrency: Layers in flight at once in one pull.

@@ -17,7 +17,7 @@ class SnapshotRecord(NamedTuple):
     Attributes:
         key: Names it, and its directory.
         namespace: Whose.
-        snapshotter: "overlayfs", "native" or "composefs".
+        snapshotter: "overlayfs", "native", "composefs" or "erofs".
         kind: "active" (writable) or "view".
         diff_ids: Those layers, lowest first.
         target: Where it is, or is about to be, mounted; "" for nowhere.

@@ -1,1 +1,1 @@
-"""Root file systems: the snapshotter protocol, overlayfs, native and composefs."""
+"""Root file systems: the snapshotter protocol, overlayfs, native, composefs and erofs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ class ImageMounts:
         self._directory = state / "mounts" / _name(root.resolve())[:16]
 
     @contextmanager
-    def held(self, image: Path, target: Path) -> Iterator[Path]:
+    def held(self, image: Path, target: Path, *, devices: Sequence[Path] = ()) -> Iterator[Path]:
         """Mount an image, if it is not, for an overlay that the ``with`` block mounts at a path: where the image is.
 
         Nobody releases anything meanwhile: an image that went before the overlay is there would leave it empty.
@@ -42,10 +42,11 @@ class ImageMounts:
         Args:
             image: A file in the directory of its stack.
             target: Where the overlay is going to be.
+            devices: The files that have its other blocks, in the image's order.
         """
         with self._locked():
             try:
-                yield self._mount(image, target)
+                yield self._mount(image, target, devices)
             except BaseException as error:
                 try:
                     self._let_go(_name(target))
@@ -82,18 +83,17 @@ class ImageMounts:
         finally:
             os.close(descriptor)
 
-    def _mount(self, image: Path, user: Path) -> Path:
+    def _mount(self, image: Path, user: Path, devices: Sequence[Path]) -> Path:
         place = self._directory / image.parent.name
         target, source = place / _TARGET, place / _SOURCE
-        stat = image.stat()
-        identity = f"{stat.st_dev} {stat.st_ino} {stat.st_ctime_ns}"
+        identity = "\n".join(map(_identify, (image, *devices)))
         if not target.is_mount() or source.read_text() != identity:
             for directory in (place, target, place / _USERS):
                 if not directory.is_dir():
                     directory.mkdir(mode=PRIVATE_MODE)
             _unmount_all(target)  # the image was made anew, as a repair does: whoever has the old one keeps it
             _write(source, identity.encode())
-            _core.mount_erofs(image, target)
+            _core.mount_erofs(image, target, devices=devices)
         _write(place / _USERS / _name(user), os.fsencode(user))
         return target
 
@@ -106,6 +106,11 @@ class ImageMounts:
                 continue
             _unmount_all(place / _TARGET)
             _core.remove_tree(self._directory, place.name)
+
+
+def _identify(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_dev} {stat.st_ino} {stat.st_ctime_ns}"
 
 
 def _write(path: Path, content: bytes) -> None:

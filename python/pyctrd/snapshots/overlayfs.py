@@ -26,7 +26,7 @@ _ID_MAP = Path("/proc/self/uid_map")
 _ALL_IDS = ["0", "0", "4294967295"]
 # Of what is made for a stack: which layers it is of.
 MEMBERS = "layers.json"
-_NEEDS = 'snapshotter "composefs" or "native", or to pull its image again'
+_NEEDS = "another snapshotter, or to pull its image again"
 # They say nothing of this host: another snapshotter would be chosen for what is over in a moment.
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR)
 
@@ -171,8 +171,8 @@ class Overlayfs:
         for ref in layers:
             if not (ref.path / "tree").exists() and ref.path.exists():
                 raise UnsupportedError(
-                    f"unsupported: layer unpacked as objects: {ref.diff_id}: needs {_NEEDS}",
-                    feature="layer unpacked as objects",
+                    f"unsupported: layer not unpacked as a directory: {ref.diff_id}: needs {_NEEDS}",
+                    feature="layer not unpacked as a directory",
                     needs=_NEEDS,
                 )
         path = self._store.directory / f"{_FIXUP}{stack_id(layers)}"

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from pyctrd import _core
 
 SnapshotKind = Literal["active", "view"]
-LayerForm = Literal["tree", "objects"]
+LayerForm = Literal["tree", "objects", "blocks"]
 Compression = Literal["gzip", "zstd", "none"]
 
 
@@ -18,7 +18,7 @@ class LayerRef(NamedTuple):
 
     Attributes:
         diff_id: Digest of its tar.
-        path: The directory that holds its ``index``, and its ``tree`` or ``pack``.
+        path: The directory that holds its ``index``, and its ``tree``, ``pack`` or ``blocks``.
     """
 
     diff_id: str

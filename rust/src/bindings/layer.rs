@@ -15,7 +15,7 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::root::Root;
 use crate::tar::changes::{Change, changes, same_content};
-use crate::tar::compose::{compose, compose_sample as compose_sample_at};
+use crate::tar::compose::{Contents, Sample, compose, compose_sample as compose_sample_at};
 use crate::tar::frame::rebuild;
 use crate::tar::index::{Hides, Index, Place, Record, What};
 use crate::tar::layers::{LayerDirectory, open_layers, read_index};
@@ -158,7 +158,13 @@ impl PyLayerIndex {
         self.0[0].records.len()
     }
 
-    /// The least bytes that the layer's pack has; None for a layer with a tree.
+    /// Bytes of the layer's blocks; None for a layer that has none.
+    #[getter]
+    fn blocks_bytes(&self) -> Option<u64> {
+        self.0[0].blocks
+    }
+
+    /// The least bytes that the layer's pack has; None for a layer without one.
     #[getter]
     fn pack_bytes(&self) -> Option<u64> {
         let index = &self.0[0];
@@ -438,13 +444,22 @@ fn copy_attributes(py: Python<'_>, source: PathBuf, target: PathBuf) -> PyResult
     Ok(py.detach(|| copy_directory(&Root::open(source)?, &Root::open(target)?))?)
 }
 
-/// Writes the image of layers that were unpacked as objects into an empty directory, as `image.erofs`, and beside it an
-/// empty `root` with the attributes of its root. The file system is known by `identity`.
+/// Writes the image of layers that were unpacked as objects, or as `blocks`, into an empty directory, as `image.erofs`, and
+/// beside it an empty `root` with the attributes of its root. The file system is known by `identity`. Gives the positions of
+/// the layers whose blocks it is to be mounted with, in their order.
 #[pyfunction]
-fn compose_layers(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf, identity: &str) -> PyResult<()> {
-    let run = || -> Result<()> {
+#[pyo3(signature = (layers, target, identity, *, blocks = false))]
+fn compose_layers(
+    py: Python<'_>,
+    layers: Vec<PathBuf>,
+    target: PathBuf,
+    identity: &str,
+    blocks: bool,
+) -> PyResult<Vec<usize>> {
+    let contents = if blocks { Contents::Blocks } else { Contents::Objects };
+    let run = || -> Result<Vec<usize>> {
         let (layers, indexes) = open_layers(&layers)?;
-        compose(&layers, &indexes, &Root::open(target)?, identity)
+        compose(&layers, &indexes, &Root::open(target)?, identity, contents)
     };
     Ok(py.detach(run)?)
 }
@@ -459,10 +474,15 @@ fn compose_directory(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf) -> P
     Ok(py.detach(run)?)
 }
 
-/// Writes `image.erofs` into a directory, or `tree`, of one `file` whose content is an object of `objects` beside it.
+/// Writes `image.erofs` of one `file` into a directory: an "image" of an object, of "blocks", or, as `tree`, a "directory".
 #[pyfunction]
-fn compose_sample(py: Python<'_>, target: PathBuf, content: &[u8], directory: bool) -> PyResult<()> {
-    Ok(py.detach(|| compose_sample_at(&Root::open(target)?, content, directory))?)
+fn compose_sample(py: Python<'_>, target: PathBuf, content: &[u8], kind: &str) -> PyResult<()> {
+    let sample = match kind {
+        "directory" => Sample::Directory,
+        "blocks" => Sample::Blocks,
+        _ => Sample::Image,
+    };
+    Ok(py.detach(|| compose_sample_at(&Root::open(target)?, content, sample))?)
 }
 
 /// Adds this room's names to the module.

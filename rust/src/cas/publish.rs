@@ -217,8 +217,8 @@ fn place_layer(staging: &Staging, folder: BorrowedFd<'_>, diff_id: &Digest) -> R
     }
 }
 
-/// Gives a layer that is there the form that was staged, where it has it not: a layer can have both. The index that says
-/// where objects are comes last, in one step; it says all that the one before said.
+/// Gives a layer that is there the form that was staged, where it has it not: a layer can have all. The index that says
+/// where contents are comes last, in one step; it says all that the one before said.
 fn complete(staging: &Staging, folder: BorrowedFd<'_>, name: &str) -> Result<()> {
     let failed = |operation, e| Error::errno(operation, name, e);
     let staged = open_directory(staging.directory().as_fd(), b"layer").map_err(|e| failed("open", e))?;
@@ -233,6 +233,8 @@ fn complete(staging: &Staging, folder: BorrowedFd<'_>, name: &str) -> Result<()>
         &["tree"]
     } else if has(&staged, "pack")? && !same_index(&staged, &layer, name)? {
         &["pack", "index"] // a process may have been stopped between the two
+    } else if has(&staged, "blocks")? && !same_index(&staged, &layer, name)? {
+        &["blocks", "index"]
     } else {
         return Ok(());
     };

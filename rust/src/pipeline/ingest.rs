@@ -11,10 +11,12 @@ use rustix::io::Errno;
 
 use super::options::{Apply, Options, Outcome};
 use super::run::Pipeline;
-use crate::cas::{Durability, Finished, KeptBlob, Staging, publish};
+use crate::cas::{Durability, Finished, KeptBlob, LAYERS, Staging, publish};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::root::Root;
+use crate::tar::index::Index;
+use crate::tar::layers::read_index;
 use crate::tar::merge::Merger;
 use crate::tar::{LayerWriter, Limits, Ownership};
 
@@ -43,6 +45,8 @@ pub enum Form {
     Tree,
     /// Objects, with files of at most so many bytes in a pack.
     Objects(u64),
+    /// Blocks, in which files of at most so many bytes stand close together.
+    Blocks(u64),
 }
 
 impl Form {
@@ -54,10 +58,11 @@ impl Form {
         match name {
             "tree" => Ok(Self::Tree),
             "objects" => Ok(Self::Objects(packed_bytes)),
+            "blocks" => Ok(Self::Blocks(packed_bytes)),
             _ => Err(Error::Invalid {
                 field: "form",
                 value: name.to_owned(),
-                reason: "expected tree or objects".to_owned(),
+                reason: "expected tree, objects or blocks".to_owned(),
             }),
         }
     }
@@ -82,6 +87,13 @@ pub struct IngestOptions {
     pub blob: Keep,
     /// What of a layer is too much.
     pub limits: Limits,
+}
+
+/// The index of a layer that is there; none where it cannot be read, which a check tells.
+fn known(root: &Root, diff_id: Option<Digest>) -> Option<Index> {
+    let diff_id = diff_id?;
+    let path = format!("{LAYERS}/{}/{}", diff_id.algorithm().name(), diff_id.hex());
+    read_index(&root.path().join(path)).ok()
 }
 
 /// One blob on its way into the store.
@@ -122,7 +134,9 @@ impl Ingest {
                 Form::Objects(packed) => {
                     LayerWriter::objects(directory, options.limits, staging.create_objects(root)?, packed)?
                 }
-            };
+                Form::Blocks(short) => LayerWriter::blocks(directory, options.limits, short)?,
+            }
+            .beside(known(root, options.diff_id));
             if options.content_digests {
                 writer = writer.with_content_digests();
             }

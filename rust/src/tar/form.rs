@@ -1,4 +1,4 @@
-//! What a layer is made as: a directory of files, or objects and a pack of short contents.
+//! What a layer is made as: a directory of files, objects and a pack of short contents, or blocks.
 //!
 //! [`super::fresh`] decides what an entry does, by [`Nodes`] alone; a form carries it out. So every check, limit and rule
 //! is the same for all of them.
@@ -6,7 +6,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::entry::Entry;
-use super::index::Place;
+use super::index::{Extent, Place};
 use super::nodes::{NodeId, Nodes};
 use crate::error::Result;
 
@@ -15,6 +15,8 @@ use crate::error::Result;
 pub(super) struct Ended {
     /// Where its content is.
     pub(super) place: Place,
+    /// Where it is among the layer's blocks.
+    pub(super) extent: Option<Extent>,
     /// Of its content, where it was digested.
     pub(super) blake3: Option<[u8; 32]>,
     /// Xattrs that could not be set.
@@ -26,17 +28,22 @@ pub(super) struct Ended {
 pub(super) struct Made {
     /// BLAKE3 of its pack, where it has one.
     pub(super) pack: Option<[u8; 32]>,
+    /// Bytes of its blocks, where it has these.
+    pub(super) blocks: Option<u64>,
     /// Xattrs that could not be set.
     pub(super) skipped_xattrs: u64,
 }
 
-/// Makes what a layer decides. A name is given before `nodes` has it, and taken away while `nodes` still has it.
+/// Makes what a layer decides. A name is given before `nodes` has it, and taken away while `nodes` still has it. Where names
+/// are in the index alone, there is nothing to do for most.
 pub(super) trait Form: std::fmt::Debug + Send {
     /// Whether files' contents are digested anyway.
     fn digests(&self) -> bool;
 
     /// A directory; its attributes come at the end.
-    fn make_directory(&mut self, nodes: &Nodes, entry: &Entry, parent: NodeId, name: &[u8]) -> Result<()>;
+    fn make_directory(&mut self, _: &Nodes, _: &Entry, _: NodeId, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
 
     /// A regular file, whose content follows.
     fn begin_file(&mut self, nodes: &Nodes, entry: &Entry, parent: NodeId, name: &[u8]) -> Result<()>;
@@ -51,26 +58,25 @@ pub(super) trait Form: std::fmt::Debug + Send {
     fn make_special(&mut self, nodes: &Nodes, entry: &Entry, parent: NodeId, name: &[u8]) -> Result<u64>;
 
     /// Another name of what this layer has.
-    fn link(
-        &mut self,
-        nodes: &Nodes,
-        entry: &Entry,
-        target: NodeId,
-        parent: NodeId,
-        name: &[u8],
-    ) -> Result<()>;
+    fn link(&mut self, _: &Nodes, _: &Entry, _: NodeId, _: NodeId, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
 
     /// The mark of a name that the layers below do not have any more.
-    fn white_out(&mut self, nodes: &Nodes, entry: &Entry, parent: NodeId, name: &[u8]) -> Result<()>;
+    fn white_out(&mut self, _: &Nodes, _: &Entry, _: NodeId, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
 
     /// Keeps the content of a file in a directory of such, under a name there.
     fn keep(&mut self, nodes: &Nodes, node: NodeId, lost: BorrowedFd<'_>, name: &str) -> Result<()>;
 
     /// Takes one name away; of a directory, all in it is gone already.
-    fn remove(&mut self, nodes: &Nodes, entry: &Entry, node: NodeId) -> Result<()>;
+    fn remove(&mut self, _: &Nodes, _: &Entry, _: NodeId) -> Result<()> {
+        Ok(())
+    }
 
     /// Says that names are gone from `nodes` as well.
-    fn forget(&mut self, removed: &[NodeId]);
+    fn forget(&mut self, _: &[NodeId]) {}
 
     /// Ends the layer: attributes of directories, and whatever else waits for the end.
     fn finish(&mut self, nodes: &Nodes) -> Result<Made>;

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use zstd::stream::{read::Decoder, write::Encoder};
 
 use super::index::{Index, What};
-use super::layers::{LayerDirectory, PACK, read_index};
+use super::layers::{BLOCKS, LayerDirectory, PACK, read_index};
 use super::nodes::{NodeId, Nodes};
 use crate::error::{Error, Result};
 use crate::root::Root;
@@ -178,7 +178,8 @@ struct Files {
 impl Files {
     /// None where the layer has a tree.
     fn open(layer: &Root) -> Result<Option<Self>> {
-        if rustix::fs::statat(layer, PACK, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        let has = |part: &str| rustix::fs::statat(layer, part, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        if !has(PACK) && !has(BLOCKS) {
             return Ok(None);
         }
         let index = read_index(layer.path())?;
@@ -188,14 +189,15 @@ impl Files {
         Ok(Some(Self { directory, index, records }))
     }
 
-    fn open_file(&self, layer: &Root, path: &[u8]) -> Result<File> {
+    /// A file that has its content, and where that begins.
+    fn open_file(&self, layer: &Root, path: &[u8]) -> Result<(File, u64)> {
         let missing = || damaged(layer, &"names a file that the index has not");
         let find = |path: &[u8]| self.records.get(path).map(|at| &self.index.records[*at]);
         let mut record = find(path).ok_or_else(missing)?;
         if record.what == What::Hardlink {
             record = find(&record.link).ok_or_else(missing)?;
         }
-        self.directory.open(record)
+        self.directory.locate(record).map(|(file, start)| (file, start.unwrap_or(0)))
     }
 }
 
@@ -279,7 +281,8 @@ struct Rebuilder<'a, R: Read, T> {
     segments: R,
     places: Vec<Place>,
     files: Option<Files>,
-    current: Option<(u32, File)>,
+    /// The numbered file that is read, and where its content begins in what has it.
+    current: Option<(u32, (File, u64))>,
     buffer: Vec<u8>,
     to: T,
 }
@@ -310,20 +313,21 @@ impl<R: Read, T: FnMut(&[u8]) -> Result<()>> Rebuilder<'_, R, T> {
 
     fn content(&mut self) -> Result<()> {
         let number = u32::from_le_bytes(self.field()?);
-        let (mut offset, mut left) = (u64::from_le_bytes(self.field()?), u64::from_le_bytes(self.field()?));
+        let (offset, mut left) = (u64::from_le_bytes(self.field()?), u64::from_le_bytes(self.field()?));
         let source = match self.current.take() {
             Some((known, source)) if known == number => source,
             _ => self.open(number)?,
         };
+        let mut at = source.1.saturating_add(offset);
         while left > 0 {
             let most = usize::try_from(left).map_or(self.buffer.len(), |left| left.min(self.buffer.len()));
-            let read = source.read_at(&mut self.buffer[..most], offset);
+            let read = source.0.read_at(&mut self.buffer[..most], at);
             let count = read.map_err(|e| Error::io("read", self.layer.path(), &e))?;
             if count == 0 {
                 return Err(damaged(self.layer, &"names bytes that its file has not"));
             }
             (self.to)(&self.buffer[..count])?;
-            offset += count as u64;
+            at += count as u64;
             left -= count as u64;
         }
         self.current = Some((number, source));
@@ -334,7 +338,7 @@ impl<R: Read, T: FnMut(&[u8]) -> Result<()>> Rebuilder<'_, R, T> {
         array(&mut self.segments).map_err(|e| damaged(self.layer, &e))
     }
 
-    fn open(&self, number: u32) -> Result<File> {
+    fn open(&self, number: u32) -> Result<(File, u64)> {
         let path = match (self.places.get(number as usize), &self.files) {
             (Some(Place::Tree(path)), Some(files)) => return files.open_file(self.layer, path),
             (Some(Place::Tree(path)), None) => [b"tree/", path.as_slice()].concat(),
@@ -344,7 +348,7 @@ impl<R: Read, T: FnMut(&[u8]) -> Result<()>> Rebuilder<'_, R, T> {
         // A fifo in the place of the file would be waited for.
         self.layer
             .resolve_plain(&path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK)
-            .map(File::from)
+            .map(|file| (File::from(file), 0))
             .map_err(|e| Error::errno("open", self.layer.path().join(crate::root::to_path(&path)), e))
     }
 }

@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::blocks::BlocksForm;
 use super::entry::{Entry, Kind};
 use super::form::{Ended, Form};
 use super::frame::FrameWriter;
-use super::index::{self, Hides, What};
+use super::index::{self, Hides, Index, What};
 use super::limits::{Limits, Meter};
 use super::name::{self, Last};
 use super::nodes::{Inode, NodeId, Nodes, ROOT, Step};
@@ -49,6 +50,16 @@ impl LayerWriter {
         Self::with_form(directory, limits, Box::new(form))
     }
 
+    /// Starts in an empty directory, which becomes the layer's: with `blocks`, where contents of at most `short` bytes stand
+    /// close together.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn blocks(directory: OwnedFd, limits: Limits, short: u64) -> Result<Self> {
+        let form = BlocksForm::new(&directory, short)?;
+        Self::with_form(directory, limits, Box::new(form))
+    }
+
     fn with_form(directory: OwnedFd, limits: Limits, form: Box<dyn Form>) -> Result<Self> {
         let frame = FrameWriter::create(directory.as_fd())?;
         let layer = Layer {
@@ -58,6 +69,7 @@ impl LayerWriter {
             frame,
             current: None,
             digests: false,
+            known: None,
             meter: Meter::new(limits),
         };
         Ok(Self { stream: Stream::new(limits), layer })
@@ -68,6 +80,13 @@ impl LayerWriter {
     #[must_use]
     pub fn with_content_digests(mut self) -> Self {
         self.layer.digests = true;
+        self
+    }
+
+    /// The same writer for a layer that is there in another form: its index will say what that one says as well.
+    #[must_use]
+    pub fn beside(mut self, known: Option<Index>) -> Self {
+        self.layer.known = known;
         self
     }
 
@@ -97,6 +116,8 @@ struct Layer {
     frame: FrameWriter,
     current: Option<Current>,
     digests: bool,
+    /// The layer as it is there in another form.
+    known: Option<Index>,
     meter: Meter,
 }
 
@@ -146,9 +167,9 @@ impl Sink for Layer {
 
     fn end(&mut self, entry: &Entry) -> Result<()> {
         let Some(Current { node, hasher }) = self.current.take() else { return Ok(()) };
-        let Ended { place, blake3, skipped_xattrs } = self.form.end_file(&self.nodes, entry, node)?;
+        let Ended { place, extent, blake3, skipped_xattrs } = self.form.end_file(&self.nodes, entry, node)?;
         let inode = self.nodes.inode_mut(node);
-        inode.place = place;
+        (inode.place, inode.extent) = (place, extent);
         inode.blake3 = blake3.or_else(|| hasher.map(|hasher| hasher.finalize().into()));
         self.meter.skip_xattrs(skipped_xattrs);
         Ok(())
@@ -311,7 +332,7 @@ impl Layer {
         let made = self.form.finish(&self.nodes)?;
         self.meter.skip_xattrs(made.skipped_xattrs);
         self.frame.finish(&self.nodes)?;
-        let records = self.nodes.records();
+        let mut records = self.nodes.records();
         let applied = AppliedLayer {
             implied: records.iter().filter(|r| r.implied && !r.path.is_empty()).count() as u64,
             foreign_links: records.iter().filter(|r| r.what == What::Foreign).count() as u64,
@@ -320,7 +341,11 @@ impl Layer {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.directory, "index", flags, Mode::from_raw_mode(0o600))
             .map_err(|e| Error::errno("create", "index", e))?;
-        index::write(&mut File::from(fd), &records, made.pack.as_ref())?;
+        let (mut pack, mut blocks) = (made.pack, made.blocks);
+        if let Some(known) = &self.known {
+            index::join(&mut records, &mut pack, &mut blocks, known);
+        }
+        index::write(&mut File::from(fd), &records, pack.as_ref(), blocks)?;
         Ok(applied)
     }
 }

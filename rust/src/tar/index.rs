@@ -9,8 +9,10 @@ use super::pax::Time;
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"PYCTRDL1";
-const VERSION: u32 = 3;
-/// The one before: every file was in the layer's tree.
+const VERSION: u32 = 4;
+/// The first that says where blocks are; the one before is the same without these.
+const VERSION_WITH_BLOCKS: u32 = 4;
+/// The one before that: every file was in the layer's tree.
 const VERSION_WITHOUT_PLACES: u32 = 2;
 /// The first, which had no offsets. It is still read: containers keep their layers, and nothing else is missing in it.
 const VERSION_WITHOUT_OFFSETS: u32 = 1;
@@ -27,6 +29,12 @@ const ALONE: u8 = 8;
 const HASHED: u8 = 16;
 const OBJECT: u8 = 32;
 const PACKED: u8 = 64;
+const EXTENT: u8 = 128;
+/// In the byte behind.
+const SHARED: u8 = 1;
+
+/// In the header: the layer has blocks.
+const HAS_BLOCKS: u32 = 1;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,16 +105,25 @@ pub enum Hides {
     Name,
 }
 
-/// Where a regular file's content is.
+/// Where a regular file's content is, but for blocks: a layer may have these as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Place {
-    /// In the layer's tree, under its name.
+    /// In the layer's tree, under its name; or nowhere but among its blocks.
     #[default]
     Tree,
     /// In the store's object of this name.
     Object([u8; DIGEST_BYTES]),
     /// In the layer's pack, from this byte on.
     Packed(u64),
+}
+
+/// Where a content is among a layer's blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Its first byte.
+    pub start: u64,
+    /// Others stand in the same block; else it begins one, and has all that it needs to itself.
+    pub shared: bool,
 }
 
 /// One name.
@@ -141,6 +158,8 @@ pub struct Record {
     pub blake3: Option<[u8; DIGEST_BYTES]>,
     /// Where a regular file's content is.
     pub place: Place,
+    /// Where it is among the layer's blocks; nowhere if it is empty.
+    pub extent: Option<Extent>,
     /// Target of a link.
     pub link: Vec<u8>,
     /// Names and values.
@@ -158,13 +177,48 @@ pub struct Index {
     pub foreign_links: u64,
     /// BLAKE3 of the layer's pack, where it has that in place of a tree.
     pub pack: Option<[u8; DIGEST_BYTES]>,
+    /// Bytes of the layer's blocks, where it has such.
+    pub blocks: Option<u64>,
+}
+
+/// The same layer in the form that another index of it has.
+///
+/// # Returns
+/// Whether it was: the two say the same of every name, and agree on the pack where both have one.
+pub fn join(
+    records: &mut [Record],
+    pack: &mut Option<[u8; DIGEST_BYTES]>,
+    blocks: &mut Option<u64>,
+    other: &Index,
+) -> bool {
+    let places =
+        |record: &Record| Record { place: Place::Tree, extent: None, blake3: None, ..record.clone() };
+    let alike = records.len() == other.records.len()
+        && records.iter().zip(&other.records).all(|(one, other)| places(one) == places(other));
+    if !alike {
+        return false;
+    }
+    let (adds_pack, adds_blocks) =
+        (pack.is_none() && other.pack.is_some(), blocks.is_none() && other.blocks.is_some());
+    for (record, other) in records.iter_mut().zip(&other.records) {
+        if adds_pack {
+            record.place = other.place;
+        }
+        if adds_blocks {
+            record.extent = other.extent;
+        }
+        record.blake3 = record.blake3.or(other.blake3);
+    }
+    *pack = pack.or(other.pack);
+    *blocks = blocks.or(other.blocks);
+    true
 }
 
 impl Index {
     /// That of a layer with nothing in it, its root not listed.
     #[must_use]
     pub fn empty() -> Self {
-        Self { records: vec![Record::implied_root()], implied: 0, foreign_links: 0, pack: None }
+        Self { records: vec![Record::implied_root()], implied: 0, foreign_links: 0, pack: None, blocks: None }
     }
 }
 
@@ -185,15 +239,16 @@ impl Record {
             offset: None,
             blake3: None,
             place: Place::Tree,
+            extent: None,
             link: Vec::new(),
             xattrs: Vec::new(),
         }
     }
 }
 
-/// The bytes of an index, with the BLAKE3 of the layer's pack where it has one.
+/// The bytes of an index, with the BLAKE3 of the layer's pack where it has one, and the length of its blocks.
 #[must_use]
-pub fn encode(records: &[Record], pack: Option<&[u8; DIGEST_BYTES]>) -> Vec<u8> {
+pub fn encode(records: &[Record], pack: Option<&[u8; DIGEST_BYTES]>, blocks: Option<u64>) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + records.len() * (RECORD_BYTES + 48));
     let counts = [
         records.len() as u64,
@@ -203,11 +258,11 @@ pub fn encode(records: &[Record], pack: Option<&[u8; DIGEST_BYTES]>) -> Vec<u8> 
     ];
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&(if blocks.is_some() { HAS_BLOCKS } else { 0 }).to_le_bytes());
     for count in counts {
         out.extend_from_slice(&count.to_le_bytes());
     }
-    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&blocks.unwrap_or(0).to_le_bytes());
     for record in records {
         encode_record(record, &mut out);
     }
@@ -232,8 +287,10 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
             Place::Tree => 0,
             Place::Object(_) => OBJECT,
             Place::Packed(_) => PACKED,
-        };
-    out.extend_from_slice(&[record.what as u8, flags, 0, 0]);
+        }
+        | (u8::from(record.extent.is_some()) * EXTENT);
+    let more = u8::from(record.extent.is_some_and(|extent| extent.shared)) * SHARED;
+    out.extend_from_slice(&[record.what as u8, flags, more, 0]);
     for number in
         [record.mode, record.uid, record.gid, record.device.0, record.device.1, record.mtime.nanoseconds]
     {
@@ -255,6 +312,9 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
     }
     if let Place::Packed(offset) = record.place {
         out.extend_from_slice(&offset.to_le_bytes());
+    }
+    if let Some(extent) = record.extent {
+        out.extend_from_slice(&extent.start.to_le_bytes());
     }
     for (name, value) in &record.xattrs {
         out.extend_from_slice(&length(name));
@@ -291,10 +351,11 @@ pub fn decode(bytes: &[u8], subject: &str) -> Result<Index> {
         });
     }
     let read = (|| {
-        reader.u32()?;
+        let facts = reader.u32()?;
         let (count, implied, foreign_links) = (reader.u64()?, reader.u64()?, reader.u64()?);
         reader.u64()?;
-        reader.u64()?;
+        let blocks = reader.u64()?;
+        let blocks = (reader.version >= VERSION_WITH_BLOCKS && facts & HAS_BLOCKS != 0).then_some(blocks);
         let mut records =
             Vec::with_capacity(usize::try_from(count).ok()?.min(reader.left.len() / RECORD_BYTES));
         for _ in 0..count {
@@ -305,7 +366,7 @@ pub fn decode(bytes: &[u8], subject: &str) -> Result<Index> {
             left if reader.version > VERSION_WITHOUT_PLACES => Some(left.try_into().ok()?),
             _ => return None,
         };
-        (!records.is_empty()).then_some(Index { records, implied, foreign_links, pack })
+        (!records.is_empty()).then_some(Index { records, implied, foreign_links, pack, blocks })
     })();
     read.ok_or_else(|| refuse("is cut off"))
 }
@@ -350,6 +411,8 @@ impl<'a> Reader<'a> {
             (0, _) => Place::Tree,
             _ => Place::Packed(self.u64()?),
         };
+        let shared = head[2] & SHARED != 0;
+        let extent = if flags & EXTENT == 0 { None } else { Some(Extent { start: self.u64()?, shared }) };
         let mut pairs = Vec::new();
         for _ in 0..xattrs {
             let (name, value) = (self.u32()? as usize, self.u32()? as usize);
@@ -374,6 +437,7 @@ impl<'a> Reader<'a> {
             offset: (offset != 0).then_some(offset),
             blake3: digest.filter(|_| flags & HASHED != 0),
             place,
+            extent,
             link,
             xattrs: pairs,
         })
@@ -384,8 +448,13 @@ impl<'a> Reader<'a> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write(file: &mut std::fs::File, records: &[Record], pack: Option<&[u8; DIGEST_BYTES]>) -> Result<()> {
-    file.write_all(&encode(records, pack)).map_err(|e| Error::io("write", "index", &e))
+pub fn write(
+    file: &mut std::fs::File,
+    records: &[Record],
+    pack: Option<&[u8; DIGEST_BYTES]>,
+    blocks: Option<u64>,
+) -> Result<()> {
+    file.write_all(&encode(records, pack, blocks)).map_err(|e| Error::io("write", "index", &e))
 }
 
 #[cfg(test)]
@@ -408,6 +477,7 @@ mod tests {
             offset: (what == What::Foreign).then_some(1536),
             blake3: (what == What::Foreign).then_some([7; 32]),
             place: Place::Tree,
+            extent: None,
             link: b"to".to_vec(),
             xattrs: vec![(b"user.x".to_vec(), b"\0\xff".to_vec())],
         }
@@ -417,7 +487,7 @@ mod tests {
     fn an_index_comes_back_as_it_was() {
         let records =
             vec![record(b"", What::Directory), record(b"a", What::Directory), record(b"a/b", What::Foreign)];
-        let read = decode(&encode(&records, None), "test").expect("whole");
+        let read = decode(&encode(&records, None, None), "test").expect("whole");
         assert_eq!(read.records, records);
         assert_eq!((read.implied, read.foreign_links), (1, 1));
     }
@@ -432,17 +502,18 @@ mod tests {
                 if matches!((place, blake3), (Place::Object(key), Some(digest)) if key != digest) {
                     continue;
                 }
-                records.push(Record { blake3, place, ..record(&[name, b'x'], What::File) });
+                let extent = blake3.map(|_| Extent { start: 4096, shared: name != b'a' });
+                records.push(Record { blake3, place, extent, ..record(&[name, b'x'], What::File) });
             }
         }
-        let read = decode(&encode(&records, Some(&[9; 32])), "test").expect("whole");
-        assert_eq!((read.records, read.pack), (records, Some([9; 32])));
+        let read = decode(&encode(&records, Some(&[9; 32]), Some(8192)), "test").expect("whole");
+        assert_eq!((read.records, read.pack, read.blocks), (records, Some([9; 32]), Some(8192)));
     }
 
     #[test]
     fn an_index_of_the_first_version_is_read_without_offsets() {
         let mut records = vec![record(b"", What::Directory), record(b"b", What::Directory)];
-        let bytes = encode(&records, None);
+        let bytes = encode(&records, None, None);
         let mut old = bytes[..bytes.len() - CHECKSUM_BYTES].to_vec();
         old[MAGIC.len()] = 1;
         // The second record is cut first: what is before it stays where it is.
@@ -464,17 +535,35 @@ mod tests {
 
     #[test]
     fn an_index_of_a_version_to_come_is_refused_by_its_number() {
-        let bytes = encode(&[record(b"", What::Directory)], None);
+        let bytes = encode(&[record(b"", What::Directory)], None, None);
         let mut newer = bytes[..bytes.len() - CHECKSUM_BYTES].to_vec();
-        newer[MAGIC.len()] = 4;
+        newer[MAGIC.len()] = 5;
         newer.extend_from_slice(blake3::hash(&newer.clone()).as_bytes());
         let refused = decode(&newer, "test").expect_err("refused").to_string();
-        assert!(refused.contains("has version 4, this pyctrd reads up to 3"), "{refused}");
+        assert!(refused.contains("has version 5, this pyctrd reads up to 4"), "{refused}");
+    }
+
+    #[test]
+    fn a_layer_gets_the_form_that_its_other_index_has() {
+        let one = vec![
+            record(b"", What::Directory),
+            Record { place: Place::Packed(7), ..record(b"b", What::File) },
+        ];
+        let mut other = one.clone();
+        let extent = Some(Extent { start: 4096, shared: false });
+        (other[1].place, other[1].extent) = (Place::Tree, extent);
+        let known = decode(&encode(&one, Some(&[9; 32]), None), "test").expect("whole");
+        let (mut pack, mut blocks) = (None, Some(8192));
+        assert!(join(&mut other, &mut pack, &mut blocks, &known));
+        assert_eq!((pack, blocks), (Some([9; 32]), Some(8192)));
+        assert_eq!((other[1].place, other[1].extent), (Place::Packed(7), extent));
+        other[1].size += 1;
+        assert!(!join(&mut other, &mut None, &mut blocks, &known), "of another layer");
     }
 
     #[test]
     fn any_damage_is_noticed() {
-        let bytes = encode(&[record(b"", What::Directory)], None);
+        let bytes = encode(&[record(b"", What::Directory)], None, None);
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;

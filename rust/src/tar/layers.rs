@@ -1,4 +1,4 @@
-//! Unpacked layers, opened to read files from: from a layer's tree, or from its pack and the store's objects.
+//! Unpacked layers, opened to read files from: from a layer's tree, from its pack and the store's objects, or from blocks.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -6,15 +6,23 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
+use rustix::io::Errno;
 
 use super::index::{self, Index, Place, Record};
 use crate::cas::{OBJECTS, object_path, open_object};
+use crate::erofs::BLOCK_BYTES;
 use crate::error::{Error, Result};
 use crate::root::{Root, to_path};
 
 /// Short contents, one after the other, in the directory of a layer that was unpacked as objects.
 pub const PACK: &str = "pack";
+/// All contents, one after the other, in the directory of a layer that was unpacked as blocks.
+pub const BLOCKS: &str = "blocks";
+/// What is copied out of blocks and is no longer than this is in memory; it is otherwise a file without a name.
+const IN_MEMORY_BYTES: u64 = 1 << 20;
+/// Copied at a time.
+const CHUNK_BYTES: usize = 256 << 10;
 /// A store is so many directories above a layer: `layers/<algorithm>/<hex>`.
 const LEVELS: usize = 3;
 
@@ -29,8 +37,12 @@ pub struct LayerDirectory {
 #[derive(Debug)]
 enum Files {
     Tree(Root),
-    /// The pack, and where the store's objects are: that is opened when one is asked for.
-    Objects(File, PathBuf),
+    /// What it has of a pack and of blocks, and where the store's objects are: that is opened when one is asked for.
+    Apart {
+        pack: Option<File>,
+        blocks: Option<File>,
+        objects: PathBuf,
+    },
 }
 
 /// Opens unpacked layers and reads their indexes, lowest first.
@@ -65,15 +77,21 @@ pub fn read_index(layer: &Path) -> Result<Index> {
 impl LayerDirectory {
     /// Opens a layer whose index was read.
     pub(super) fn open_layer(path: &Path, index: &Index) -> Result<Self> {
-        if index.pack.is_none() {
+        if index.pack.is_none() && index.blocks.is_none() {
             let tree = Root::open(path.join("tree"))?;
             return Ok(Self { path: path.to_owned(), files: Files::Tree(tree) });
         }
-        let pack = Root::open(path)?
-            .resolve_plain(PACK.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK)
-            .map_err(|e| Error::errno("open", path.join(PACK), e))?;
-        let store = path.ancestors().nth(LEVELS).unwrap_or(path);
-        Ok(Self { path: path.to_owned(), files: Files::Objects(File::from(pack), store.join(OBJECTS)) })
+        let directory = Root::open(path)?;
+        let open = |part: &str| {
+            directory
+                .resolve_plain(part.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK)
+                .map(File::from)
+                .map_err(|e| Error::errno("open", path.join(part), e))
+        };
+        let pack = index.pack.map(|_| open(PACK)).transpose()?;
+        let blocks = index.blocks.map(|_| open(BLOCKS)).transpose()?;
+        let objects = path.ancestors().nth(LEVELS).unwrap_or(path).join(OBJECTS);
+        Ok(Self { path: path.to_owned(), files: Files::Apart { pack, blocks, objects } })
     }
 
     /// Whether its files are still there: of a layer that was removed nothing has a name.
@@ -83,7 +101,8 @@ impl LayerDirectory {
     pub fn is_there(&self) -> Result<bool> {
         let held = match &self.files {
             Files::Tree(tree) => tree.as_fd(),
-            Files::Objects(pack, _) => pack.as_fd(),
+            Files::Apart { pack: Some(held), .. } | Files::Apart { blocks: Some(held), .. } => held.as_fd(),
+            Files::Apart { .. } => return Ok(false), // it is opened with one of them
         };
         let stat = rustix::fs::fstat(held).map_err(|e| Error::errno("stat", self.path(), e))?;
         Ok(stat.st_nlink > 0)
@@ -100,52 +119,138 @@ impl LayerDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(&self, record: &Record) -> Result<File> {
-        match (record.place, &self.files) {
-            (Place::Packed(_), Files::Objects(..)) => {
-                in_memory(&self.content(record)?).map_err(|e| Error::io("open", to_path(&record.path), &e))
+        let (file, start) = self.locate(record)?;
+        let wrong = |e: &std::io::Error| Error::io("open", to_path(&record.path), e);
+        match start {
+            None => Ok(file),
+            Some(start) if record.size <= IN_MEMORY_BYTES => {
+                in_memory(&file, start, record.size).map_err(|e| wrong(&e))
             }
-            (Place::Object(key), Files::Objects(_, objects)) => {
-                open_object(Root::open(objects)?.as_fd(), &key)
-                    .map_err(|e| Error::errno("open", objects.join(object_path(&key)), e))
-            }
-            (_, Files::Tree(tree)) => tree
-                .open_in(&record.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
-                .map(File::from),
-            (Place::Tree, Files::Objects(..)) => {
-                Err(Error::NotFound { kind: "content", name: to_path(&record.path).display().to_string() })
-            }
+            Some(start) => self.copy_out(&file, start, record.size).map_err(|e| wrong(&e)),
         }
     }
 
-    /// A content that is in the layer's pack; none of any other.
+    /// A file that has a file's content, and from which byte on it does; with no such byte it is all of it.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Invalid`] where the pack has no such bytes.
-    pub(super) fn content(&self, record: &Record) -> Result<Vec<u8>> {
-        let (Place::Packed(offset), Files::Objects(pack, _)) = (record.place, &self.files) else {
-            return Ok(Vec::new());
+    /// [`Error::Io`]; [`Error::Invalid`] where the layer lacks such bytes.
+    pub(super) fn locate(&self, record: &Record) -> Result<(File, Option<u64>)> {
+        let (pack, blocks, objects) = match &self.files {
+            Files::Tree(tree) => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+                return Ok((tree.open_in(&record.path, flags, Mode::empty())?.into(), None));
+            }
+            Files::Apart { pack, blocks, objects } => (pack, blocks, objects),
         };
-        let wrong = |e: &std::io::Error| Error::io("read", self.path().join(PACK), e);
-        let length = pack.metadata().map_err(|e| wrong(&e))?.len();
+        let (part, file, offset) = match (record.place, pack, record.extent, blocks) {
+            (Place::Object(key), Some(_), ..) => {
+                let object = open_object(Root::open(objects)?.as_fd(), &key)
+                    .map_err(|e| Error::errno("open", objects.join(object_path(&key)), e))?;
+                return Ok((object, None));
+            }
+            (Place::Packed(offset), Some(pack), ..) => (PACK, pack, offset),
+            (_, _, Some(extent), Some(blocks)) => (BLOCKS, blocks, extent.start),
+            // An empty file is nowhere.
+            (_, Some(held), ..) | (_, _, _, Some(held)) if record.size == 0 => (BLOCKS, held, 0),
+            _ => {
+                return Err(Error::NotFound {
+                    kind: "content",
+                    name: to_path(&record.path).display().to_string(),
+                });
+            }
+        };
+        let wrong = |e: &std::io::Error| Error::io("read", self.path().join(part), e);
+        let length = file.metadata().map_err(|e| wrong(&e))?.len();
         // What the index claims is no more than what is there: memory does not grow by a claim.
         if offset.checked_add(record.size).is_none_or(|end| end > length) {
             return Err(Error::Invalid {
-                field: "layer pack",
+                field: if part == PACK { "layer pack" } else { "layer blocks" },
                 value: self.path().display().to_string(),
                 reason: "is shorter than its index says; unpack the layer again".to_owned(),
             });
         }
+        Ok((file.try_clone().map_err(|e| wrong(&e))?, Some(offset)))
+    }
+
+    /// A short content, as an image has it in itself.
+    ///
+    /// # Errors
+    /// As [`Self::locate`].
+    pub(super) fn content(&self, record: &Record) -> Result<Vec<u8>> {
+        if record.size == 0 {
+            return Ok(Vec::new());
+        }
+        let (file, start) = self.locate(record)?;
         let mut bytes = vec![0; usize::try_from(record.size).unwrap_or(0)];
-        pack.read_exact_at(&mut bytes, offset).map_err(|e| wrong(&e))?;
+        file.read_exact_at(&mut bytes, start.unwrap_or(0))
+            .map_err(|e| Error::io("read", to_path(&record.path), &e))?;
         Ok(bytes)
+    }
+
+    /// Which blocks of a sparse file among the layer's blocks have data, as far as the file system knows.
+    ///
+    /// # Errors
+    /// As [`Self::locate`].
+    pub(super) fn data_blocks(&self, record: &Record) -> Result<Vec<(u64, u64)>> {
+        let (file, start) = self.locate(record)?;
+        let (start, mut ranges) = (start.unwrap_or(0), Vec::new());
+        let (mut at, end) = (start, start + record.size);
+        let wrong = |e| Error::errno("seek", self.path().join(BLOCKS), e);
+        while at < end {
+            let data = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
+                Ok(data) if data < end => data,
+                Ok(_) | Err(Errno::NXIO) => break, // a hole to its end
+                Err(e) => return Err(wrong(e)),
+            };
+            at = rustix::fs::seek(&file, SeekFrom::Hole(data)).map_err(wrong)?.min(end);
+            ranges.push(((data - start) / BLOCK_BYTES, (at - start).div_ceil(BLOCK_BYTES)));
+        }
+        Ok(ranges)
+    }
+
+    /// A part of a file as a file of its own, without a name, beside it; where nothing may be written, in memory.
+    fn copy_out(&self, file: &File, start: u64, size: u64) -> std::io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let Ok(unnamed) = rustix::fs::openat(CWD, &self.path, flags, Mode::from_raw_mode(0o400)) else {
+            return in_memory(file, start, size);
+        };
+        let mut unnamed = File::from(unnamed);
+        copy_range(file, start, size, &mut unnamed)?;
+        // Who gets it can read it, and no more.
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&unnamed));
+        Ok(rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
     }
 }
 
-/// Bytes as a file of its own that nobody changes.
-fn in_memory(bytes: &[u8]) -> std::io::Result<File> {
+/// Appends a part of a file to another; by the file system where it can.
+///
+/// # Errors
+/// The kernel's; of a file that is too short.
+pub(super) fn copy_range(from: &File, start: u64, size: u64, to: &mut File) -> std::io::Result<()> {
+    let (mut at, end) = (start, start + size);
+    while at < end {
+        let most = usize::try_from(end - at).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(from, Some(&mut at), &*to, None, most) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(_) => break, // not between these two
+        }
+    }
+    let mut buffer = vec![0; CHUNK_BYTES];
+    while at < end {
+        let most = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+        from.read_exact_at(&mut buffer[..most], at)?;
+        to.write_all(&buffer[..most])?;
+        at += most as u64;
+    }
+    Ok(())
+}
+
+/// A part of a file as a file of its own that nobody changes.
+fn in_memory(from: &File, start: u64, size: u64) -> std::io::Result<File> {
     let made = rustix::fs::memfd_create(PACK, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = File::from(made);
-    file.write_all(bytes)?;
+    copy_range(from, start, size, &mut file)?;
     file.rewind()?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&file, seals)?;

@@ -6,6 +6,7 @@
 
 mod acl;
 mod below;
+mod blocks;
 pub mod changes;
 pub mod compose;
 pub mod diff;

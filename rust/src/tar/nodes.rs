@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::entry::{Entry, Kind};
-use super::index::{Hides, Place, Record, What};
+use super::index::{Extent, Hides, Place, Record, What};
 use super::name;
 use super::pax::Time;
 
@@ -38,6 +38,7 @@ pub(super) struct Inode {
     pub(super) offset: Option<u64>,
     pub(super) blake3: Option<[u8; 32]>,
     pub(super) place: Place,
+    pub(super) extent: Option<Extent>,
     pub(super) device: (u32, u32),
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Target of a symbolic link; path of the lower file for a foreign link.
@@ -64,6 +65,7 @@ impl Inode {
             offset: None,
             blake3: None,
             place: Place::Tree,
+            extent: None,
             device: (0, 0),
             xattrs: Vec::new(),
             link: Vec::new(),
@@ -320,6 +322,7 @@ impl Nodes {
             offset: inode.offset,
             blake3: inode.blake3,
             place: inode.place,
+            extent: inode.extent,
             link: inode.link.clone(),
             xattrs: inode.xattrs.clone(),
             path,
@@ -332,7 +335,8 @@ impl Nodes {
                 record.what = What::Hardlink;
                 record.link.clone_from(first);
                 record.xattrs.clear();
-                (record.offset, record.blake3, record.place) = (None, None, Place::Tree);
+                (record.offset, record.blake3) = (None, None);
+                (record.place, record.extent) = (Place::Tree, None);
             }
             None => {
                 first_names.insert(number, record.path.clone());

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::compose::attributes_of;
+use super::compose::judge;
 use super::entry::Entry;
 use super::failed;
 use super::form::{Ended, Form, Made};
@@ -20,7 +20,6 @@ use super::layers::PACK;
 use super::nodes::{Inode, NodeId, Nodes, ROOT};
 use crate::cas::{NewObject, ObjectWriter, Stored};
 use crate::error::{Error, Result};
-use crate::root::to_path;
 
 const PACK_BUFFER_BYTES: usize = 1 << 16;
 
@@ -74,20 +73,9 @@ impl ObjectsForm {
     }
 }
 
-/// How many of an inode's xattrs are going to be lost; those that no file system would take are refused now.
-fn judge(inode: &Inode, path: impl FnOnce() -> Vec<u8>) -> Result<u64> {
-    let judged = attributes_of(inode.what, inode.mode, &inode.xattrs);
-    let judged = judged.map_err(|(operation, errno)| Error::errno(operation, to_path(&path()), errno))?;
-    Ok(judged.skipped)
-}
-
 impl Form for ObjectsForm {
     fn digests(&self) -> bool {
         true
-    }
-
-    fn make_directory(&mut self, _: &Nodes, _: &Entry, _: NodeId, _: &[u8]) -> Result<()> {
-        Ok(())
     }
 
     fn begin_file(&mut self, _: &Nodes, entry: &Entry, _: NodeId, _: &[u8]) -> Result<()> {
@@ -103,7 +91,7 @@ impl Form for ObjectsForm {
     fn end_file(&mut self, nodes: &Nodes, entry: &Entry, node: NodeId) -> Result<Ended> {
         let skipped_xattrs = judge(nodes.inode(node), || entry.name.clone())?;
         let Some(current) = self.current.take() else {
-            return Ok(Ended { place: Place::Tree, blake3: None, skipped_xattrs });
+            return Ok(Ended { place: Place::Tree, extent: None, blake3: None, skipped_xattrs });
         };
         let (stored, blake3) =
             self.objects.finish(current, entry.size, self.packed).map_err(|e| of(entry, e))?;
@@ -111,19 +99,11 @@ impl Form for ObjectsForm {
             Stored::Object(key) => Place::Object(key),
             Stored::Held(content) => self.put(&content)?,
         };
-        Ok(Ended { place, blake3, skipped_xattrs })
+        Ok(Ended { place, extent: None, blake3, skipped_xattrs })
     }
 
     fn make_special(&mut self, _: &Nodes, entry: &Entry, _: NodeId, _: &[u8]) -> Result<u64> {
         judge(&Inode::of(entry), || entry.name.clone())
-    }
-
-    fn link(&mut self, _: &Nodes, _: &Entry, _: NodeId, _: NodeId, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn white_out(&mut self, _: &Nodes, _: &Entry, _: NodeId, _: &[u8]) -> Result<()> {
-        Ok(())
     }
 
     fn keep(&mut self, nodes: &Nodes, node: NodeId, lost: BorrowedFd<'_>, name: &str) -> Result<()> {
@@ -134,12 +114,6 @@ impl Form for ObjectsForm {
         self.copy_out(nodes.inode(node), &mut file)
     }
 
-    fn remove(&mut self, _: &Nodes, _: &Entry, _: NodeId) -> Result<()> {
-        Ok(())
-    }
-
-    fn forget(&mut self, _: &[NodeId]) {}
-
     fn finish(&mut self, nodes: &Nodes) -> Result<Made> {
         let mut skipped_xattrs = 0;
         for id in nodes.below(ROOT) {
@@ -148,7 +122,7 @@ impl Form for ObjectsForm {
             }
         }
         self.pack.flush().map_err(|e| Error::io("write", PACK, &e))?;
-        Ok(Made { pack: Some(self.hasher.finalize().into()), skipped_xattrs })
+        Ok(Made { pack: Some(self.hasher.finalize().into()), blocks: None, skipped_xattrs })
     }
 }
 

@@ -98,7 +98,7 @@ impl Form for TreeForm {
     }
 
     fn end_file(&mut self, _nodes: &Nodes, entry: &Entry, _node: NodeId) -> Result<Ended> {
-        let mut ended = Ended { place: Place::Tree, blake3: None, skipped_xattrs: 0 };
+        let mut ended = Ended { place: Place::Tree, extent: None, blake3: None, skipped_xattrs: 0 };
         let Some(file) = self.current.take() else { return Ok(ended) };
         if entry.sparse {
             file.set_len(entry.size).map_err(|e| Error::io("truncate", root::to_path(&entry.name), &e))?;

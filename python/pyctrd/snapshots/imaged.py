@@ -1,0 +1,171 @@
+"""Root file systems by overlayfs over one image for each stack of layers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from pyctrd import _core
+from pyctrd.errors import NotFoundError, naming
+from pyctrd.snapshots.images import ImageMounts
+from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, mount_trial, stack_id
+from pyctrd.snapshots.protocol import LayerRef, Snapshot
+from pyctrd.snapshots.store import make_root, read_record, write_record
+
+IMAGE = "image.erofs"
+TREE = "tree"
+STACK = "stack-"
+# More than stands in an image itself.
+PROBE_BYTES = 1 << 16
+# Beside an image: its digest, and the layers whose blocks it is mounted with.
+_DIGEST = "digest.json"
+_DEVICES = "devices.json"
+_ROOT = "root"
+
+
+class Imaged(Overlayfs):
+    """As ``Overlayfs``, over one EROFS image for each stack of layers.
+
+    The image is all that the layers come to, so a stack needs no fix-up layer, and overlayfs merges nothing. It is
+    mounted once, for as long as an overlay needs it.
+
+    Args:
+        root: The engine's root directory, on a file system that overlayfs takes as its upper one.
+        state: The engine's state directory: images are mounted there.
+    """
+
+    # Behind the name of a stack's directory: each form has its own place.
+    suffix = ""
+    # Contents that overlayfs finds for itself.
+    data: Sequence[Path] = ()
+
+    def __init__(self, root: Path, state: Path) -> None:
+        super().__init__(root)
+        self._images = ImageMounts(state, root)
+
+    def settle(self, layers: Sequence[LayerRef]) -> None:
+        """As the protocol says."""
+        self._image(layers)
+
+    def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+        """As the protocol says."""
+        image = self._image(layers)
+        with self._store.making(key, "active", layers) as path:
+            for name in ("upper", "work", "empty"):
+                make_root(path / name)
+            # The merged root directory is the upper one's: it must look like the image's.
+            if image is not None:
+                _core.copy_attributes(self._looks(image), path / "upper")
+        return Snapshot(key, "active", tuple(layers), None)
+
+    def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+        """As the protocol says."""
+        self._image(layers)
+        with self._store.making(key, "view", layers) as path:
+            for name in ("none", "empty"):
+                make_root(path / name)
+        return Snapshot(key, "view", tuple(layers), None)
+
+    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
+        """As the protocol says."""
+        image = self._image(snapshot.layers)
+        if image is None:
+            self._stack(snapshot, [], target, ids=ids)
+            return
+        with self._images.held(image, target.resolve(), devices=_devices(image, snapshot.layers)) as mounted:
+            self._stack(snapshot, [mounted], target, ids=ids, data=self.data)
+
+    def unmount(self, target: Path) -> None:
+        """As the protocol says."""
+        super().unmount(target)
+        self._images.release(target.resolve())
+
+    def collect(self, diff_ids: Collection[str]) -> None:
+        """As the protocol says."""
+        super().collect(diff_ids)
+        for path in self._store.directory.glob(f"{STACK}*"):
+            if not set(read_record(path / MEMBERS) or ()) <= set(diff_ids):
+                self._store.remove(path)
+        self._images.collect()
+
+    def keep_stacks(self, stacks: Collection[tuple[str, ...]]) -> None:
+        """Remove the images of all other stacks than these, each of diff_ids with the lowest first; of all forms."""
+        for path in self._store.directory.glob(f"{STACK}*"):
+            members = read_record(path / MEMBERS)
+            if members is not None and tuple(members) not in stacks:
+                self._store.remove(path)
+
+    def walk_images(self) -> Iterator[tuple[Path, str]]:
+        """The image of each stack that has one, with its digest as it was when it was made; "" where that is lost."""
+        for path in sorted(self._store.directory.glob(f"{STACK}*")):
+            if (path / MEMBERS).exists() and not (path / TREE).exists():
+                yield path / IMAGE, read_record(path / _DIGEST) or ""
+
+    def drop_image(self, image: Path) -> None:
+        """Remove a stack's image: it is made anew when it is asked for. Who has it mounted keeps it until then."""
+        self._store.remove(image.parent)
+
+    def _image(self, layers: Sequence[LayerRef]) -> Path | None:
+        """The image of a stack, or what takes its place, made when it is first asked for; None of no layers."""
+        if not layers:
+            return None
+        for ref in layers:
+            if not ref.path.is_dir():  # the image alone says nothing of what was changed
+                raise NotFoundError(f"layer not found: {ref.diff_id}", kind="layer", name=ref.diff_id)
+        path = self._store.directory / f"{STACK}{stack_id(layers)}{self.suffix}"
+        found = path / self._made
+        if not found.exists():
+            self._make_image(path, found, layers)
+        return found
+
+    @property
+    def _made(self) -> str:
+        """What a stack's directory has in it."""
+        return IMAGE
+
+    def _looks(self, image: Path) -> Path:
+        """What has the attributes of an image's root."""
+        return image.parent / _ROOT
+
+    def _compose(self, layers: Sequence[LayerRef], making: Path, identity: str) -> None:
+        """Make an image in an empty directory, and write down what it needs."""
+        raise NotImplementedError
+
+    def _make_image(self, path: Path, found: Path, layers: Sequence[LayerRef]) -> None:
+        with self._store.trial() as making:
+            write_record(making / MEMBERS, [ref.diff_id for ref in layers])
+            self._compose(layers, making, path.name)
+            try:
+                making.rename(path)
+            except OSError:
+                if found.exists():
+                    return  # another process was as fast
+                # What is there has lost what it was made for.
+                self._store.remove(path)
+                making.rename(path)
+
+
+def compose_image(layers: Sequence[LayerRef], making: Path, identity: str, *, blocks: bool) -> None:
+    """Make the image itself, and flush it: over objects, or over layers' blocks."""
+    devices = _core.compose_layers([ref.path for ref in layers], making, identity, blocks=blocks)
+    with naming(making / IMAGE), (making / IMAGE).open("rb") as file:
+        os.fdatasync(file.fileno())
+    if blocks:
+        write_record(making / _DEVICES, [layers[position].diff_id for position in devices])
+    write_record(making / _DIGEST, _core.digest_file(making / IMAGE))
+
+
+def _devices(image: Path, layers: Sequence[LayerRef]) -> list[Path]:
+    paths = {ref.diff_id: ref.path for ref in layers}
+    return [paths[diff_id] / "blocks" for diff_id in read_record(image.parent / _DEVICES) or ()]
+
+
+def look_through(trial: Path, lower: Path, *, user_marks: bool, data: Sequence[Path] = ()) -> None:
+    """Read a sample's file through an overlay over it."""
+    merged = trial / "merged"
+    mount_trial(trial, lower, user_marks=user_marks, data=data)
+    try:
+        (merged / "file").read_bytes()
+    finally:
+        _core.unmount(merged)
