@@ -1,10 +1,11 @@
-"""What files cost as objects: disk, unpacking, mounting and reading, for several limits of what is no object.
+"""What files cost in each form of a layer: disk, unpacking, mounting, names and reading.
 
 ``python -m benches.objects [LAYOUTS [LIMIT ...]]``, as root: a folder of OCI layouts with a tag each, related images
 best; without it two small ones are made. Every row is a store of its own on an ext4 of its own, without blobs: first
-directories (overlayfs), then objects with each limit. All layers of all images are brought in, one after the other,
-each once; then each image is settled, and some are mounted and read whole, with cold caches and again with warm ones.
-Run it under ``unshare -m``: a mount namespace that is made meanwhile would keep the disks busy.
+directories (overlayfs), then blocks (erofs), then objects (composefs) with each limit of what is none. All layers of
+all images are brought in, one after the other, each once; then each image is settled, and some are mounted, gone
+through by name, and read whole, with cold caches and again with warm ones. Run it under ``unshare -m``: a mount
+namespace that is made meanwhile would keep the disks busy.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from benches.peers.corpus import make_layouts
 from benches.peers.disk import fresh_disk
 from pyctrd import _core
 from pyctrd.snapshots.composefs import Composefs
+from pyctrd.snapshots.erofs import Erofs
 from pyctrd.snapshots.overlayfs import Overlayfs
-from pyctrd.snapshots.protocol import LayerRef, Snapshotter
+from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshotter
 
 LIMITS = (0, 512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10)
 DISK_GIB = 6
@@ -42,6 +44,20 @@ class Layer(NamedTuple):
     diff_id: str
 
 
+class Store(NamedTuple):
+    """How layers are kept, and what of a file is short."""
+
+    name: str
+    form: LayerForm
+    limit: int | None
+
+    def open_snapshotter(self, root: Path, state: Path) -> Snapshotter:
+        """The one for this form."""
+        if self.form == "tree":
+            return Overlayfs(root)
+        return Erofs(root, state) if self.form == "blocks" else Composefs(root, state)
+
+
 class Row(NamedTuple):
     """What one store came to."""
 
@@ -51,6 +67,7 @@ class Row(NamedTuple):
     unpack_s: float
     settle_s: float
     mount_ms: float
+    find_s: float
     cold_s: float
     warm_s: float
 
@@ -70,9 +87,8 @@ def layers_of(layout: Path) -> list[Layer]:
     return [Layer(blobs / d.replace(":", "/"), d, diff_id) for d, diff_id in zip(digests, diff_ids, strict=True)]
 
 
-def bring_in(root: Path, layer: Layer, limit: int | None) -> LayerRef:
-    """Unpack a layer; None: as a directory."""
-    form = "tree" if limit is None else "objects"
+def bring_in(root: Path, layer: Layer, store: Store) -> LayerRef:
+    """Unpack a layer."""
     ingest = _core.Ingest(
         root,
         layer.diff_id.partition(":")[2][:32],
@@ -80,8 +96,8 @@ def bring_in(root: Path, layer: Layer, limit: int | None) -> LayerRef:
         diff_id=layer.diff_id,
         unpack=True,
         keep_blob=False,
-        form=form,
-        packed_bytes=limit,
+        form=store.form,
+        packed_bytes=store.limit,
     )
     with layer.path.open("rb", buffering=0) as file:
         more = True
@@ -124,7 +140,7 @@ def used(root: Path) -> float:
     return (stat.f_blocks - stat.f_bfree) * stat.f_frsize / (1 << 20)
 
 
-def measure(name: str, images: list[list[Layer]], limit: int | None, disk: Path) -> Row:
+def measure(store: Store, images: list[list[Layer]], disk: Path) -> Row:
     """Bring everything into a store on an empty disk, and look at it."""
     root, state = disk / "root", disk / "state"
     for directory in (root, state):
@@ -134,20 +150,20 @@ def measure(name: str, images: list[list[Layer]], limit: int | None, disk: Path)
     known: dict[str, LayerRef] = {}
     for layer in (layer for image in images for layer in image):
         if layer.diff_id not in known:
-            known[layer.diff_id] = bring_in(root, layer, limit)
+            known[layer.diff_id] = bring_in(root, layer, store)
     unpacked = time.monotonic()
-    snapshotter: Snapshotter = Overlayfs(root) if limit is None else Composefs(root, state)
+    snapshotter = store.open_snapshotter(root, state)
     stacks = [[known[layer.diff_id] for layer in image] for image in images]
     for stack in stacks:
         snapshotter.settle(stack)
     settled = time.monotonic()
     disk_mib, files = used(disk) - before, inodes - os.statvfs(disk).f_ffree
-    mount, cold, warm = looked_at(snapshotter, stacks[-READ_IMAGES:], disk)
-    return Row(name, disk_mib, files, unpacked - start, settled - unpacked, mount, cold, warm)
+    mount, find, cold, warm = looked_at(snapshotter, stacks[-READ_IMAGES:], disk)
+    return Row(store.name, disk_mib, files, unpacked - start, settled - unpacked, mount, find, cold, warm)
 
 
-def looked_at(snapshotter: Snapshotter, stacks: list[list[LayerRef]], disk: Path) -> tuple[float, float, float]:
-    """Milliseconds for a mount, and seconds for reading all files cold and warm."""
+def looked_at(snapshotter: Snapshotter, stacks: list[list[LayerRef]], disk: Path) -> tuple[float, float, float, float]:
+    """Milliseconds for a mount; seconds for all names with cold caches, and for reading all files cold and warm."""
     target = disk / "target"
     target.mkdir()
     times = []
@@ -157,22 +173,28 @@ def looked_at(snapshotter: Snapshotter, stacks: list[list[LayerRef]], disk: Path
         start = time.monotonic()
         snapshotter.mount(snapshot, target)
         mounted = time.monotonic()
+        for path in target.rglob("*"):
+            path.lstat()
+        found = time.monotonic()
+        drop_all_caches()
+        dropped = time.monotonic()
         read_all(target)
         cold = time.monotonic()
         read_all(target)
-        times.append((1000 * (mounted - start), cold - mounted, time.monotonic() - cold))
+        times.append((1000 * (mounted - start), found - mounted, cold - dropped, time.monotonic() - cold))
         snapshotter.unmount(target)
         drop_all_caches()
-    mounts, colds, warms = zip(*times, strict=True)
-    return sum(mounts) / len(mounts), sum(colds), sum(warms)
+    mounts, finds, colds, warms = zip(*times, strict=True)
+    return sum(mounts) / len(mounts), sum(finds), sum(colds), sum(warms)
 
 
 def rows(layouts: Path, limits: Sequence[int]) -> Iterator[Row]:
     """A store for each form and limit."""
     images = [layers_of(index.parent) for index in sorted(layouts.glob("*/index.json"))]
-    for name, limit in [("directories", None), *((f"objects over {limit}", limit) for limit in limits)]:
+    stores = [Store("directories", "tree", None), Store("blocks", "blocks", None)]
+    for store in [*stores, *(Store(f"objects over {limit}", "objects", limit) for limit in limits)]:
         with tempfile.TemporaryDirectory(dir="/var/tmp") as made, fresh_disk(Path(made), size_gib=DISK_GIB) as disk:
-            yield measure(name, images, limit, disk)
+            yield measure(store, images, disk)
             time.sleep(SETTLE_SECONDS)
 
 
@@ -182,12 +204,12 @@ def main() -> None:
         layouts = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(made)
         if len(sys.argv) == 1:
             make_layouts(layouts)
-        names = ("MiB", "inodes", "unpack s", "settle s", "mount ms", "cold s", "warm s")
+        names = ("MiB", "inodes", "unpack s", "settle s", "mount ms", "find s", "cold s", "warm s")
         print(f"{'store':<20}" + "".join(f"{name:>10}" for name in names))
         for row in rows(layouts, [int(word) for word in sys.argv[2:]] or LIMITS):
             print(
                 f"{row.name:<20}{row.disk_mib:>10.1f}{row.files:>10}{row.unpack_s:>10.2f}{row.settle_s:>10.2f}"
-                f"{row.mount_ms:>10.2f}{row.cold_s:>10.2f}{row.warm_s:>10.2f}",
+                f"{row.mount_ms:>10.2f}{row.find_s:>10.2f}{row.cold_s:>10.2f}{row.warm_s:>10.2f}",
                 flush=True,
             )
 
