@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::kernel::{enter_mount_namespace, try_mount};
 use super::{directory, file, image, plain, put};
 
-const BLOCK: usize = BLOCK_BYTES as usize;
+const BLOCK: usize = 4096;
 
 fn stored(size: u64, device: usize, block: u32) -> Kind {
     Kind::Stored { size, device, block, data: None }
