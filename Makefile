@@ -8,8 +8,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 # The profile of the native module that `develop` builds: "dev" links in seconds and is fast enough for tests.
 PROFILE ?= dev
+# gzip by ISA-L, where its assembly can be built: looked at when a recipe runs, after `deps`.
+ISAL = $(if $(and $(shell command -v nasm),$(shell command -v autoreconf),$(shell command -v libtoolize)),isal)
 # cargo's features for everything that needs no interpreter.
-ENGINE := --no-default-features --features engine
+ENGINE = --no-default-features --features engine$(ISAL:%=,%)
 PYTEST_ARGS ?=
 IMAGE ?=
 PEERS_ARGS ?=
@@ -57,11 +59,11 @@ $(BIN)/.ready: pyproject.toml
 	touch $@
 
 build: deps venv ## Build a release wheel into dist/
-	$(BIN)/maturin build --release --out dist
+	$(BIN)/maturin build --release $(ISAL:%=--features %) --out dist
 
 develop: deps venv ## Build the native module and the shim into the virtual environment
 	rm -f python/pyctrd/pyctrd-shim # a container's may run: the file must be another one then
-	PATH="$(VIRTUAL_ENV)/bin:$$PATH" $(BIN)/maturin develop --quiet --profile $(PROFILE)
+	PATH="$(VIRTUAL_ENV)/bin:$$PATH" $(BIN)/maturin develop --quiet --profile $(PROFILE) $(ISAL:%=--features %)
 
 format: deps venv ## Format Python and Rust
 	$(BIN)/ruff check --quiet --fix-only .
@@ -75,7 +77,7 @@ lint: develop ## Check style and types of Python and Rust
 	$(BIN)/mypy
 	cargo fmt --check
 	cargo fmt --check --manifest-path rust/fuzz/Cargo.toml
-	cargo clippy --quiet --locked --all-targets -- -D warnings
+	cargo clippy --quiet --locked --all-targets $(ISAL:%=--features %) -- -D warnings
 	cargo clippy --quiet --locked --no-default-features --features shim --bin pyctrd-shim -- -D warnings
 
 audit: deps venv ## Look dependencies up in the advisory databases, where they can be reached

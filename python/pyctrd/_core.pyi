@@ -12,6 +12,7 @@ _Path: TypeAlias = str | PathLike[str]
 __all__ = [
     "BLOCK_BYTES",
     "DEFAULT_LIMITS",
+    "INFLATE",
     "ArchiveReader",
     "Diffed",
     "Entry",
@@ -61,6 +62,8 @@ __all__ = [
 ]
 
 __version__: str
+# What gzip is decoded with: "isa-l" or "zlib-rs".
+INFLATE: str
 
 # --- digest ---------------------------------------------------------------------------------------
 

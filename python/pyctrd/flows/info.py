@@ -31,6 +31,7 @@ def gather(rooms: Rooms) -> dict[str, Any]:
         "content_digests": rooms.settings.content_digests,
         "platform": str(Platform.host()),
         "kernel": platform.release(),
+        "inflate": _core.INFLATE,
         "snapshotter": snapshotter,
         "snapshotters_not_usable": why_not(rooms),
         "runtime": shutil.which(rooms.settings.runtime) or f"{rooms.settings.runtime} (not found)",

@@ -21,6 +21,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("INFLATE", crate::compression::inflater())?;
     archive::register(module)?;
     cas::register(module)?;
     diff::register(module)?;

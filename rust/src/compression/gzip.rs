@@ -1,8 +1,7 @@
 //! gzip: our own framing around raw deflate, so that every member's sum and length are checked and
 //! what may follow the last member is decided here.
 
-use flate2::{Crc, Decompress, FlushDecompress, Status};
-
+use super::inflate::Inflate;
 use super::{Step, damaged};
 use crate::error::Result;
 
@@ -37,8 +36,7 @@ pub(super) struct Gzip {
     /// Bytes of the header or the trailer, until there are enough of them.
     held: [u8; HEADER_BYTES],
     held_len: usize,
-    inflate: Decompress,
-    sum: Crc,
+    inflate: Inflate,
     offset: u64,
 }
 
@@ -49,8 +47,7 @@ impl Default for Gzip {
             flags: 0,
             held: [0; HEADER_BYTES],
             held_len: 0,
-            inflate: Decompress::new(false),
-            sum: Crc::new(),
+            inflate: Inflate::new(),
             offset: 0,
         }
     }
@@ -84,18 +81,19 @@ impl Gzip {
     }
 
     fn body(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step> {
-        let (before_in, before_out) = (self.inflate.total_in(), self.inflate.total_out());
-        let status = self
+        let done = self
             .inflate
-            .decompress(input, output, FlushDecompress::None)
+            .decode(input, output)
             .map_err(|e| damaged(self.offset, format!("gzip data is damaged: {e}")))?;
-        let consumed = usize::try_from(self.inflate.total_in() - before_in).unwrap_or(0);
-        let produced = usize::try_from(self.inflate.total_out() - before_out).unwrap_or(0);
-        self.sum.update(&output[..produced]);
-        if status == Status::StreamEnd {
+        if done.ended {
             self.enter(State::Trailer);
+            let ahead = self.inflate.read_ahead();
+            let (_, whole) = self.hold(ahead.bytes(), TRAILER_BYTES);
+            if whole {
+                self.trailer()?;
+            }
         }
-        Ok(Step { consumed, produced })
+        Ok(Step { consumed: done.consumed, produced: done.produced })
     }
 
     fn enter(&mut self, state: State) {
@@ -176,8 +174,7 @@ impl Gzip {
         match first {
             0 => self.enter(State::Padding),
             0x1f => {
-                self.inflate.reset(false);
-                self.sum.reset();
+                self.inflate.reset();
                 self.enter(State::Header);
             }
             _ => return Err(damaged(self.offset, "gzip stream is followed by other bytes")),
@@ -215,11 +212,11 @@ impl Gzip {
     fn trailer(&mut self) -> Result<()> {
         let sum = u32::from_le_bytes([self.held[0], self.held[1], self.held[2], self.held[3]]);
         let length = u32::from_le_bytes([self.held[4], self.held[5], self.held[6], self.held[7]]);
-        if sum != self.sum.sum() {
+        let (actual_sum, actual_length) = self.inflate.sum();
+        if sum != actual_sum {
             return Err(damaged(self.offset, "gzip checksum does not match"));
         }
-        // ISIZE is the length modulo 2^32, which is what flate2's counter is too.
-        if length != self.sum.amount() {
+        if length != actual_length {
             return Err(damaged(self.offset, "gzip length does not match"));
         }
         self.enter(State::Between);

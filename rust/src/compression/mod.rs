@@ -2,6 +2,7 @@
 
 mod encode;
 mod gzip;
+mod inflate;
 mod zstd;
 
 pub use encode::Encoder;
@@ -164,6 +165,12 @@ impl Kind {
             Self::Zstd(zstd) => zstd.decode(input, output),
         }
     }
+}
+
+/// What gzip is decoded with: "isa-l" or "zlib-rs".
+#[must_use]
+pub fn inflater() -> &'static str {
+    inflate::NAME
 }
 
 /// A fault of the compressed stream, at a byte of it.
