@@ -8,13 +8,11 @@ loopback into a store on a fresh file system of its own; what is counted is bloc
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +45,6 @@ _IMAGES = {
     "stack-1-updated": ["base-updated", "python-updated", "stack-1"],
     "stack-1-rebuilt": ["+base", "+python", "+stack-1"],
 }
-REBUILT_LATER_SECONDS = 86400
 _DISK_GIB = 8
 _UNITS = 1e6
 _SNAPSHOTTERS = ("overlayfs", "composefs")
@@ -137,7 +134,7 @@ def make_layouts(directory: Path, scratch: Path) -> None:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, *wheels], check=True)
         layers[name] = _tar(scratch / name)
     for image, names in _IMAGES.items():
-        tars = [_later(layers[name[1:]]) if name.startswith("+") else layers[name] for name in names]
+        tars = [corpus.later(layers[name[1:]]) if name.startswith("+") else layers[name] for name in names]
         build_image(tars).write_layout(directory / image)
 
 
@@ -187,16 +184,6 @@ def _tar(tree: Path) -> bytes:
     left_out = [f"--exclude={name}" for name in ("./dev/*", "./var/cache/apt/*", "./etc/apt/*", "./etc/hosts")]
     command = ["tar", "-c", "--sort=name", "--numeric-owner", *left_out, "-C", str(tree), "."]
     return subprocess.run(command, check=True, capture_output=True).stdout
-
-
-def _later(layer: bytes) -> bytes:
-    """The same files, a day later: what building again with no changes gives."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(layer)) as source, tarfile.open(fileobj=out, mode="w") as target:
-        for member in source:
-            member.mtime += REBUILT_LATER_SECONDS
-            target.addfile(member, source.extractfile(member) if member.isreg() else None)
-    return out.getvalue()
 
 
 if __name__ == "__main__":
