@@ -22,7 +22,7 @@ import pyctrd
 from benches.peers import corpus
 from benches.peers.accounting import Group
 from benches.peers.disk import drop_caches, fresh_disk, unmount_beneath
-from benches.peers.tools import TOOLS, missing_programs
+from benches.peers.tools import make_tools, missing_programs
 from tests.images import build_image
 from tests.registries import Registry
 
@@ -72,7 +72,6 @@ def main() -> int:
                 print(f"{name}: left out: not installed: {', '.join(absent)}", file=sys.stderr)
                 continue
             for form in options.snapshotters if name == "pyctrd" else [""]:
-                os.environ["PYCTRD_SNAPSHOTTER"] = form or "overlayfs"
                 place = Path(scratch, f"{name}{form}")
                 place.mkdir()
                 with fresh_disk(place, size_gib=_DISK_GIB) as disk:
@@ -82,14 +81,15 @@ def main() -> int:
 
 def _measure(name: str, form: str, references: list[str], disk: Path) -> None:
     """Print what a store takes after each image, and at the end without its blobs."""
-    tool = TOOLS[name](disk / "1", Group(f"pyctrd-related-{os.getpid()}-{name}-{form}"))
+    group = Group(f"pyctrd-related-{os.getpid()}-{name}-{form}")
+    tool = make_tools([form])[f"{name}-{form}" if form else name](disk / "1", group)
     before = _used(disk)
     taken, seconds, cpu = [], 0.0, 0.0
     try:
         tool.start()
         for reference in references:
             drop_caches()
-            cost = tool.group.run(tool.pull(reference), log=tool.store / "log")
+            cost = tool.group.run(tool.pull(reference), log=tool.store / "log", environment=tool.environment)
             if cost.status:
                 raise RuntimeError(f"{name} {form}: {reference}: {cost.output}")
             seconds, cpu = seconds + cost.wall_seconds, cpu + cost.cpu_seconds
