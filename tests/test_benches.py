@@ -55,7 +55,7 @@ def test_a_floor_is_the_work_over_the_cores_and_at_least_the_slowest_stage(resul
 
 
 def test_a_failed_run_is_nobodys_best_time(results: Results) -> None:
-    assert best_peer(results, "wall_seconds", "pull", "debian") == 6.0
+    assert best_peer(results, "wall_seconds", "pull", "debian") == ("ctr", 6.0)
 
 
 def test_a_goal_is_judged_by_the_medians(results: Results) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import median
 
 from benches.peers.corpus import REBUILT, ZSTD
 from benches.peers.floor import IMAGE, TREE, known_form
@@ -41,7 +40,7 @@ _UPDATE_RATIO, _UPDATE_SECONDS = 3.0, 0.08
 _REBUILT_FEWER, _REBUILT_RATIO = 0.95, 2.0
 _AGAIN_SECONDS = 0.01
 _LOAD = (4.0, 5.0)
-# Linear: the time that an image takes among many, over what it takes among few; with some room for noise.
+# Linear: the time that a further image takes among many, over what it takes among few; with some room for noise.
 _LINEAR, _FLAT = 1.15, 1.15
 _FEW = 20
 
@@ -58,6 +57,7 @@ class Judged:
     aim: float | None
     unit: str = "times"
     at_most: bool = False
+    figures: str = ""
 
     @property
     def verdict(self) -> str:
@@ -93,14 +93,14 @@ class Judged:
         return f"{value:.3f}" if self.unit == "s" else f"{value:.0f}" if self.unit == "MiB" else f"{value:.3g}"
 
 
-def best_peer(results: Results, field: str, work: str, image: str) -> float | None:
-    """The least median among those that are not ours."""
+def best_peer(results: Results, field: str, work: str, image: str) -> tuple[str, float] | None:
+    """Which of those that are not ours has the least median, and that."""
     found = [
-        value
+        (tool, value)
         for tool in results.tools_of(work, image)
         if not tool.startswith(OURS) and (value := results.median(field, work, image, tool)) is not None
     ]
-    return min(found) if found else None
+    return min(found, key=lambda pair: pair[1]) if found else None
 
 
 def judge(results: Results) -> list[Judged]:
@@ -120,32 +120,45 @@ def _subjects(results: Results) -> list[tuple[str, str]]:
     return found
 
 
-def _ratio(results: Results, field: str, work: str, image: str, tool: str) -> float | None:
+def _against_best(
+    results: Results,
+    title: str,
+    work: str,
+    image: str,
+    tool: str,
+    *,
+    bounds: tuple[float, float | None],
+    field: str = "wall_seconds",
+) -> Iterator[Judged]:
+    """How many times what ours took the best peer took; nothing where one of them has no figure."""
     peer, own = best_peer(results, field, work, image), results.median(field, work, image, tool)
-    return peer / own if peer and own else None
+    if peer is not None and own:
+        figures = f"{own:.3f} s, {peer[0]} {peer[1]:.3f} s"
+        yield Judged(title, image, tool, peer[1] / own, *bounds, figures=figures)
 
 
 def _pulls(results: Results) -> Iterator[Judged]:
     for tool, form in _subjects(results):
-        for image, (must, aim) in _PULLS[form].items():
-            if (value := _ratio(results, "wall_seconds", "pull", image, tool)) is not None:
-                yield Judged("cold pull and unpack: wall", image, tool, value, must, aim)
+        for image, bounds in _PULLS[form].items():
+            yield from _against_best(results, "cold pull and unpack: wall", "pull", image, tool, bounds=bounds)
 
 
 def _cpu(results: Results) -> Iterator[Judged]:
     for tool, form in _subjects(results):
         for image in _PULLS[form]:
-            if (value := _ratio(results, "cpu_seconds", "pull", image, tool)) is not None:
-                yield Judged("the same: CPU seconds", image, tool, value, *_CPU[form])
+            title, bounds = "the same: CPU seconds", _CPU[form]
+            yield from _against_best(results, title, "pull", image, tool, bounds=bounds, field="cpu_seconds")
 
 
 def _floor(results: Results) -> Iterator[Judged]:
+    title = "the same: distance from the floor"
     for tool, form in _subjects(results):
         for image in _PULLS[form]:
             floor = results.floor_seconds(image, tool)
             wall = results.median("wall_seconds", "pull", image, tool)
             if floor and wall:
-                yield Judged("the same: distance from the floor", image, tool, wall / floor, *_FLOOR, at_most=True)
+                figures = f"{wall:.3f} s, floor {floor:.3f} s"
+                yield Judged(title, image, tool, wall / floor, *_FLOOR, at_most=True, figures=figures)
 
 
 def _memory(results: Results) -> Iterator[Judged]:
@@ -159,15 +172,13 @@ def _memory(results: Results) -> Iterator[Judged]:
 
 
 def _update(results: Results) -> Iterator[Judged]:
+    title = "new version, only the top layer is new"
     for image in results.images_of("update"):
-        for tool in (
-            name for name in results.tools_of("update", image) if name.startswith(OURS) and name not in {LIBRARY, LEAN}
-        ):
-            value = _ratio(results, "wall_seconds", "update", image, tool)
+        for tool in (name for name in results.tools_of("update", image) if name.startswith(OURS)):
+            yield from _against_best(results, title, "update", image, tool, bounds=(_UPDATE_RATIO, None))
             wall = results.median("wall_seconds", "update", image, tool)
-            if value is not None and wall is not None:
-                yield Judged("new version, only the top layer is new", image, tool, value, _UPDATE_RATIO, None)
-                yield Judged("the same", image, tool, wall, None, _UPDATE_SECONDS, unit="s", at_most=True)
+            if wall is not None:
+                yield Judged("the same: wall", image, tool, wall, None, _UPDATE_SECONDS, unit="s", at_most=True)
 
 
 def _rebuilt(results: Results) -> Iterator[Judged]:
@@ -189,32 +200,33 @@ def _rebuilt(results: Results) -> Iterator[Judged]:
 
 
 def _again(results: Results) -> Iterator[Judged]:
+    title = "nothing to do, open engine"
     for image in results.images_of("again"):
         for tool in (name for name in results.tools_of("again", image) if name.startswith(OURS)):
-            if tool in {LIBRARY, LEAN}:
-                wall = results.median("wall_seconds", "again", image, tool)
-                if wall is not None:
-                    yield Judged(
-                        "nothing to do, open engine", image, tool, wall, _AGAIN_SECONDS, None, unit="s", at_most=True
-                    )
-            elif (value := _ratio(results, "wall_seconds", "again", image, tool)) is not None:
-                yield Judged("nothing to do, command", image, tool, value, 1.0, None)
+            if tool not in {LIBRARY, LEAN}:
+                yield from _against_best(results, "nothing to do, command", "again", image, tool, bounds=(1.0, None))
+            elif (wall := results.median("wall_seconds", "again", image, tool)) is not None:
+                yield Judged(title, image, tool, wall, _AGAIN_SECONDS, None, unit="s", at_most=True)
 
 
 def _load(results: Results) -> Iterator[Judged]:
+    title = "import of an archive, unpacked"
     for image in results.images_of("load"):
         for tool in (name for name in results.tools_of("load", image) if name.startswith(OURS)):
-            if (value := _ratio(results, "wall_seconds", "load", image, tool)) is not None:
-                yield Judged("import of an archive, unpacked", image, tool, value, *_LOAD)
+            yield from _against_best(results, title, "load", image, tool, bounds=_LOAD)
 
 
 def _many(results: Results) -> Iterator[Judged]:
     counts = [int(number) for number in results.images_of("many") if results.select("many", number)]
     few = [number for number in counts if number >= _FEW]
-    if len(few) > 1:
-        least, most = (results.select("many", str(number)) for number in (few[0], few[-1]))
-        each = [median(run.wall_seconds for run in runs) / int(runs[0].image) for runs in (least, most)]
-        peaks = [median(run.peak_bytes for run in runs) for runs in (least, most)]
+    if len(few) > 2:
+        walls = {number: results.median("wall_seconds", "many", str(number), LIBRARY) or 0.0 for number in few}
+        peaks = [results.median("peak_bytes", "many", str(few[at]), LIBRARY) or 0.0 for at in (0, -1)]
+        # What each further image takes: the interpreter's start is in all of them.
+        early = (walls[few[-2]] - walls[few[0]]) / (few[-2] - few[0])
+        late = (walls[few[-1]] - walls[few[-2]]) / (few[-1] - few[-2])
+        if early > 0:
+            work, images = "many images: time for a further one", f"{few[-2]} to {few[-1]} over {few[0]} to {few[-2]}"
+            yield Judged(work, images, LIBRARY, late / early, _LINEAR, None, at_most=True)
         images = f"{few[-1]} over {few[0]}"
-        yield Judged("many images: time for each", images, LIBRARY, each[1] / each[0], _LINEAR, None, at_most=True)
         yield Judged("many images: memory", images, LIBRARY, peaks[1] / peaks[0], _FLAT, None, at_most=True)

@@ -15,9 +15,9 @@ import pyctrd.flows.run
 import pyctrd.registry.client  # what a program that has pulled and run before has in memory
 
 
-def main(store: Path, options: dict[str, Any]) -> None:
+def main(store: Path, engine_options: dict[str, Any], options: dict[str, Any]) -> None:
     """Serve until the process is ended; every pull has the options."""
-    with pyctrd.Engine(root=store / "root", state=store / "state") as engine:
+    with pyctrd.Engine(root=store / "root", state=store / "state", **engine_options) as engine:
         (store / "answers").write_text("ready")
         while True:
             word, reference, *rest = (store / "requests").read_text().split()
@@ -35,4 +35,4 @@ def main(store: Path, options: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))

@@ -43,12 +43,10 @@ def write(results: Results, directory: Path) -> None:
 
 def render(results: Results) -> str:
     """The whole document."""
-    parts = [
-        _head(results),
-        "## Goals\n\n" + _goals(judge(results)),
-        "## Pull and unpack, empty store\n\n" + _HOW.strip(),
-    ]
-    parts += [_pulls(results, image) for image in results.images_of("pull")]
+    parts = [_head(results), "## Goals\n\n" + _goals(judge(results)), "## How it was measured\n\n" + _HOW.strip()]
+    if images := results.images_of("pull"):
+        parts.append("## Pull and unpack, empty store")
+        parts += [_pulls(results, image) for image in images]
     if results.floors:
         parts.append("## The floor, by stage\n\n" + _floors(results))
     for work, title in _WORKS.items():
@@ -95,8 +93,8 @@ def _head(results: Results) -> str:
 
 
 def _goals(judged: Sequence[Judged]) -> str:
-    head = ("work", "image", "measured of", "must", "aim", "measured", "reached")
-    rows = [(j.work, j.image, j.tool, j.must_text, j.aim_text, j.value_text, j.verdict) for j in judged]
+    head = ("work", "image", "of", "must", "aim", "measured", "reached", "from")
+    rows = [(j.work, j.image, j.tool, j.must_text, j.aim_text, j.value_text, j.verdict, j.figures) for j in judged]
     return table(head, rows) if rows else "Nothing that a goal is set for was measured."
 
 
@@ -115,8 +113,8 @@ def _pulls(results: Results, image: str) -> str:
         rows.append(
             [
                 *_costs(tool, runs),
-                f"{peer_wall / wall:.2f}" if ours and peer_wall else "",
-                f"{peer_cpu / cpu:.2f}" if ours and peer_cpu and cpu else "",
+                f"{peer_wall[1] / wall:.2f}" if ours and peer_wall else "",
+                f"{peer_cpu[1] / cpu:.2f}" if ours and peer_cpu and cpu else "",
                 f"{floor:.2f}" if floor else "",
                 f"{wall / floor:.2f}" if floor else "",
             ]
@@ -146,7 +144,7 @@ def _runs(results: Results, work: str, image: str) -> str:
             continue
         runs = results.select(work, image, tool)
         ours = tool.startswith(OURS)
-        ratio = f"{peer / median(run.wall_seconds for run in runs):.2f}" if ours and peer else ""
+        ratio = f"{peer[1] / median(run.wall_seconds for run in runs):.2f}" if ours and peer else ""
         rows.append([*_costs(tool, runs), ratio])
     return f"### {image}\n\n" + table(("tool", "wall s", "CPU s", "peak MiB", "MB written", "ratio"), rows)
 

@@ -17,6 +17,7 @@ from typing import Protocol
 import pyctrd
 from benches.peers.accounting import Group
 from pyctrd.flows.choose import SNAPSHOTTERS
+from pyctrd.images import Images
 
 OURS = "pyctrd"
 LIBRARY = f"{OURS}-library"
@@ -128,7 +129,6 @@ class PyctrdLibrary(_Stateless):
 
     name = LIBRARY
     programs = ("mkfifo",)
-    options: Mapping[str, object] = {}
 
     def __init__(self, store: Path, group: Group) -> None:
         super().__init__(store, group)
@@ -138,11 +138,16 @@ class PyctrdLibrary(_Stateless):
         self.store.mkdir()
         for name in ("requests", "answers"):
             subprocess.run(["mkfifo", f"{self.store}/{name}"], check=True)
-        argv = [sys.executable, "-m", "benches.peers.library", str(self.store), json.dumps(self.options)]
+        argv = [sys.executable, "-m", "benches.peers.library", str(self.store)]
+        argv += [json.dumps(options) for options in self.options()]
         self._process = self.group.popen(argv, log=self.store / "daemon.log")
         ready = ["timeout", str(_READY_SECONDS), "cat", f"{self.store}/answers"]
         if subprocess.run(ready, capture_output=True, check=False).stdout != b"ready":
             raise RuntimeError(f"{self.name} is not ready: see {self.store}/daemon.log")
+
+    def options(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
+        """What the engine is opened with, and what every pull is called with."""
+        return {}, {}
 
     def stop(self) -> None:
         if self._process is not None:
@@ -166,14 +171,15 @@ class PyctrdLean(PyctrdLibrary):
     """The same, where compressed layers are not kept."""
 
     name = LEAN
-    options: Mapping[str, object] = {"keep_blobs": False}
+
+    def options(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
+        lean = {"keep_blobs": False}
+        return ({}, lean) if _takes_keep_blobs(Images.pull) else (lean, {})
 
     @staticmethod
     def is_offered() -> bool:
-        """Whether the engine has the option."""
-        from pyctrd.images import Images
-
-        return "keep_blobs" in inspect.signature(Images.pull).parameters
+        """Whether the engine has the option, for a pull or for all."""
+        return _takes_keep_blobs(Images.pull) or _takes_keep_blobs(pyctrd.Engine.__init__)
 
 
 class _Daemon(_Stateless):
@@ -357,6 +363,10 @@ def versions() -> dict[str, str]:
             done = subprocess.run(argv, capture_output=True, text=True, check=True)
             found[argv[0] if len(argv) == 2 else OURS] = done.stdout.splitlines()[0]
     return found
+
+
+def _takes_keep_blobs(function: Callable[..., object]) -> bool:
+    return "keep_blobs" in inspect.signature(function).parameters
 
 
 def _wait_until_ready(argv: list[str], log: Path) -> None:
