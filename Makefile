@@ -15,6 +15,8 @@ ENGINE = --no-default-features --features engine$(ISAL:%=,%)
 PYTEST_ARGS ?=
 IMAGE ?=
 PEERS_ARGS ?=
+# A directory of OCI layouts that `bench-peers` measures; without it, what it makes itself.
+LAYOUTS ?=
 TARGETS ?= archive pax apply gzip zstd index
 ifneq ($(filter fuzz,$(MAKECMDGOALS)),)
 SECONDS ?= 60
@@ -30,6 +32,10 @@ ifneq ($(filter soak,$(MAKECMDGOALS)),)
 # Of each test's own; together they take as long as there are tests. None is no limit.
 SECONDS ?=
 ROUNDS ?= 5000
+endif
+
+ifneq ($(filter bench-peers,$(MAKECMDGOALS)),)
+ROUNDS ?= 5
 endif
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -99,9 +105,10 @@ bench: develop ## Measure digest, ingest, unpack, pull and start
 	$(BIN)/python -m pytest benches --benchmark-sort=fullname --benchmark-columns=min,median,max,rounds $(PYTEST_ARGS)
 
 bench-peers: PROFILE = release
-bench-peers: deps-peers develop ## Measure pyctrd beside ctr, podman and skopeo+umoci (root)
+bench-peers: deps-peers develop ## Measure pyctrd beside ctr, podman, docker and skopeo+umoci into benches/results (root)
+	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m compileall -q python/pyctrd # as an installed wheel is
-	$(BIN)/python -m benches.peers $(PEERS_ARGS)
+	$(BIN)/python -m benches.peers --rounds $(ROUNDS) $(addprefix --layouts ,$(LAYOUTS)) $(PEERS_ARGS)
 
 fuzz: develop ## Fuzz each parser for SECONDS (TARGETS='archive pax …' chooses)
 	$(BIN)/python -m tests.layers.seeds target/fuzz/seeds

@@ -8,13 +8,11 @@ loopback into a store on a fresh file system of its own; what is counted is bloc
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ import pyctrd
 from benches.peers import corpus
 from benches.peers.accounting import Group
 from benches.peers.disk import drop_caches, fresh_disk, unmount_beneath
-from benches.peers.tools import TOOLS, missing_programs
+from benches.peers.tools import make_tools, missing_programs
 from tests.images import build_image
 from tests.registries import Registry
 
@@ -47,7 +45,6 @@ _IMAGES = {
     "stack-1-updated": ["base-updated", "python-updated", "stack-1"],
     "stack-1-rebuilt": ["+base", "+python", "+stack-1"],
 }
-REBUILT_LATER_SECONDS = 86400
 _DISK_GIB = 8
 _UNITS = 1e6
 _SNAPSHOTTERS = ("overlayfs", "composefs")
@@ -75,7 +72,6 @@ def main() -> int:
                 print(f"{name}: left out: not installed: {', '.join(absent)}", file=sys.stderr)
                 continue
             for form in options.snapshotters if name == "pyctrd" else [""]:
-                os.environ["PYCTRD_SNAPSHOTTER"] = form or "overlayfs"
                 place = Path(scratch, f"{name}{form}")
                 place.mkdir()
                 with fresh_disk(place, size_gib=_DISK_GIB) as disk:
@@ -85,14 +81,15 @@ def main() -> int:
 
 def _measure(name: str, form: str, references: list[str], disk: Path) -> None:
     """Print what a store takes after each image, and at the end without its blobs."""
-    tool = TOOLS[name](disk / "1", Group(f"pyctrd-related-{os.getpid()}-{name}-{form}"))
+    group = Group(f"pyctrd-related-{os.getpid()}-{name}-{form}")
+    tool = make_tools([form])[f"{name}-{form}" if form else name](disk / "1", group)
     before = _used(disk)
     taken, seconds, cpu = [], 0.0, 0.0
     try:
         tool.start()
         for reference in references:
             drop_caches()
-            cost = tool.group.run(tool.pull(reference), log=tool.store / "log")
+            cost = tool.group.run(tool.pull(reference), log=tool.store / "log", environment=tool.environment)
             if cost.status:
                 raise RuntimeError(f"{name} {form}: {reference}: {cost.output}")
             seconds, cpu = seconds + cost.wall_seconds, cpu + cost.cpu_seconds
@@ -137,7 +134,7 @@ def make_layouts(directory: Path, scratch: Path) -> None:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, *wheels], check=True)
         layers[name] = _tar(scratch / name)
     for image, names in _IMAGES.items():
-        tars = [_later(layers[name[1:]]) if name.startswith("+") else layers[name] for name in names]
+        tars = [corpus.later(layers[name[1:]]) if name.startswith("+") else layers[name] for name in names]
         build_image(tars).write_layout(directory / image)
 
 
@@ -187,16 +184,6 @@ def _tar(tree: Path) -> bytes:
     left_out = [f"--exclude={name}" for name in ("./dev/*", "./var/cache/apt/*", "./etc/apt/*", "./etc/hosts")]
     command = ["tar", "-c", "--sort=name", "--numeric-owner", *left_out, "-C", str(tree), "."]
     return subprocess.run(command, check=True, capture_output=True).stdout
-
-
-def _later(layer: bytes) -> bytes:
-    """The same files, a day later: what building again with no changes gives."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(layer)) as source, tarfile.open(fileobj=out, mode="w") as target:
-        for member in source:
-            member.mtime += REBUILT_LATER_SECONDS
-            target.addfile(member, source.extractfile(member) if member.isreg() else None)
-    return out.getvalue()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 _CGROUPS = Path("/sys/fs/cgroup")
 _POLL_SECONDS = 0.015
 _TIMEOUT_SECONDS = 600.0
+_END_SECONDS = 10.0
 _MIB = 1 << 20
 
 
@@ -85,11 +87,17 @@ class Group:
         # A plain wait: one with a timeout polls, and its steps would be measured.
         killer = threading.Timer(_TIMEOUT_SECONDS, process.kill)
         killer.start()
-        status = process.wait()
-        wall = time.monotonic() - start
-        killer.cancel()
-        over.set()
-        watcher.join()
+        try:
+            status = process.wait()
+            wall = time.monotonic() - start
+        except BaseException:  # the comparison is stopped: what it measures must not go on alone
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            killer.cancel()
+            over.set()
+            watcher.join()
         output = log.read_text(errors="replace")
         return Cost(status, wall, self.cpu_seconds() - cpu, peak, output)
 
@@ -107,9 +115,23 @@ class Group:
         return [int(pid) for pid in (self._directory / "cgroup.procs").read_text().split()]
 
     def close(self) -> None:
-        """Remove it; everything in it has ended."""
-        with contextlib.suppress(OSError):
-            self._directory.rmdir()
+        """End what is still in it, and remove it; idempotent."""
+        if not self._directory.exists():
+            return
+        deadline = time.monotonic() + _END_SECONDS
+        while True:
+            for pid in self.pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                self._directory.rmdir()
+            except OSError as error:  # busy until their parents have waited for them
+                if time.monotonic() > deadline:
+                    error.add_note(f"what does not end: {self.pids()}")
+                    raise
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
 
     def _resident_bytes(self) -> int:
         total = 0
