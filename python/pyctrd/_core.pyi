@@ -22,6 +22,7 @@ __all__ = [
     "LayerIndex",
     "Member",
     "ObjectRef",
+    "ResponseHead",
     "StageTimes",
     "ViewChanges",
     "ViewWalk",
@@ -47,6 +48,7 @@ __all__ = [
     "mount_overlay",
     "open_beneath",
     "open_in_root",
+    "parse_response_head",
     "publish",
     "rebuild_layer",
     "remove_tree",
@@ -218,6 +220,23 @@ def unpack(
     limits: _Limits | None = None,
     ownership: str = "keep",
 ) -> Ingested: ...
+
+# --- http -----------------------------------------------------------------------------------------
+
+@final
+class ResponseHead:
+    @property
+    def size(self) -> int: ...
+    @property
+    def minor_version(self) -> int: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def fields(self) -> list[tuple[str, str]]: ...
+
+def parse_response_head(content: bytes) -> ResponseHead | None: ...
 
 # --- archive (pipeline) ---------------------------------------------------------------------------
 
