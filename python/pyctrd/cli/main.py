@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from importlib import import_module
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pyctrd import __version__
 
@@ -22,7 +21,6 @@ def main() -> NoReturn:
     if sys.argv[1:] in (["version"], ["--version"]):
         _exit(0, f"pyctrd {__version__}\n")
     gc.set_threshold(GC_THRESHOLD)
-    _defer_metadata()
     try:
         status = _run(sys.argv[1:])
     except KeyboardInterrupt:
@@ -38,31 +36,6 @@ def _fill_closed_streams() -> None:
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode))
-
-
-def _defer_metadata() -> None:
-    """Let ``importlib.metadata`` wait until somebody calls it.
-
-    urllib3 imports it, and with it zipfile, csv and tempfile, for a version that it asks for with HTTP/2 alone: a tenth
-    of a small pull. Only here, where no other thread of the process can meet the stand-in.
-    """
-    name = "importlib.metadata"
-    if name in sys.modules:
-        return
-    stand_in = type(sys)(name)
-
-    def load(attribute: str) -> Any:
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)  # the import system asks for such; they load nothing
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
-        return getattr(import_module(name), attribute)
-
-    def version(distribution: str) -> str:
-        return str(load("version")(distribution))
-
-    vars(stand_in).update(__getattr__=load, version=version)
-    sys.modules[name] = stand_in
 
 
 def _exit(status: int, text: str = "") -> NoReturn:
