@@ -5,9 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import NoReturn
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyctrd import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -21,6 +25,7 @@ def main() -> NoReturn:
     if sys.argv[1:] in (["version"], ["--version"]):
         _exit(0, f"pyctrd {__version__}\n")
     gc.set_threshold(GC_THRESHOLD)
+    _defer_modules()
     try:
         status = _run(sys.argv[1:])
     except KeyboardInterrupt:
@@ -36,6 +41,38 @@ def _fill_closed_streams() -> None:
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode))
+
+
+def _defer_modules() -> None:
+    """Let modules wait that click and pathlib import, until somebody needs what they have.
+
+    With what they import themselves they are a tenth of a small pull, and a command that goes well needs none. Only
+    here, where no other thread of the process can meet a stand-in, and where no message has a translation.
+    """
+
+    def cleandoc(text: str) -> str:
+        return text.expandtabs().lstrip() if "\n" not in text else str(load("cleandoc")(text))
+
+    load = _stand_in("inspect", cleandoc=cleandoc)
+    _stand_in("gettext", gettext=lambda text: text, ngettext=lambda one, many, count: one if count == 1 else many)
+    _stand_in("ipaddress")
+    _stand_in("platform", system=lambda: os.uname().sysname)  # uuid asks
+
+
+def _stand_in(name: str, **known: Callable[..., Any]) -> Callable[[str], Any]:
+    """Put up a module that becomes the real one when it is asked for what it does not know."""
+    stand_in = type(sys)(name)
+
+    def load(attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)  # the import system asks for such; they load nothing
+        if sys.modules.get(name) is stand_in:
+            sys.modules.pop(name, None)
+        return getattr(import_module(name), attribute)
+
+    vars(stand_in).update(known, __getattr__=load)
+    sys.modules.setdefault(name, stand_in)
+    return load
 
 
 def _exit(status: int, text: str = "") -> NoReturn:
