@@ -290,7 +290,10 @@ class Client:
     def _fetch_token(
         self, method: str, url: str, *, fields: Mapping[str, str], headers: Mapping[str, str], plain_ok: bool
     ) -> tuple[int, bytes]:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:  # half an IPv6 address
+            raise AuthenticationError("token server refused: its realm is no URL") from error
         if not plain_ok and is_internal(parts.hostname or ""):
             raise AuthenticationError(
                 f"token server refused: {redacted(url)}: a registry elsewhere names an address of this machine or link",
