@@ -22,7 +22,7 @@ PYTHON: Mapping[str, set[str]] = {
     "content": {"errors", "oci", "_core"},
     "metadata": {"errors", "oci"},
     "network": {"errors"},
-    "registry": {"errors", "oci", "__version__"},
+    "registry": {"errors", "oci", "_core", "__version__"},
     "runtime": {"errors", "oci", "_core"},
     "snapshots": {"errors", "oci", "_core"},
     # They drive the pipeline, which joins what two rooms store: nobody else may hold an ingest.

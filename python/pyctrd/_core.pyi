@@ -23,6 +23,7 @@ __all__ = [
     "LayerIndex",
     "Member",
     "ObjectRef",
+    "ResponseHead",
     "StageTimes",
     "ViewChanges",
     "ViewWalk",
@@ -48,6 +49,7 @@ __all__ = [
     "mount_overlay",
     "open_beneath",
     "open_in_root",
+    "parse_response_head",
     "publish",
     "rebuild_layer",
     "remove_tree",
@@ -221,6 +223,23 @@ def unpack(
     limits: _Limits | None = None,
     ownership: str = "keep",
 ) -> Ingested: ...
+
+# --- http -----------------------------------------------------------------------------------------
+
+@final
+class ResponseHead:
+    @property
+    def size(self) -> int: ...
+    @property
+    def minor_version(self) -> int: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def fields(self) -> list[tuple[str, str]]: ...
+
+def parse_response_head(content: bytes) -> ResponseHead | None: ...
 
 # --- archive (pipeline) ---------------------------------------------------------------------------
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
-from pyctrd.containers import Containers
-from pyctrd.contents import Content
 from pyctrd.flows.rooms import Rooms
 from pyctrd.flows.settings import DEFAULT_CONCURRENCY, read_settings
 from pyctrd.images import Images
 from pyctrd.leases import Leases
-from pyctrd.namespaces import Namespaces
 
 
 class Engine:
@@ -78,10 +76,28 @@ class Engine:
             )
         )
         self.images = Images(self._rooms)
-        self.containers = Containers(self._rooms)
-        self.content = Content(self._rooms)
-        self.namespaces = Namespaces(self._rooms)
         self.leases = Leases(self._rooms)
+
+    @cached_property
+    def containers(self) -> pyctrd.Containers:
+        """The namespace's containers."""
+        from pyctrd.containers import Containers
+
+        return Containers(self._rooms)
+
+    @cached_property
+    def content(self) -> pyctrd.Content:
+        """The namespace's blobs."""
+        from pyctrd.contents import Content
+
+        return Content(self._rooms)
+
+    @cached_property
+    def namespaces(self) -> pyctrd.Namespaces:
+        """The store's tenants."""
+        from pyctrd.namespaces import Namespaces
+
+        return Namespaces(self._rooms)
 
     @property
     def namespace(self) -> str:

@@ -454,6 +454,18 @@ def test_token_endpoint_on_this_machine_is_for_local_registries_only(
     assert not faulty.requests("/token")
 
 
+@pytest.mark.parametrize(
+    "realm", ["http://[half", "https://host:99999/token", "file:///etc/passwd", "https://", "/token"]
+)
+def test_realm_that_leads_nowhere_is_refused(
+    faulty: FaultyRegistry, client: Client, image: BuiltImage, realm: str
+) -> None:
+    reference = Reference.parse(faulty.add(image, "app"))
+    faulty.lie(LATEST, Answer(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}"'}))
+    with pytest.raises(RegistryError, match=r"token server refused|invalid URL"):
+        client.manifest(reference)
+
+
 def test_unknown_challenge_is_refused(faulty: FaultyRegistry, client: Client, image: BuiltImage) -> None:
     reference = Reference.parse(faulty.add(image, "app"))
     faulty.lie(LATEST, Answer(401, headers={"WWW-Authenticate": "Negotiate"}))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from pyctrd.oci.value import dataclass
 
 if TYPE_CHECKING:
     from pyctrd.engine import Engine
@@ -47,7 +48,7 @@ COMMANDS = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Globals:
     """The options before the command, and the engine that they make."""
 

@@ -6,9 +6,12 @@ import gc
 import os
 import sys
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyctrd import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -22,7 +25,7 @@ def main() -> NoReturn:
     if sys.argv[1:] in (["version"], ["--version"]):
         _exit(0, f"pyctrd {__version__}\n")
     gc.set_threshold(GC_THRESHOLD)
-    _defer_metadata()
+    _defer_modules()
     try:
         status = _run(sys.argv[1:])
     except KeyboardInterrupt:
@@ -40,29 +43,36 @@ def _fill_closed_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode))
 
 
-def _defer_metadata() -> None:
-    """Let ``importlib.metadata`` wait until somebody calls it.
+def _defer_modules() -> None:
+    """Let modules wait that click and pathlib import, until somebody needs what they have.
 
-    urllib3 imports it, and with it zipfile, csv and tempfile, for a version that it asks for with HTTP/2 alone: a tenth
-    of a small pull. Only here, where no other thread of the process can meet the stand-in.
+    With what they import themselves they are a tenth of a small pull, and a command that goes well needs none. Only
+    here, where no other thread of the process can meet a stand-in, and where no message has a translation.
     """
-    name = "importlib.metadata"
-    if name in sys.modules:
-        return
+
+    def cleandoc(text: str) -> str:
+        return text.expandtabs().lstrip() if "\n" not in text else str(load("cleandoc")(text))
+
+    load = _stand_in("inspect", cleandoc=cleandoc)
+    _stand_in("gettext", gettext=lambda text: text, ngettext=lambda one, many, count: one if count == 1 else many)
+    _stand_in("ipaddress")
+    _stand_in("platform", system=lambda: os.uname().sysname)  # uuid asks
+
+
+def _stand_in(name: str, **known: Callable[..., Any]) -> Callable[[str], Any]:
+    """Put up a module that becomes the real one when it is asked for what it does not know."""
     stand_in = type(sys)(name)
 
     def load(attribute: str) -> Any:
         if attribute.startswith("__"):
             raise AttributeError(attribute)  # the import system asks for such; they load nothing
         if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
         return getattr(import_module(name), attribute)
 
-    def version(distribution: str) -> str:
-        return str(load("version")(distribution))
-
-    vars(stand_in).update(__getattr__=load, version=version)
-    sys.modules[name] = stand_in
+    vars(stand_in).update(known, __getattr__=load)
+    sys.modules.setdefault(name, stand_in)
+    return load
 
 
 def _exit(status: int, text: str = "") -> NoReturn:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from pyctrd import _core
 from pyctrd.content.limits import Limits
 from pyctrd.content.members import EXPECTED, Slice, check_document_size, irregular, missing, shown
 from pyctrd.errors import InvalidError, UnsafeArchiveError
+from pyctrd.oci.value import dataclass
 
 # What is kept in memory of all members: of an image of a thousand layers it is a twentieth.
 LISTING_MAX_BYTES = 16 << 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +10,7 @@ from pyctrd import _core
 from pyctrd.content.names import scan_digests, walk_digests, walk_strays
 from pyctrd.errors import NotFoundError
 from pyctrd.oci.digest import Digest
+from pyctrd.oci.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from pyctrd.errors import InvalidError
+from pyctrd.oci.value import dataclass
 
 # Each is rust/src/tar/limits.rs' own, with the reason for it there; a test compares them.
 DEFAULT_ENTRIES = 10_000_000

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import InvalidError, UnsupportedError
-from pyctrd.runtime.state import BOOT_ID
+from pyctrd.runtime.boot import BOOT_ID
 from pyctrd.snapshots.composefs import Composefs
 from pyctrd.snapshots.erofs import Erofs
 from pyctrd.snapshots.imaged import Imaged

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from pathlib import Path
 
@@ -30,7 +29,6 @@ NETWORK_FILE_SYSTEMS = {
 }
 # By what is in it a directory is known to be ours: only such a one, and an empty one, is closed without asking.
 OURS = {"root": ("pyctrd.db",), "state": ("runtimes", "shims")}
-_UMASK = re.compile(r"^Umask:\s*(\d+)", re.MULTILINE)
 
 
 def open_private(what: str, path: Path) -> str:
@@ -110,14 +108,15 @@ def _open(what: str, path: Path) -> int:
 def _check_umask() -> None:
     """Directories that their own maker cannot enter help nobody. It is read from /proc: umask(2) would change it."""
     try:
-        found = _UMASK.search(Path("/proc/self/status").read_text())
+        status = Path("/proc/self/status").read_text()
     except OSError:
         return
-    if found is not None and int(found[1], 8) & PRIVATE_MODE:
+    umask = status.partition("\nUmask:")[2].partition("\n")[0].strip()
+    if umask and int(umask, 8) & PRIVATE_MODE:
         raise InvalidError(
-            f"invalid umask: {found[1]}: expected one that leaves the owner's rights, as 0077",
+            f"invalid umask: {umask}: expected one that leaves the owner's rights, as 0077",
             field="umask",
-            value=found[1],
+            value=umask,
         )
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pyctrd import _core
@@ -19,10 +18,12 @@ from pyctrd.errors import (
     UnreachableError,
     UnsafeArchiveError,
 )
+from pyctrd.flows.log import logger
 from pyctrd.flows.progress import LayerProgress, LayerState
 from pyctrd.flows.recover import digest_locks, discard, hold, take_locks, transfer_locks
 from pyctrd.flows.resume import end_failed, find_kept, make_room, may_be_damage, reserve
 from pyctrd.oci.media_types import layer_compression
+from pyctrd.oci.value import dataclass
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.snapshots.protocol import LayerForm
 
-logger = logging.getLogger("pyctrd.flows")
 # A body that breaks off is asked for again from where it broke, this often; each time after a pause.
 MAX_BODY_RETRIES = 5
 RETRY_PAUSE_SECONDS = 0.5

@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import InvalidError, NotFoundError, PyctrdError
-from pyctrd.flows.load import find_image
-from pyctrd.flows.reach import needs_of
 from pyctrd.metadata.leases import LeaseRecord, LeaseResource
 from pyctrd.metadata.namespaces import check_labels
 from pyctrd.oci.digest import Digest
@@ -168,6 +166,9 @@ def keep_by_lease(rooms: Rooms, lease_id: str, name: str) -> None:
         NotFoundError: There is no such lease, or this namespace has nothing of that name: whether another has, does
             not show.
     """
+    from pyctrd.flows.load import find_image
+    from pyctrd.flows.reach import needs_of
+
     image = find_image(rooms, name)
     needs = None if image is None else needs_of(rooms, image)
     # Looked up in the transaction that keeps it: what is there now stays there.

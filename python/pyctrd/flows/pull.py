@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import QuotaError, UnsafeArchiveError
-from pyctrd.flows.collect import collect
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
@@ -86,12 +85,16 @@ def swept_after_failure(rooms: Rooms) -> Iterator[None]:
     try:
         yield
     except UnsafeArchiveError:
+        from pyctrd.flows.collect import collect
+
         # Each layer was good by itself and is recorded by now; that they do not fit one another makes them garbage.
         collect(rooms)
         raise
     except QuotaError:
         # Nearly always nothing had come yet. Somebody at their limit who tries again must not cost a sweep each time.
         if rooms.database.usage.charged(rooms.namespace) != before:
+            from pyctrd.flows.collect import collect
+
             collect(rooms)
         raise
 

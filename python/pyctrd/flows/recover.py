@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyctrd.metadata.snapshots import SnapshotRecord
 
 MOUNTS = Path("/proc/self/mounts")
-_ESCAPED = re.compile(r"\\([0-7]{3})")
+_ESCAPED = r"\\([0-7]{3})"
 # Some tens of milliseconds: opening a root is no collection.
 DOOMED_AT_OPENING = 500
 
@@ -52,7 +52,7 @@ def _unmount_trash(rooms: Rooms) -> None:
     # The kernel names them by their real paths, with what is blank as a backslash and three octal digits.
     beneath = f"{trash.resolve()}/"
     for line in reversed(MOUNTS.read_text(errors="surrogateescape").splitlines()):
-        target = _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), line.split(" ")[1])
+        target = re.sub(_ESCAPED, lambda escaped: chr(int(escaped[1], 8)), line.split(" ")[1])
         if target.startswith(beneath):
             _core.unmount(target, lazy=True)
 

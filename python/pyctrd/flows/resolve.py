@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pyctrd.errors import InvalidError, NotFoundError
@@ -11,6 +10,7 @@ from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.index import Index
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_index, is_manifest
+from pyctrd.oci.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
 from pyctrd.content.limits import Limits
 from pyctrd.errors import InvalidError
 from pyctrd.metadata.namespaces import check_namespace
+from pyctrd.oci.value import dataclass
 
 Durability = Literal["full", "batch", "none"]
 DURABILITIES: tuple[Durability, ...] = ("full", "batch", "none")

@@ -9,8 +9,9 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyctrd.errors import (
     ConflictError,
@@ -30,10 +31,12 @@ from pyctrd.metadata.layers import Layers
 from pyctrd.metadata.leases import Leases
 from pyctrd.metadata.migrations import MIGRATIONS
 from pyctrd.metadata.namespaces import Namespaces
-from pyctrd.metadata.reachability import Reachability
 from pyctrd.metadata.reserve import Reserve
 from pyctrd.metadata.snapshots import Snapshots
 from pyctrd.metadata.usage import Usage
+
+if TYPE_CHECKING:
+    from pyctrd.metadata.reachability import Reachability
 
 # A writer holds the database for a few milliseconds; one that waits longer than this has met a stuck process.
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -47,6 +50,7 @@ class Tables:
     """All records, over one connection."""
 
     def __init__(self, run: Callable[[str, Sequence[Any]], list[Any]]) -> None:
+        self._run_statement = run
         self.events = Events(run)
         self.namespaces = Namespaces(run, self.events)
         self.content = ContentRecords(run)
@@ -57,8 +61,14 @@ class Tables:
         self.containers = Containers(run, self.events)
         self.usage = Usage(run)
         self.leases = Leases(run)
-        self.reachability = Reachability(run)
         self.doomed = Doomed(run)
+
+    @cached_property
+    def reachability(self) -> Reachability:
+        """What something needs; a command that only adds to the store does without."""
+        from pyctrd.metadata.reachability import Reachability
+
+        return Reachability(self._run_statement)
 
 
 class _Connection(NamedTuple):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Self
 
 import orjson
 
 from pyctrd.errors import InvalidError
+from pyctrd.oci.value import dataclass
 
 _SHELL = ("/bin/sh", "-c")
 

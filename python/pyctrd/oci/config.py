@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Self
 
 from pyctrd.oci.digest import Digest
 from pyctrd.oci.document import Fields, invalid
 from pyctrd.oci.platform import Platform
+from pyctrd.oci.value import dataclass
 
 DIFF_IDS_MAX = 1000
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Self
 
 from pyctrd.oci.digest import Digest
 from pyctrd.oci.document import Fields, invalid
 from pyctrd.oci.platform import Platform
+from pyctrd.oci.value import dataclass
 
 # RFC 6838 allows 127 characters on each side of the slash.
 MEDIA_TYPE_MAX_CHARS = 255

@@ -70,7 +70,14 @@ class Digest(str):
         Raises:
             DigestMismatchError: It does not.
         """
-        actual = Digest.of(content, self.algorithm)
+        self.match(Digest.of(content, self.algorithm), subject=subject)
+
+    def match(self, actual: Digest, *, subject: str) -> None:
+        """Raise unless this is what content hashed to.
+
+        Raises:
+            DigestMismatchError: It is not.
+        """
         if actual != self:
             raise DigestMismatchError(
                 f"digest mismatch: {subject}: expected {self}, got {actual}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Self
 
 from pyctrd.errors import UnsupportedError
@@ -11,6 +11,7 @@ from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.document import Fields, invalid
 from pyctrd.oci.media_types import INDEXES, MANIFESTS, OCI_INDEX, is_index, is_manifest
 from pyctrd.oci.platform import Platform
+from pyctrd.oci.value import dataclass
 
 MANIFESTS_MAX = 10_000
 # buildkit's attestations hang in the index as manifests for a platform that nobody has.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Self
 
 from pyctrd.errors import InvalidError
@@ -11,6 +11,7 @@ from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.document import Fields, invalid
 from pyctrd.oci.media_types import CONFIGS, MANIFESTS, OCI_MANIFEST, is_layer
+from pyctrd.oci.value import dataclass
 
 # overlayfs takes 500 lower directories; nothing makes an image of more than 127 layers.
 LAYERS_MAX = 1000

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass
 from typing import Self
 
 from pyctrd.errors import InvalidError
 from pyctrd.oci.document import Fields
+from pyctrd.oci.value import dataclass
 
 # What `uname -m` and people say → (architecture, variant) as Go says it.
 _ARCHITECTURES = {
@@ -28,7 +27,7 @@ _ARCHITECTURES = {
     "loongarch64": ("loong64", ""),
     "mips64el": ("mips64le", ""),
 }
-_PART = re.compile(r"[A-Za-z0-9_.-]+")
+_PART = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 # The variants of an architecture, best first: a host of one runs all that follow it.
 _VARIANTS = {
     "arm": ("v8", "v7", "v6", "v5"),
@@ -65,7 +64,7 @@ class Platform:
             InvalidError: It is none.
         """
         parts = text.split("/")
-        if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
+        if not 1 <= len(parts) <= 3 or not all(part and _PART.issuperset(part) for part in parts):
             raise InvalidError(
                 f"invalid platform: {text!r}: expected os/architecture[/variant]",
                 field="platform",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 from pyctrd.errors import InvalidError
 from pyctrd.oci.digest import Digest
+from pyctrd.oci.value import dataclass
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
@@ -20,7 +21,7 @@ _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]{{1,
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_HEX_ID = re.compile(r"[a-f0-9]{64}")
+_HEX_ID = r"[a-f0-9]{64}"  # needed for Docker's own registry alone, so not compiled here
 # Names that Docker once gave its registry.
 _DOCKER_NAMES = frozenset({"index.docker.io", "registry-1.docker.io"})
 
@@ -55,7 +56,7 @@ class Reference:
         digest = Digest.parse(digest_text, field="reference.digest") if at else None
         registry, path = _split_registry(rest)
         repository, tag = _split_tag(path, text)
-        if registry == DEFAULT_REGISTRY and _HEX_ID.fullmatch(path):
+        if registry == DEFAULT_REGISTRY and re.fullmatch(_HEX_ID, path):
             raise _invalid(text, "64 hex digits could be an image's id; give a tag, or pull by name")
         if registry == DEFAULT_REGISTRY and "/" not in repository:
             repository = OFFICIAL_PREFIX + repository

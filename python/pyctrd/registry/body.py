@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pyctrd.errors import RegistryError, UnavailableError
+from pyctrd.registry.connection import ProtocolError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import urllib3
+    from pyctrd.registry.connection import Answer
 
 
 class BlobBody:
@@ -22,10 +21,8 @@ class BlobBody:
         length: Bytes that will come, None where the server did not say.
     """
 
-    def __init__(self, answer: urllib3.BaseHTTPResponse, *, offset: int, length: int | None, url: str) -> None:
+    def __init__(self, answer: Answer, *, offset: int, length: int | None, url: str) -> None:
         self._answer = answer
-        # http.client's own readinto fills our buffer; urllib3's would read into bytes and copy them.
-        self._source: Any = answer._fp  # type: ignore[attr-defined] # noqa: SLF001 - no public way to it
         self._url = url
         self._came = 0
         self._ended = False
@@ -41,16 +38,13 @@ class BlobBody:
         if self._ended:
             return 0
         try:
-            count: int = self._source.readinto(buffer)
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-            # ValueError and AttributeError are http.client's ways of saying that close() was called.
+            count = self._answer.readinto(buffer)
+        except ProtocolError as error:
+            raise self._broken(str(error)) from error
+        except OSError as error:
             raise self._broken(type(error).__name__) from error
         self._came += count
-        if count == 0:
-            if self.length is not None and self._came < self.length:
-                raise self._broken("closed")
-            self._ended = True
-            self._answer.release_conn()
+        self._ended = count == 0
         return count
 
     def _broken(self, how: str) -> UnavailableError:
@@ -61,12 +55,7 @@ class BlobBody:
 
     def close(self) -> None:
         """End it; a read that waits in another thread returns at once. Idempotent."""
-        if self._ended:
-            return
         self._ended = True
-        # It may have been closed already, or have no socket of its own any more.
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
-            self._answer.shutdown()
         self._answer.close()
 
     def __enter__(self) -> Self:
@@ -78,17 +67,17 @@ class BlobBody:
         self.close()
 
 
-def body_offset(answer: urllib3.BaseHTTPResponse, wanted: int, url: str) -> tuple[int, int | None] | None:
+def body_offset(answer: Answer, wanted: int, url: str) -> tuple[int, int | None] | None:
     """From which byte an answer starts, and how many come; None where it has another range than was asked for.
 
     Raises:
         RegistryError: All was asked for, and only a range came.
     """
-    length_text = answer.headers.get("Content-Length", "")
+    length_text = answer.headers.get("content-length", "")
     length = int(length_text) if length_text.isascii() and length_text.isdigit() else None
     if answer.status != 206:
         return 0, length
-    content_range = answer.headers.get("Content-Range", "")
+    content_range = answer.headers.get("content-range", "")
     unit, _, spans = content_range.partition(" ")
     first = spans.partition("-")[0]
     if unit != "bytes" or not (first.isascii() and first.isdigit()) or int(first) != wanted:

@@ -6,12 +6,12 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
 from pyctrd.errors import AuthenticationError, RegistryError
+from pyctrd.oci.value import dataclass
 from pyctrd.registry.credentials import Credentials
 
 # A token without `expires_in` lives 60 seconds (distribution's token specification).
@@ -21,7 +21,7 @@ TOKEN_MARGIN_SECONDS = 10
 TOKEN_MAX_BYTES = 1024 * 1024
 CLIENT_ID = "pyctrd"
 
-_PARAMETER = re.compile(r'([a-zA-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_PARAMETER = r'([a-zA-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))'
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ def parse_challenges(header: str) -> list[Challenge]:
     for part in re.split(r",\s*(?=[A-Za-z]+\s+[A-Za-z_]+=)|,\s*(?=[A-Za-z]+\s*(?:,|$))", header):
         scheme, _, rest = part.strip().partition(" ")
         parameters = {
-            name.lower(): re.sub(r"\\(.)", r"\1", quoted) or plain for name, quoted, plain in _PARAMETER.findall(rest)
+            name.lower(): re.sub(r"\\(.)", r"\1", quoted) or plain
+            for name, quoted, plain in re.findall(_PARAMETER, rest)
         }
         if scheme:
             found.append(Challenge(scheme.lower(), parameters))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
+from pyctrd._core import digest_bytes
 from pyctrd.errors import (
     AuthenticationError,
     DeniedError,
@@ -30,17 +30,20 @@ from pyctrd.oci.index import detect
 from pyctrd.oci.media_types import ACCEPT, INDEXES, MANIFESTS
 from pyctrd.registry.body import BlobBody, body_offset
 from pyctrd.registry.challenge import TOKEN_MAX_BYTES, Challenge, Tokens, parse_challenges
+from pyctrd.registry.connection import ProtocolError
 from pyctrd.registry.credentials import CredentialStore
 from pyctrd.registry.hosts import api_host, host_of, is_internal, is_loopback, may_be_plain
-from pyctrd.registry.transport import CONNECT_TIMEOUT_SECONDS, Transport, redacted, retry_after_seconds
+from pyctrd.registry.pool import CONNECT_TIMEOUT_SECONDS
+from pyctrd.registry.transport import Transport, redacted, retry_after_seconds
 
 if TYPE_CHECKING:
-    import urllib3
-
     from pyctrd.oci.reference import Reference
+    from pyctrd.registry.connection import Answer
 
 ERROR_BODY_MAX_BYTES = 64 * 1024
 ERROR_MESSAGE_MAX_CHARS = 200
+# Types of TLS records (RFC 8446, section 5.1).
+_ALERT, _HANDSHAKE = b"\x15", b"\x16"
 
 
 class FetchedManifest(NamedTuple):
@@ -92,16 +95,16 @@ class Client:
         with self._get(reference, path, "manifest", {"Accept": ", ".join(ACCEPT)}) as answer:
             body = _read_limited(answer, DOCUMENT_MAX_BYTES, f"manifest {reference}")
             headers = answer.headers
-        _check_manifest_digest(reference, headers.get("Docker-Content-Digest"), body)
+        _check_manifest_digest(reference, headers.get("docker-content-digest"), body)
         media_type = detect(body)
-        announced = headers.get("Content-Type", "").partition(";")[0].strip()
+        announced = headers.get("content-type", "").partition(";")[0].strip()
         if announced in INDEXES | MANIFESTS and announced != media_type:
             raise InvalidError(
                 f"invalid manifest: {reference}: served as {announced}, reads as {media_type}",
                 field="mediaType",
                 value=media_type,
             )
-        digest = reference.digest or Digest.of(body)
+        digest = reference.digest or _digest_of(body)
         return FetchedManifest(Descriptor(media_type=media_type, digest=digest, size=len(body)), body)
 
     def open_blob(
@@ -163,8 +166,8 @@ class Client:
             answer = self._ask("HEAD", reference, path, "blob", headers, subject=str(descriptor.digest), retry=False)
         except (RegistryError, NotFoundError, UnsupportedError):
             return False
-        answer.drain_conn()
-        length = answer.headers.get("Content-Length", "")
+        answer.drain()
+        length = answer.headers.get("content-length", "")
         return answer.status == 200 and length in ("", str(descriptor.size))
 
     def read_blob(self, reference: Reference, descriptor: Descriptor) -> bytes:
@@ -194,7 +197,7 @@ class Client:
                 actual=came,
             )
         found = bytes(content[:came])
-        descriptor.digest.check(found, subject=str(descriptor.digest))
+        descriptor.digest.match(_digest_of(found, descriptor.digest.algorithm), subject=str(descriptor.digest))
         return found
 
     def close(self) -> None:
@@ -210,7 +213,7 @@ class Client:
         *,
         subject: str = "",
         retry: bool = True,
-    ) -> urllib3.BaseHTTPResponse:
+    ) -> Answer:
         return self._ask("GET", reference, path, kind, headers, subject=subject, retry=retry)
 
     def _ask(
@@ -223,7 +226,7 @@ class Client:
         *,
         subject: str = "",
         retry: bool = True,
-    ) -> urllib3.BaseHTTPResponse:
+    ) -> Answer:
         """One answer, with whatever authorization the registry asks for; others than 200 and 206 are raised."""
         registry = reference.registry
         scope = f"repository:{reference.repository}:pull"
@@ -239,8 +242,8 @@ class Client:
             ours = urlsplit(answer.url or url).netloc == urlsplit(url).netloc
             if answer.status != 401 or not ours or refreshed:
                 break
-            challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""))
-            answer.drain_conn()
+            challenges = parse_challenges(answer.headers.get("www-authenticate", ""))
+            answer.drain()
             refreshed = grant is None or self._was_token(grant)
             grant = self._answer(challenges, registry, scope, refresh=grant is not None)
             self._grants[registry, scope] = grant
@@ -287,7 +290,10 @@ class Client:
     def _fetch_token(
         self, method: str, url: str, *, fields: Mapping[str, str], headers: Mapping[str, str], plain_ok: bool
     ) -> tuple[int, bytes]:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:  # half an IPv6 address
+            raise AuthenticationError("token server refused: its realm is no URL") from error
         if not plain_ok and is_internal(parts.hostname or ""):
             raise AuthenticationError(
                 f"token server refused: {redacted(url)}: a registry elsewhere names an address of this machine or link",
@@ -328,29 +334,48 @@ class Client:
 
 
 def _speaks_tls(registry: str) -> bool:
-    """Shake hands, nothing more: a plain server answers with what is no TLS.
+    """Greet as TLS does, nothing more: who speaks it answers with a record of it, a plain server with what is none.
 
-    The certificate is not looked at here: the real connection does that.
+    Any certificate is passed over: the real connection looks at it. A plain server costs no loading of ``ssl``.
     """
     port = registry.rpartition(":")[2] if ":" in registry.rpartition("]")[2] else "443"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    host = host_of(registry)
+    # As bytes: of a str, the resolver's call would load the codec of names beyond ASCII.
+    address: Any = (host_of(registry).encode("ascii"), int(port))
     try:
-        with (
-            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname=host),
-        ):
-            return True
-    except (ssl.SSLError, ConnectionResetError, TimeoutError):
-        return False
+        with socket.create_connection(address, timeout=CONNECT_TIMEOUT_SECONDS) as plain:
+            plain.sendall(_client_hello())
+            return plain.recv(1) in (_ALERT, _HANDSHAKE)
     except OSError:
         return False  # the real connection says what is wrong
 
 
-def _check_not_encoded(answer: urllib3.BaseHTTPResponse, url: str) -> None:
-    encoding = answer.headers.get("Content-Encoding", "identity")
+def _client_hello() -> bytes:
+    """A greeting that every server of TLS 1.2 or 1.3 understands (RFC 8446, section 4.1.2)."""
+    # For randomness, of which a handshake that goes no further needs none: the end of a head, which makes a plain
+    # server answer at once.
+    random = b"\r\n\r\n".ljust(32, b"-")
+    ciphers = bytes.fromhex("1301 1302 1303 c02b c02f c02c c030 cca9 cca8 009c 009d")
+    extensions = bytes.fromhex(
+        "000a 0006 0004 001d 0017"  # groups: x25519, P-256
+        "000d 000a 0008 0403 0804 0805 0401"  # signatures: ECDSA, RSA-PSS, RSA
+        "002b 0005 04 0304 0303"  # versions: 1.3, 1.2
+        "0033 0002 0000"  # no key yet: the server asks for one
+    )
+    body = b"\x03\x03" + random + b"\0" + _sized(ciphers, 2) + b"\1\0" + _sized(extensions, 2)
+    return _HANDSHAKE + b"\x03\x01" + _sized(b"\1" + _sized(body, 3), 2)
+
+
+def _sized(content: bytes, digits: int) -> bytes:
+    return len(content).to_bytes(digits, "big") + content
+
+
+def _digest_of(content: bytes, algorithm: str = "sha256") -> Digest:
+    """As ``Digest.of``; for the usual algorithm without ``hashlib``, which loads OpenSSL: 3 ms."""
+    return Digest(digest_bytes(content)) if algorithm == "sha256" else Digest.of(content, algorithm)
+
+
+def _check_not_encoded(answer: Answer, url: str) -> None:
+    encoding = answer.headers.get("content-encoding", "identity")
     if encoding not in ("", "identity"):
         raise RegistryError(f"encoded blob: {url}: Content-Encoding: {encoding[:40]}", method="GET", url=url)
 
@@ -358,7 +383,7 @@ def _check_not_encoded(answer: urllib3.BaseHTTPResponse, url: str) -> None:
 def _check_manifest_digest(reference: Reference, announced: str | None, body: bytes) -> None:
     """What was asked for by digest must hash to it; what the registry announces must be true as well."""
     if reference.digest is not None:
-        reference.digest.check(body, subject=f"manifest {reference}")
+        reference.digest.match(_digest_of(body, reference.digest.algorithm), subject=f"manifest {reference}")
     elif announced is not None:
         try:
             digest = Digest.parse(announced, field="Docker-Content-Digest")
@@ -366,37 +391,29 @@ def _check_manifest_digest(reference: Reference, announced: str | None, body: by
             raise IntegrityError(
                 f"wrong digest header: manifest {reference}: {announced[:80]!r}", subject=str(reference)
             ) from error
-        digest.check(body, subject=f"manifest {reference}")
+        digest.match(_digest_of(body, digest.algorithm), subject=f"manifest {reference}")
 
 
-def _read_limited(answer: urllib3.BaseHTTPResponse, most: int, what: str) -> bytes:
+def _read_limited(answer: Answer, most: int, what: str) -> bytes:
     """A body of at most ``most`` bytes; a larger one is refused unread where its length is announced."""
-    announced = answer.headers.get("Content-Length", "")
+    announced = answer.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > most:
         raise InvalidError(
             f"too large: {what}: {announced} bytes: expected at most {most}", field=what, value=announced
         )
     try:
         body = answer.read(most + 1)
-    except Exception as error:
-        from urllib3.exceptions import HTTPError
-
-        if not isinstance(error, HTTPError | OSError):
-            raise
+    except (ProtocolError, OSError) as error:
         raise UnavailableError(f"connection broke: {what}: {type(error).__name__}") from error
     if len(body) > most:
         raise InvalidError(f"too large: {what}: expected at most {most} bytes", field=what, value=len(body))
-    if announced.isdigit() and len(body) != int(announced):
-        raise UnavailableError(f"connection broke: {what}: {len(body)} of {announced} bytes")
     return body
 
 
-def _raise_status(
-    answer: urllib3.BaseHTTPResponse, method: str, reference: Reference, kind: str, subject: str
-) -> NoReturn:
+def _raise_status(answer: Answer, method: str, reference: Reference, kind: str, subject: str) -> NoReturn:
     url = redacted(answer.url or "")
     status = answer.status
-    retry_after = retry_after_seconds(answer.headers.get("Retry-After"))
+    retry_after = retry_after_seconds(answer.headers.get("retry-after"))
     codes, message = _read_errors(answer)
     said = f": {message}" if message else ""
     shared: dict[str, Any] = {"method": method, "url": url, "status": status, "codes": codes}
@@ -426,7 +443,7 @@ def _raise_status(
     raise RegistryError(f"unexpected answer: {host}: {kind} {subject}: status {status}{said}", **shared)
 
 
-def _read_errors(answer: urllib3.BaseHTTPResponse) -> tuple[tuple[str, ...], str]:
+def _read_errors(answer: Answer) -> tuple[tuple[str, ...], str]:
     """The codes and the first message of a registry's error body; an HTML page says nothing."""
     try:
         body = answer.read(ERROR_BODY_MAX_BYTES)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from pyctrd.errors import AuthenticationError, InvalidError
+from pyctrd.oci.value import dataclass
 
 HELPER_TIMEOUT_SECONDS = 30.0
 CONFIG_MAX_BYTES = 1024 * 1024
 # docker.io's credentials stand under this key in Docker's file.
 _DOCKER_KEY = "https://index.docker.io/v1/"
-_HELPER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_HELPER_NAME = r"[A-Za-z0-9_.-]+"
 # What helpers give as the user's name when the secret is an identity token.
 _TOKEN_USER = "<token>"  # noqa: S105 - the protocol's marker, no secret
 
@@ -34,6 +33,8 @@ class Credentials:
 
     def basic(self) -> str:
         """The value of an Authorization header."""
+        import base64
+
         pair = f"{self.user}:{self.password}".encode()
         return "Basic " + base64.b64encode(pair).decode("ascii")
 
@@ -124,6 +125,9 @@ def _from_entry(entry: dict[str, Any], path: Path, key: str) -> Credentials | No
         return Credentials(_TOKEN_USER, identity_token=token)
     auth = entry.get("auth")
     if isinstance(auth, str) and auth:
+        import base64
+        import binascii
+
         try:
             user, colon, password = base64.b64decode(auth, validate=True).decode().rstrip("\0").partition(":")
         except (binascii.Error, UnicodeDecodeError):
@@ -142,7 +146,7 @@ def _from_entry(entry: dict[str, Any], path: Path, key: str) -> Credentials | No
 
 def _ask_helper(name: str, server: str) -> Credentials | None:
     """Run ``docker-credential-NAME get``; None where it knows nothing of the server."""
-    if _HELPER_NAME.fullmatch(name) is None:
+    if re.fullmatch(_HELPER_NAME, name) is None:
         raise InvalidError(f"invalid credential helper: {name!r}", field="credHelpers", value=name)
     import subprocess
 

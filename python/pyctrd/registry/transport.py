@@ -1,37 +1,25 @@
-"""Requests over urllib3: pools, redirects, retries, and errors that name what failed."""
+"""Requests: redirects, retries, proxies, and errors that name what failed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import random
-import ssl
 import threading
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from urllib.parse import urlencode, urljoin, urlsplit
-
-import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    LocationParseError,
-    MaxRetryError,
-    NameResolutionError,
-    NewConnectionError,
-    ProxyError,
-    ReadTimeoutError,
-    SSLError,
-)
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
 from pyctrd import __version__
-from pyctrd.errors import InvalidError, RegistryError, UnavailableError, UnreachableError
+from pyctrd.errors import RegistryError, UnavailableError, UnreachableError
+from pyctrd.registry.pool import PORTS, PROXY_HINT, Fault, Pool, Proxy, Route
 
-CONNECT_TIMEOUT_SECONDS = 15.0
-# The longest silence of a server that still is at work; distribution's own default is a minute.
-READ_TIMEOUT_SECONDS = 60.0
-POOL_CONNECTIONS = 16
+if TYPE_CHECKING:
+    import ssl
+
+    from pyctrd.registry.connection import Answer
+
 REDIRECTS_MAX = 10  # as Go's client, which the registries are tried with
 ATTEMPTS_MAX = 5
 BACKOFF_SECONDS = 0.25
@@ -41,6 +29,9 @@ RETRY_AFTER_MAX_CHARS = 12
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SECRET_HEADERS = frozenset({"authorization", "cookie"})
+# Of a path and a query, what may stand as it is (RFC 3986, section 3.4), and what was encoded by others.
+_TARGET_SAFE = "/?:@!$&'()*+,;=-._~%"
+_HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._:%")
 
 
 class Transport:
@@ -53,7 +44,8 @@ class Transport:
     def __init__(self, *, ca: Path | None = None) -> None:
         self._ca = ca
         self._lock = threading.Lock()
-        self._pools: dict[tuple[bool, str | None], urllib3.PoolManager] = {}
+        self._trust: ssl.SSLContext | None = None
+        self._pool = Pool(self._context)
 
     def request(
         self,
@@ -63,7 +55,7 @@ class Transport:
         headers: Mapping[str, str],
         plain_hosts: Collection[str] = (),
         retry: bool = True,
-    ) -> urllib3.BaseHTTPResponse:
+    ) -> Answer:
         """One answer, its body unread; redirects are followed and passing faults retried.
 
         Args:
@@ -91,14 +83,14 @@ class Transport:
                 continue
             if not retry or answer.status not in _RETRIED_STATUSES or attempt == ATTEMPTS_MAX:
                 return answer
-            pause = retry_after_seconds(answer.headers.get("Retry-After")) or backoff_seconds(attempt)
+            pause = retry_after_seconds(answer.headers.get("retry-after")) or backoff_seconds(attempt)
             if pause > RETRY_AFTER_MAX_SECONDS:
                 return answer  # the caller decides whether to wait so long
             answer.close()
             time.sleep(pause)
             attempt += 1
 
-    def post(self, url: str, fields: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+    def post(self, url: str, fields: Mapping[str, str]) -> Answer:
         """One form, sent once, no redirect followed.
 
         Raises:
@@ -108,24 +100,18 @@ class Transport:
         return self._send("POST", url, headers, body=urlencode(fields).encode())
 
     def close(self) -> None:
-        """Close every pool; idempotent."""
-        with self._lock:
-            pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            pool.clear()
+        """Close every connection that is idle, and the others when they become it; idempotent."""
+        self._pool.close()
 
-    def _follow(
-        self, method: str, url: str, headers: Mapping[str, str], plain_hosts: Collection[str]
-    ) -> urllib3.BaseHTTPResponse:
+    def _follow(self, method: str, url: str, headers: Mapping[str, str], plain_hosts: Collection[str]) -> Answer:
         sent = {**headers, "User-Agent": user_agent()}
         start = url
         for _ in range(REDIRECTS_MAX + 1):
             answer = self._send(method, url, sent)
-            answer.url = url  # urllib3 knows the path only; who answered decides what a 401 means
-            location = answer.headers.get("Location")
+            location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:
                 return answer
-            answer.drain_conn()
+            answer.drain()
             target = _redirect_target(method, url, location, plain_hosts)
             if _origin(target) != _origin(url):
                 sent = {name: value for name, value in sent.items() if name.lower() not in _SECRET_HEADERS}
@@ -136,53 +122,26 @@ class Transport:
             url=redacted(start),
         )
 
-    def _send(
-        self, method: str, url: str, headers: Mapping[str, str], *, body: bytes | None = None
-    ) -> urllib3.BaseHTTPResponse:
+    def _send(self, method: str, url: str, headers: Mapping[str, str], *, body: bytes = b"") -> Answer:
         try:
-            return self._pool(url).request(
-                method,
-                url,
-                headers=headers,
-                body=body,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS),
-            )
-        except HTTPError as error:
-            raise translate(error, method, url) from error
-
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        """The pool manager for a scheme and a proxy: only TLS pays for loading the trust store."""
-        key = secure, proxy = urlsplit(url).scheme == "https", _proxy_for(url)
-        with self._lock:
-            pool = self._pools.get(key)
-            if pool is None:
-                pool = self._pools[key] = self._make_pool(secure=secure, proxy=proxy)
-            return pool
-
-    def _make_pool(self, *, secure: bool, proxy: str | None) -> urllib3.PoolManager:
-        context = self._context() if secure else None
-        if proxy is not None:
-            return urllib3.ProxyManager(proxy, maxsize=POOL_CONNECTIONS, block=False, ssl_context=context)
-        return urllib3.PoolManager(maxsize=POOL_CONNECTIONS, block=False, ssl_context=context)
+            route, target = _read_url(url)
+        except ValueError as error:
+            raise RegistryError(f"invalid URL: {redacted(url)}", method=method, url=redacted(url)) from error
+        try:
+            answer = self._pool.request(route._replace(proxy=_proxy_for(route)), method, target, headers, body)
+        except Fault as fault:
+            raise fault.kind(fault.message, method=method, url=redacted(url), hint=fault.hint) from fault
+        answer.url = url  # who answered decides what a 401 means
+        return answer
 
     def _context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self._ca is not None:
-            try:
-                context.load_verify_locations(self._ca)
-            except ssl.SSLError as error:
-                raise InvalidError(
-                    f"invalid certificates: {self._ca}: no PEM certificates", field="ca", value=str(self._ca)
-                ) from error
-            except OSError as error:
-                error.filename = str(self._ca)  # ssl does not say which file
-                raise
-        return context
+        """What TLS trusts, loaded once, by who needs it."""
+        with self._lock:
+            if self._trust is None:
+                from pyctrd.registry.tls import make_context
+
+                self._trust = make_context(self._ca)
+            return self._trust
 
 
 def user_agent() -> str:
@@ -200,6 +159,8 @@ def redacted(url: str) -> str:
 
 def backoff_seconds(attempt: int) -> float:
     """A pause that doubles, with jitter so that a thousand nodes do not come back at once."""
+    import random
+
     return min(BACKOFF_MAX_SECONDS, BACKOFF_SECONDS * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
 
 
@@ -207,51 +168,6 @@ def retry_after_seconds(value: str | None) -> float | None:
     """What ``Retry-After`` asks for, in seconds; a date or nonsense counts as not said."""
     text = (value or "").strip()
     return float(text) if text.isascii() and text.isdigit() and len(text) <= RETRY_AFTER_MAX_CHARS else None
-
-
-def translate(error: HTTPError, method: str, url: str) -> RegistryError:
-    """urllib3's error as ours: one line that names the host and the cause."""
-    cause: BaseException = error
-    if isinstance(error, MaxRetryError) and error.reason is not None:
-        cause = error.reason
-    host = urlsplit(url).netloc.rpartition("@")[2]
-    kind: type[RegistryError] = UnavailableError
-    hint = ""
-    if isinstance(cause, ProxyError):
-        message, hint = f"proxy failed: {host}: {_reason(cause)}", "look at HTTPS_PROXY and NO_PROXY"
-    elif isinstance(cause, NameResolutionError):
-        kind, message = UnreachableError, f"unknown host: {host}"
-        hint = "look at the registry's name and at the resolver"
-    elif isinstance(cause, SSLError):
-        kind, message = RegistryError, f"TLS failed: {host}: {_reason(cause)}"
-        hint = "give the registry's certificate authority with --ca, or name a host without TLS with --plain-http"
-    elif isinstance(cause, NewConnectionError):
-        kind, message, hint = (
-            UnreachableError,
-            f"no connection: {host}: {_reason(cause)}",
-            "is the registry running there?",
-        )
-    elif isinstance(cause, ConnectTimeoutError):
-        message = f"no connection: {host}: none in {CONNECT_TIMEOUT_SECONDS:.0f} seconds"
-    elif isinstance(cause, ReadTimeoutError):
-        message = f"no answer: {host}: nothing in {READ_TIMEOUT_SECONDS:.0f} seconds"
-    elif isinstance(cause, LocationParseError):
-        kind, message = RegistryError, f"invalid URL: {redacted(url)}"
-    else:
-        message = f"connection broke: {host}: {_reason(cause)}"
-    return kind(message, method=method, url=redacted(url), hint=hint)
-
-
-def _reason(error: BaseException) -> str:
-    """The last cause's own words, without object addresses."""
-    root = error
-    while root.__cause__ is not None or root.__context__ is not None:
-        root = root.__cause__ or root.__context__ or root
-    if isinstance(root, ssl.SSLCertVerificationError):
-        return root.verify_message
-    if isinstance(root, OSError) and root.strerror:
-        return root.strerror.lower()
-    return str(root.args[-1]) if root.args else type(root).__name__
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
@@ -266,6 +182,8 @@ def _redirect_target(method: str, url: str, location: str, plain_hosts: Collecti
     Raises:
         RegistryError: It leads elsewhere, or ``location`` is no URL.
     """
+    with contextlib.suppress(UnicodeError):
+        location = location.encode("latin-1").decode()  # what is not ASCII is UTF-8, where it is that
     try:
         target = urljoin(url, location)
         parts, origin = urlsplit(target), _origin(target)
@@ -286,14 +204,62 @@ def _redirect_target(method: str, url: str, location: str, plain_hosts: Collecti
     )
 
 
-def _proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for a URL, None where there is none."""
+def _read_url(url: str) -> tuple[Route, str]:
+    """Where a URL leads, and what is asked for there; user, password and fragment stay here.
+
+    Raises:
+        ValueError: It leads nowhere.
+    """
+    parts = urlsplit(url)
+    host = _ascii_host(parts.hostname)
+    if parts.scheme not in PORTS or any(c < " " or c == "\x7f" for c in url):
+        raise ValueError(url)
+    port = PORTS[parts.scheme] if parts.port is None else parts.port
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Route(parts.scheme, host, port), quote(target, safe=_TARGET_SAFE)
+
+
+def _proxy_for(route: Route) -> Proxy | None:
+    """The proxy that the environment names for a place, None where there is none.
+
+    Raises:
+        Fault: It names what is no HTTP proxy.
+    """
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
     from urllib.request import getproxies, proxy_bypass
 
-    parts = urlsplit(url)
     with contextlib.suppress(OSError):
-        if proxy_bypass(parts.hostname or ""):
+        if proxy_bypass(route.host):
             return None
-    return getproxies().get(parts.scheme)
+    named = getproxies().get(route.scheme)
+    return None if named is None else _read_proxy(named, route.authority)
+
+
+def _read_proxy(named: str, host: str) -> Proxy:
+    try:
+        parts = urlsplit(named if "://" in named else f"http://{named}")
+        name, port = _ascii_host(parts.hostname), parts.port or PORTS[parts.scheme]
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
+    except (ValueError, KeyError) as error:  # a scheme that we do not speak is a KeyError
+        what = f"proxy failed: {host}: the environment names what is no HTTP proxy"
+        raise Fault(UnavailableError, what, PROXY_HINT) from error
+    if not pair:
+        return Proxy(parts.scheme, name, port, "")
+    from base64 import b64encode
+
+    return Proxy(parts.scheme, name, port, f"Basic {b64encode(pair.encode()).decode('ascii')}")
+
+
+def _ascii_host(host: str | None) -> str:
+    """The host as it goes on the wire.
+
+    Raises:
+        ValueError: There is none, or it has characters that no host has.
+    """
+    found = (host or "").replace("%25", "%")
+    if not found.isascii():
+        found = found.encode("idna").decode("ascii")
+    if not found or not _HOST_CHARACTERS.issuperset(found):
+        raise ValueError(host)
+    return found

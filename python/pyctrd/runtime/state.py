@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from pyctrd.errors import InvalidError
+from pyctrd.runtime.boot import BOOT_ID
 
 EXIT_RECORD = "exit.json"
 RUNNING_RECORD = "shim.json"
 LOCK = "lock"
 RECORD_MAX_BYTES = 64 << 10
 UNKNOWN_EXIT_CODE = 255
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 # struct flock of every 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,8 @@ from pyctrd import _core
 from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, naming
 from pyctrd.snapshots.protocol import Change, LayerRef, SnapshotKind
 
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
+KEY_MAX_CHARS = 128
+_KEY = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
 _RECORD = "snapshot.json"
 _TRIAL = "trial-"
 PRIVATE_MODE = 0o700
@@ -41,7 +41,7 @@ class SnapshotStore:
         Raises:
             InvalidError: The key is no plain name.
         """
-        if not _KEY.fullmatch(key):
+        if not 0 < len(key) <= KEY_MAX_CHARS or key[0] == "-" or not _KEY.issuperset(key):
             raise InvalidError(
                 f"invalid snapshot key: {key!r}: expected letters, digits and dashes", field="key", value=key
             )

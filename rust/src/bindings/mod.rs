@@ -7,6 +7,7 @@ mod cas;
 mod diff;
 mod digest;
 mod errors;
+mod http;
 mod layer;
 mod mount;
 mod pipeline;
@@ -26,6 +27,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cas::register(module)?;
     diff::register(module)?;
     digest::register(module)?;
+    http::register(module)?;
     layer::register(module)?;
     mount::register(module)?;
     pipeline::register(module)?;

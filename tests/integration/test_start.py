@@ -1,0 +1,69 @@
+"""What a small pull loads: nearly all of its time is Python's imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.images import Images
+from tests.integration.conftest import command
+
+pytestmark = pytest.mark.root
+
+# A few more than there are; who needs more says here what for.
+MODULES_MAX = 185
+# What TLS, failures, challenges, help and other commands need.
+UNWANTED = {
+    "difflib",
+    "email",
+    "gettext",
+    "hashlib",
+    "http.client",
+    "inspect",
+    "ipaddress",
+    "logging",
+    "platform",
+    "pyctrd.containers",
+    "pyctrd.flows.collect",
+    "pyctrd.runtime.state",
+    "random",
+    "rich",
+    "ssl",
+    "subprocess",
+    "urllib.request",
+}
+
+
+def test_a_pull_loads_what_it_needs_and_no_more(images: Images) -> None:
+    words = command("pull", images.busybox.reference)
+    for _ in range(2):  # the second has nothing to do
+        done = subprocess.run(
+            [words[0], "-X", "importtime", *words[1:]], capture_output=True, text=True, check=True, timeout=120
+        )
+        assert done.stdout.strip() == images.busybox.built.digest
+        loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+        assert "pyctrd.registry.connection" in loaded  # it lists what was loaded
+        assert loaded & UNWANTED == set()
+        assert len(loaded) <= MODULES_MAX
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import inspect; print(inspect.cleandoc('  a\\tb'))", "a b"),
+        ("import inspect; print(inspect.cleandoc('a\\n  b\\n    c').split())", "['a', 'b', 'c']"),
+        ("from inspect import signature; print(signature(lambda a: 0))", "(a)"),
+        ("import gettext; print(gettext.gettext('x'), gettext.find('x'))", "x None"),
+        ("import gettext; print(gettext.ngettext('one', 'many', 1), gettext.ngettext('one', 'many', 0))", "one many"),
+        ("import ipaddress; print(ipaddress.ip_address('::1').is_loopback)", "True"),
+        ("import platform, uuid; print(platform.system(), bool(platform.machine()))", "Linux True"),
+        ("import urllib.parse; print(urllib.parse.urlsplit('http://[::1]:5/x').hostname)", "::1"),
+        ("import inspect; print(hasattr(inspect, '__path__'), hasattr(inspect, 'nothing'))", "False False"),
+    ],
+)
+def test_a_module_that_waits_is_there_when_it_is_asked(code: str, told: str) -> None:
+    script = f"from pyctrd.cli.main import _defer_modules\n_defer_modules()\n{code}"
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert " ".join(done.stdout.split()) == told
