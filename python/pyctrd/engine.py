@@ -217,8 +217,12 @@ class Engine:
         return self._rooms.stages.read()
 
     def close(self) -> None:
-        """Close connections and the database, and end leases that do not expire; idempotent. Containers go on."""
+        """Stop pulls of many, close connections and the database, end leases that do not expire; idempotent.
+
+        Containers go on.
+        """
         try:
+            self.images.close()
             self.leases.close()
         finally:
             self._rooms.close()

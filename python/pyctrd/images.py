@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -13,6 +13,7 @@ from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
     from pyctrd.flows.files import ImageFiles
+    from pyctrd.flows.many import ManyPulls
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
 
@@ -207,6 +208,7 @@ class Images:
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
+        self._many: list[ManyPulls] = []
 
     def pull(
         self,
@@ -243,6 +245,70 @@ class Images:
         wanted = Platform.parse(platform) if platform else Platform.host()
         record = pull(self._rooms, Reference.parse(reference), platform=wanted, unpack=unpack, progress=progress)
         return Image(self._rooms, record)
+
+    def pull_many(
+        self,
+        references: Iterable[str],
+        *,
+        concurrency: int | None = None,
+        per_host: int | None = None,
+        platform: str | None = None,
+        unpack: bool = True,
+        progress: pyctrd.ProgressCallback | None = None,
+    ) -> pyctrd.PullMany:
+        """Pull images, several at once, and give each as it comes in; one image's error is no other's.
+
+        ::
+
+            with engine.images.pull_many(references) as results:
+                for result in results:
+                    print(result.reference, result.error or result.image.digest)
+
+        Each image is pulled as ``pull`` does it. All share the process's workers and the engine's connections, of which
+        no registry's host has more than of one pull; what two images have in common is downloaded once. Hosts take
+        turns: of those with something to do, the one with the fewest images under way is next. Neither threads nor
+        memory grow with the number of references, but for their names: a reference that comes again, however it is
+        written, is pulled once and gives one result.
+
+        Args:
+            references: As ``pull`` takes them. Read in the thread that iterates, when there is room: about
+                ``concurrency`` of them ahead, and up to 1,000 past those of hosts that have all that they may have.
+            concurrency: Images under way at once, 1 to 80; 8 by default.
+            per_host: How many of them of one registry's host; three quarters of ``concurrency`` by default, so that
+                one host that is slow never has them all.
+            platform: As for ``pull``.
+            unpack: As for ``pull``.
+            progress: As for ``pull``, and for each image by itself: ``PullProgress.reference`` says which. Called in
+                the thread that iterates, while it waits for a result.
+
+        Returns:
+            An iterator over ``PullResult``, in the order in which the pulls end, and a context manager. A reference
+            that is none is a result with an ``InvalidError``.
+
+        Raises:
+            InvalidError: ``concurrency`` or ``per_host`` is not 1 to 80, or ``platform`` is none.
+        """
+        from pyctrd.flows.many import DEFAULT_IMAGES, ManyPulls
+        from pyctrd.oci.platform import Platform
+        from pyctrd.pulls import PullMany
+
+        pulls = ManyPulls(
+            self._rooms,
+            references,
+            platform=Platform.parse(platform) if platform else Platform.host(),
+            unpack=unpack,
+            images=DEFAULT_IMAGES if concurrency is None else concurrency,
+            per_host=per_host,
+        )
+        self._many = [*(known for known in self._many if not known.is_over), pulls]
+        rooms = self._rooms
+        return PullMany(pulls, lambda record: Image(rooms, record), progress)
+
+    def close(self) -> None:
+        """Stop what ``pull_many`` has under way, and wait for it; idempotent. The engine does it at its end."""
+        many, self._many = self._many, []
+        for pulls in many:
+            pulls.close()
 
     def load(
         self,

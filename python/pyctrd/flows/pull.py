@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd.errors import QuotaError, UnsafeArchiveError
 from pyctrd.flows.collect import collect
-from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
+from pyctrd.flows.fetch import MAX_CLAIMED, Body, Fetch, FileBody, Want
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
 from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved, resolve
@@ -19,6 +19,8 @@ from pyctrd.metadata.images import ImageRecord
 from pyctrd.snapshots.protocol import LayerRef
 
 if TYPE_CHECKING:
+    from threading import Semaphore
+
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
@@ -57,6 +59,29 @@ def pull(
         distribution-spec v1.1, "Pulling manifests", "Pulling blobs"; image-spec v1.1.
     """
     resolved = resolve(rooms, reference, platform=platform)
+    return bring(rooms, resolved, unpack=unpack, progress=progress)
+
+
+def bring(
+    rooms: Rooms,
+    resolved: Resolved,
+    *,
+    unpack: bool,
+    progress: ProgressCallback | None,
+    bodies: Semaphore | None = None,
+    claims: int = MAX_CLAIMED,
+) -> ImageRecord:
+    """All of a pull behind its documents; see ``pull``.
+
+    Args:
+        rooms: The engine's rooms.
+        resolved: What a registry said that the image is.
+        unpack: As for ``pull``.
+        progress: As for ``pull``; what it raises gives the pull up.
+        bodies: Taken while a layer's bytes come; None where this pull alone decides how many do at once.
+        claims: Blobs that may have locks and files open at once.
+    """
+    reference = resolved.reference
     if unpack:
         resolved.manifest.check_is_image(str(reference))
     wants = wants_of(rooms, resolved, RegistryOrigin(rooms, reference), unpack=unpack)
@@ -65,10 +90,12 @@ def pull(
         fetch = Fetch(
             rooms,
             is_present=partial(is_present, rooms),
-            record=partial(record_content, rooms, resolved.reference.repository_name),
+            record=partial(record_content, rooms, reference.repository_name),
             share=partial(share, rooms, reference),
-            watch=watcher(str(resolved.reference), wants, progress),
+            watch=watcher(str(reference), wants, progress),
             watch_seconds=PROGRESS_INTERVAL_SECONDS,
+            bodies=bodies,
+            claims=claims,
         )
         fetch.run(wants)
         if unpack and resolved.config is not None:
