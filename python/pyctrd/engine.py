@@ -38,6 +38,9 @@ class Engine:
         content_digests: Record the BLAKE3 of each file's content when a layer is unpacked, for
             ``FileEntry.content_digest``; ``$PYCTRD_CONTENT_DIGESTS``, else not: it costs time. A layer that is there is
             not unpacked again: one without digests stays without until nothing needs it and it is removed.
+        keep_blobs: Store the blob of a layer beside what it is unpacked to; ``$PYCTRD_KEEP_BLOBS``, else so. Without,
+            it is verified and never written: less disk, but nothing is there to unpack it from once more. What is not
+            unpacked is always stored.
 
     Raises:
         InvalidError: An option has a value that is not allowed.
@@ -59,6 +62,7 @@ class Engine:
         credentials: Mapping[str, tuple[str, str]] | None = None,
         limits: pyctrd.Limits | None = None,
         content_digests: bool | None = None,
+        keep_blobs: bool | None = None,
     ) -> None:
         self._rooms = Rooms(
             read_settings(
@@ -74,6 +78,7 @@ class Engine:
                 credentials=credentials,
                 limits=limits,
                 content_digests=content_digests,
+                keep_blobs=keep_blobs,
             )
         )
         self.images = Images(self._rooms)

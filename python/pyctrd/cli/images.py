@@ -38,6 +38,12 @@ digests_option = click.option(
     help="Record the BLAKE3 of each file's content, for ls --json [PYCTRD_CONTENT_DIGESTS].",
 )
 unpack_option = click.option("--no-unpack", is_flag=True, help="Store the blobs only.")
+keep_option = click.option(
+    "--no-keep-blobs",
+    is_flag=True,
+    default=None,
+    help="Store no blob of a layer that is unpacked [PYCTRD_KEEP_BLOBS=0].",
+)
 
 
 def registry_options(function: Any) -> Any:
@@ -67,6 +73,7 @@ def registry_options(function: Any) -> Any:
 @limit_option
 @digests_option
 @unpack_option
+@keep_option
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
 @click.option("--stages", is_flag=True, help="Add the busy, starved and blocked time of each stage (with --json).")
 @json_option
@@ -81,6 +88,7 @@ def pull_command(
     limits: Limits | None,
     content_digests: bool | None,
     no_unpack: bool,
+    no_keep_blobs: bool | None,
     quiet: bool,
     stages: bool,
     as_json: bool,
@@ -93,14 +101,21 @@ def pull_command(
     as_json |= options.json
     if stages and len(references) > 1:
         raise click.UsageError("--stages takes one reference")
+    if no_keep_blobs and no_unpack:
+        raise click.UsageError("--no-unpack and --no-keep-blobs: nothing would be kept")
+    wanted: dict[str, Any] = {
+        "platform": platform,
+        "unpack": not no_unpack,
+        "keep_blobs": False if no_keep_blobs else None,
+    }
     with (
         options.engine(ca=ca, plain_http=plain_http, limits=limits, content_digests=content_digests) as engine,
         show_progress(quiet=quiet or as_json) as progress,
     ):
         if len(references) > 1:
-            results = engine.images.pull_many(references, platform=platform, unpack=not no_unpack, progress=progress)
+            results = engine.images.pull_many(references, **wanted, progress=progress)
             return _print_results(results, references, as_json=as_json, quiet=quiet)
-        image = engine.images.pull(references[0], platform=platform, unpack=not no_unpack, progress=progress)
+        image = engine.images.pull(references[0], **wanted, progress=progress)
         document = describe_image(image) | ({"stages": engine.stages()} if stages else {}) if as_json else None
     if document is not None:
         print_json(document)

@@ -72,6 +72,7 @@ class Want:
         opens: Makes a body that starts at or before a byte offset.
         diff_id: For a layer, the digest of its tar.
         unpack: Whether the layer is to be unpacked.
+        keep: Whether the blob is stored; if not, what it is unpacked to is all that is left of it.
         form: As what; None as the engine's snapshotter wants it.
         shareable: Its bytes are at its source only, and so worth a look at what the store has for others.
         resumable: They come from afar: what came of them is kept when the rest does not come.
@@ -83,6 +84,7 @@ class Want:
     opens: Callable[[int], Body]
     diff_id: str | None = None
     unpack: bool = False
+    keep: bool = True
     form: LayerForm | None = None
     shareable: bool = False
     resumable: bool = False
@@ -263,8 +265,7 @@ class Fetch:
             _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
             with self._rooms.database.write() as tx:
                 # Looked at again in the transaction that keeps it, or it could go in between.
-                given = [str(want.descriptor.digest) for want in wants if want.given != "nothing"]
-                if not all(tx.content.is_recorded(digest) for digest in given):
+                if not all(_is_there(tx, want) for want in wants if want.given != "nothing"):
                     raise _GoneError
                 self._admit(tx, wants)  # the quota may have been lowered
                 self._record(tx, wants)
@@ -272,6 +273,11 @@ class Fetch:
                     tx.ingests.delete(ingest_id)
         for ingest in ingests:
             ingest.abort()  # what was kept until now, lest it had to be fetched again
+
+
+def _is_there(tx: Tables, want: Want) -> bool:
+    digest = str(want.descriptor.digest)
+    return tx.content.is_stored(digest) if want.keep else tx.content.is_recorded(digest)
 
 
 class _Carriers:
@@ -411,8 +417,8 @@ class _Carriers:
             unpack=want.unpack,
             form=(want.form or self._rooms.snapshotter.form) if want.unpack else "tree",
             content_digests=self._rooms.settings.content_digests,
-            keep_blob=not want.is_stored,
-            resumable=want.resumable and not want.is_stored,
+            keep_blob=want.keep and not want.is_stored,
+            resumable=want.resumable and want.keep and not want.is_stored,
             limits=self._rooms.settings.limits,
         )
         want.ingest = ingest

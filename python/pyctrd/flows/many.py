@@ -112,6 +112,7 @@ class ManyPulls:
         references: What to pull; read as it is needed.
         platform: Whose manifest is taken from an index.
         unpack: As for ``pull``.
+        keep_blobs: As for ``pull``.
         images: How many images are under way at once.
         per_host: How many of them of one host; None for three quarters of all, so that one host alone, however slow,
             never has them all.
@@ -127,6 +128,7 @@ class ManyPulls:
         *,
         platform: Platform,
         unpack: bool,
+        keep_blobs: bool,
         images: int,
         per_host: int | None,
     ) -> None:
@@ -137,6 +139,7 @@ class ManyPulls:
         self._source: Iterator[str] | None = iter(references)
         self._platform = platform
         self._unpack = unpack
+        self._keep_blobs = keep_blobs
         self._images = images
         self._turns: Turns[tuple[str, Reference]] = Turns(per_host or max(1, images - images // 4))
         self._seen: set[str] = set()
@@ -307,6 +310,7 @@ class ManyPulls:
             self._rooms,
             resolved,
             unpack=self._unpack,
+            keep_blobs=self._keep_blobs,
             progress=lambda told: self._tell(name, told),
             bodies=self._bodies_of(reference.registry),
             claims=CLAIMED_MAX // self._images,
