@@ -18,7 +18,9 @@ from pyctrd import _core, errors
 # DESIGN.md, "Public API", as far as it is delivered.
 PROMISED = {
     "Engine": "images containers content namespaces leases namespace info check events gc df stages close",
-    "Images": "pull load get find list remove unmount",
+    "Images": "pull pull_many load get find list remove unmount close",
+    "PullMany": "progress close",
+    "PullResult": "reference image error get",
     "Image": (
         "name digest manifest_digest platform created_ns manifest config size_bytes read_file open stat lstat walk "
         "diff mount mounted"
@@ -35,7 +37,7 @@ PROMISED = {
 }
 CLASSES = sorted(name for name in pyctrd.__all__ if inspect.isclass(getattr(pyctrd, name)))
 # Users get these from an engine and never make one: their constructors are not part of the promise.
-GIVEN = {"Image", "Images", "Container", "Containers", "Content", "Namespaces", "Lease", "Leases"}
+GIVEN = {"Image", "Images", "PullMany", "Container", "Containers", "Content", "Namespaces", "Lease", "Leases"}
 
 
 def functions(owner: type) -> Iterator[tuple[str, Any]]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.files import FileEntry as FileEntry
     from pyctrd.flows.progress import LayerProgress as LayerProgress
     from pyctrd.flows.progress import ProgressCallback as ProgressCallback
+    from pyctrd.flows.progress import PullManyProgress as PullManyProgress
     from pyctrd.flows.progress import PullProgress as PullProgress
     from pyctrd.flows.space import ContainerSpace as ContainerSpace
     from pyctrd.flows.space import ImageSpace as ImageSpace
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from pyctrd.oci.config import ImageConfig as ImageConfig
     from pyctrd.oci.manifest import Manifest as Manifest
     from pyctrd.oci.reference import Reference as Reference
+    from pyctrd.pulls import PullMany as PullMany
+    from pyctrd.pulls import PullResult as PullResult
     from pyctrd.runtime.idmaps import IdRange as IdRange
     from pyctrd.runtime.logs import LogLine as LogLine
     from pyctrd.runtime.state import ContainerStatus as ContainerStatus
@@ -104,7 +107,10 @@ _LAZY = {
     "NamespaceUsage": "pyctrd.metadata.usage",
     "Namespaces": "pyctrd.namespaces",
     "ProgressCallback": "pyctrd.flows.progress",
+    "PullMany": "pyctrd.pulls",
+    "PullManyProgress": "pyctrd.flows.progress",
     "PullProgress": "pyctrd.flows.progress",
+    "PullResult": "pyctrd.pulls",
     "Reference": "pyctrd.oci.reference",
     "Space": "pyctrd.flows.space",
     "StoreSpace": "pyctrd.flows.space",

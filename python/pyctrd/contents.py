@@ -34,9 +34,9 @@ class Content:
         """The blob as an unbuffered binary file, as it came from the registry.
 
         Raises:
-            NotFoundError: This namespace has no such blob.
+            NotFoundError: This namespace has no such blob, or its bytes are not kept.
         """
-        self.info(digest)
+        self._refuse_not_kept(digest)
         return self._rooms.blobs.open(digest)
 
     def rebuild(self, diff_id: str, dest: str | os.PathLike[str]) -> int:
@@ -62,10 +62,11 @@ class Content:
         return list(self._rooms.database.content.walk(self._rooms.namespace))
 
     def usage(self) -> pyctrd.ContentUsage:
-        """What this namespace is charged for: every blob that it has, whoever has it too, in bytes as stored.
+        """What this namespace is charged for: every blob that it has, whoever has it too, in bytes as it came.
 
-        Unpacked layers and containers' own files are not charged. What is on its way in counts against the quota, when
-        it begins and again when it is recorded.
+        Those whose bytes are not kept are charged as well: they stand for their layers. Unpacked layers and containers'
+        own files are not charged. What is on its way in counts against the quota, when it begins and again when it is
+        recorded.
         """
         usage, namespace = self._rooms.database.usage, self._rooms.namespace
         return pyctrd.ContentUsage(usage.charged(namespace), usage.reserved(namespace), usage.quota(namespace))
@@ -74,8 +75,18 @@ class Content:
         """Hash one blob.
 
         Raises:
-            NotFoundError: This namespace has no such blob.
+            NotFoundError: This namespace has no such blob, or its bytes are not kept.
             IntegrityError: It is damaged.
         """
-        self.info(digest)
+        self._refuse_not_kept(digest)
         self._rooms.blobs.verify(digest)
+
+    def _refuse_not_kept(self, digest: str) -> None:
+        # By this namespace's own record: that the store has the bytes for another must not show.
+        if not self.info(digest).is_stored:
+            raise NotFoundError(
+                f"blob not kept: {digest}: its layer was unpacked, and the blob not stored",
+                kind="blob",
+                name=digest,
+                hint="pull its image again with its blobs; or make the layer's tar by content.rebuild",
+            )

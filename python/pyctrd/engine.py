@@ -37,6 +37,9 @@ class Engine:
         content_digests: Record the BLAKE3 of each file's content when a layer is unpacked, for
             ``FileEntry.content_digest``; ``$PYCTRD_CONTENT_DIGESTS``, else not: it costs time. A layer that is there is
             not unpacked again: one without digests stays without until nothing needs it and it is removed.
+        keep_blobs: Store the blob of a layer beside what it is unpacked to; ``$PYCTRD_KEEP_BLOBS``, else so. Without,
+            it is verified and never written: less disk, but nothing is there to unpack it from once more. What is not
+            unpacked is always stored.
 
     Raises:
         InvalidError: An option has a value that is not allowed.
@@ -58,6 +61,7 @@ class Engine:
         credentials: Mapping[str, tuple[str, str]] | None = None,
         limits: pyctrd.Limits | None = None,
         content_digests: bool | None = None,
+        keep_blobs: bool | None = None,
     ) -> None:
         self._rooms = Rooms(
             read_settings(
@@ -73,6 +77,7 @@ class Engine:
                 credentials=credentials,
                 limits=limits,
                 content_digests=content_digests,
+                keep_blobs=keep_blobs,
             )
         )
         self.images = Images(self._rooms)
@@ -234,8 +239,12 @@ class Engine:
         return self._rooms.stages.read()
 
     def close(self) -> None:
-        """Close connections and the database, and end leases that do not expire; idempotent. Containers go on."""
+        """Stop pulls of many, close connections and the database, end leases that do not expire; idempotent.
+
+        Containers go on.
+        """
         try:
+            self.images.close()
             self.leases.close()
         finally:
             self._rooms.close()

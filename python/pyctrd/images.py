@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -13,6 +13,7 @@ from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
     from pyctrd.flows.files import ImageFiles
+    from pyctrd.flows.many import ManyPulls
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
 
@@ -207,6 +208,7 @@ class Images:
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
+        self._many: list[ManyPulls] = []
 
     def pull(
         self,
@@ -214,6 +216,7 @@ class Images:
         *,
         platform: str | None = None,
         unpack: bool = True,
+        keep_blobs: bool | None = None,
         progress: pyctrd.ProgressCallback | None = None,
     ) -> Image:
         """Bring an image in from a registry, verified, stored and unpacked.
@@ -223,13 +226,16 @@ class Images:
             platform: ``os/architecture[/variant]``; the host's by default.
             unpack: Make each layer's tree while its bytes arrive. An artifact that is no image (a Helm chart, a
                 signature) can only be stored: without.
+            keep_blobs: Store the blobs of layers that are unpacked as well; the engine's setting by default. Without,
+                they are verified and never written. A later pull finds the image there, unless it wants the blobs: it
+                fetches those that are not.
             progress: Called about ten times a second, in this thread, with a ``PullProgress``.
 
         Returns:
             The image; it survives a power cut from here on (see ``durability``).
 
         Raises:
-            InvalidError: The reference, or a document of the image.
+            InvalidError: The reference, or a document of the image; neither blobs nor layers are wanted.
             NotFoundError: No such image, or none for the platform.
             RegistryError: The registry refused or was not reached.
             IntegrityError, UnsafeArchiveError: What arrived is not what was promised.
@@ -241,8 +247,92 @@ class Images:
         from pyctrd.oci.reference import Reference
 
         wanted = Platform.parse(platform) if platform else Platform.host()
-        record = pull(self._rooms, Reference.parse(reference), platform=wanted, unpack=unpack, progress=progress)
+        record = pull(
+            self._rooms,
+            Reference.parse(reference),
+            platform=wanted,
+            unpack=unpack,
+            keep_blobs=self._keeps(keep_blobs, unpack=unpack),
+            progress=progress,
+        )
         return Image(self._rooms, record)
+
+    def pull_many(
+        self,
+        references: Iterable[str],
+        *,
+        concurrency: int | None = None,
+        per_host: int | None = None,
+        platform: str | None = None,
+        unpack: bool = True,
+        keep_blobs: bool | None = None,
+        progress: pyctrd.ProgressCallback | None = None,
+    ) -> pyctrd.PullMany:
+        """Pull images, several at once, and give each as it comes in; one image's error is no other's.
+
+        ::
+
+            with engine.images.pull_many(references) as results:
+                for result in results:
+                    print(result.reference, result.error or result.image.digest)
+
+        Each image is pulled as ``pull`` does it. All share the process's workers and the engine's connections, of which
+        no registry's host has more than of one pull; what two images have in common is downloaded once. Hosts take
+        turns: of those with something to do, the one with the fewest images under way is next. Neither threads nor
+        memory grow with the number of references, but for their names: a reference that comes again, however it is
+        written, is pulled once and gives one result.
+
+        Args:
+            references: As ``pull`` takes them. Read in the thread that iterates, when there is room: about
+                ``concurrency`` of them ahead, and up to 1,000 past those of hosts that have all that they may have.
+            concurrency: Images under way at once, 1 to 80; 8 by default.
+            per_host: How many of them of one registry's host; three quarters of ``concurrency`` by default, so that
+                one host that is slow never has them all.
+            platform: As for ``pull``.
+            unpack: As for ``pull``.
+            keep_blobs: As for ``pull``.
+            progress: As for ``pull``, and for each image by itself: ``PullProgress.reference`` says which. Called in
+                the thread that iterates, while it waits for a result.
+
+        Returns:
+            An iterator over ``PullResult``, in the order in which the pulls end, and a context manager. A reference
+            that is none is a result with an ``InvalidError``.
+
+        Raises:
+            InvalidError: ``concurrency`` or ``per_host`` is not 1 to 80, or ``platform`` is none; neither blobs nor
+                layers are wanted.
+        """
+        from pyctrd.flows.many import DEFAULT_IMAGES, ManyPulls
+        from pyctrd.oci.platform import Platform
+        from pyctrd.pulls import PullMany
+
+        pulls = ManyPulls(
+            self._rooms,
+            references,
+            platform=Platform.parse(platform) if platform else Platform.host(),
+            unpack=unpack,
+            keep_blobs=self._keeps(keep_blobs, unpack=unpack),
+            images=DEFAULT_IMAGES if concurrency is None else concurrency,
+            per_host=per_host,
+        )
+        self._many = [*(known for known in self._many if not known.is_over), pulls]
+        rooms = self._rooms
+        return PullMany(pulls, lambda record: Image(rooms, record), progress)
+
+    def _keeps(self, keep_blobs: bool | None, *, unpack: bool) -> bool:  # noqa: FBT001 - three values
+        if keep_blobs is False and not unpack:
+            raise InvalidError(
+                "invalid keep_blobs: without unpacking, nothing would be kept of a layer",
+                field="keep_blobs",
+                value=keep_blobs,
+            )
+        return self._rooms.settings.keep_blobs if keep_blobs is None else keep_blobs
+
+    def close(self) -> None:
+        """Stop what ``pull_many`` has under way, and wait for it; idempotent. The engine does it at its end."""
+        many, self._many = self._many, []
+        for pulls in many:
+            pulls.close()
 
     def load(
         self,
@@ -266,7 +356,7 @@ class Images:
             name: What to call the image, in place of names that the source has. Without a tag, images keep the tags
                 that the source gives them.
             platform: Which of several platforms of an image; the host's by default.
-            unpack: As for ``pull``.
+            unpack: As for ``pull``; whether blobs are kept of layers that are is the engine's setting.
             progress: As for ``pull``; ``PullProgress.reference`` is the source's name.
 
         Returns:

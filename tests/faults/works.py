@@ -390,6 +390,25 @@ WORKS = [
         _judge_brought(Shop.reference),
     ),
     Work(
+        "pull many",
+        OPENED
+        + "    names = dict(zip(words, ('first', 'second')))\n"
+        + "    with engine.images.pull_many(words, concurrency=1) as results:\n"
+        + "        for result in results:\n            result.get()\n            say(names[result.reference])",
+        lambda shop: [shop.reference("first"), shop.reference("second")],
+        _nothing,
+        _judge_brought(Shop.reference),
+    ),
+    Work(
+        "pull without blobs",
+        OPENED
+        + "    for name, reference in zip(('first', 'second'), words):\n"
+        + "        engine.images.pull(reference, keep_blobs=False)\n        say(name)",
+        lambda shop: [shop.reference("first"), shop.reference("second")],
+        _nothing,
+        _judge_brought(Shop.reference),
+    ),
+    Work(
         "load",
         OPENED
         + "    for name, layout in zip(('first', 'second'), words):\n"

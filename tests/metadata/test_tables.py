@@ -354,3 +354,23 @@ def test_text_that_is_not_utf_8_is_refused_by_name(database: Database, use: Call
     with pytest.raises(InvalidError, match=r"\\udcff.*expected UTF-8"), database.write() as tx:
         use(tx)
     assert database.containers.list("mine") == []
+
+
+def test_a_blob_is_stored_while_one_record_says_so_and_no_record_takes_it_back(database: Database) -> None:
+    content = database.content
+
+    def add(namespace: str, *, is_stored: bool) -> None:
+        with database.write() as tx:
+            tx.content.add(namespace, digest(1), size=1, media_type="", source="", is_stored=is_stored)
+
+    add("mine", is_stored=False)
+    assert (content.is_recorded(digest(1)), content.is_stored(digest(1))) == (True, False)
+    assert database.reachability.unrecorded("content", [digest(1)]) == {digest(1)}
+    add("theirs", is_stored=True)
+    add("theirs", is_stored=False)
+    found = {record.namespace: record.is_stored for record in content.holders(digest(1))}
+    assert found == {"mine": False, "theirs": True}
+    assert database.reachability.unrecorded("content", [digest(1)]) == set()
+    with database.write() as tx:
+        tx.content.delete("theirs", digest(1))
+    assert (content.is_recorded(digest(1)), content.is_stored(digest(1))) == (True, False)

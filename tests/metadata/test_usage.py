@@ -43,6 +43,17 @@ def test_a_blob_of_two_is_charged_to_both_and_exclusive_to_none(database: Databa
     assert (usage.charged("theirs"), usage.exclusive("theirs")) == (7, 0)
 
 
+def test_what_is_not_stored_is_charged_and_frees_nothing(database: Database) -> None:
+    with database.write() as tx:
+        tx.content.add("mine", digest(1), size=5, media_type="", source="", is_stored=False)
+        tx.content.add("mine", digest(2), size=7, media_type="", source="")
+        tx.content.add("theirs", digest(2), size=7, media_type="", source="", is_stored=False)
+    usage = database.usage
+    assert (usage.charged("mine"), usage.exclusive("mine")) == (12, 7)
+    assert (usage.charged("theirs"), usage.exclusive("theirs")) == (7, 0)
+    assert usage.stored()[:2] == (1, 7)
+
+
 def test_reserved_is_what_is_not_there_yet_and_each_blob_once(database: Database) -> None:
     with database.write() as tx:
         add(tx, "mine", 1, 5)

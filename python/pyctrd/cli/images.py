@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyctrd.cli.group import Globals, json_option, pass_globals
-from pyctrd.cli.output import age_text, print_json, print_json_lines, print_table, size_text
+from pyctrd.cli.output import (
+    EXIT_FAILED,
+    age_text,
+    describe,
+    hint_for,
+    print_error,
+    print_json,
+    print_json_lines,
+    print_table,
+    size_text,
+)
 from pyctrd.cli.progress import show_progress
 from pyctrd.cli.sizes import limit_option
 
 if TYPE_CHECKING:
-    from pyctrd import IdRange, Limits
+    from pyctrd import IdRange, Limits, PullMany
     from pyctrd.images import Image
 
 SHORT_DIGITS = 12
@@ -28,6 +38,12 @@ digests_option = click.option(
     help="Record the BLAKE3 of each file's content, for ls --json [PYCTRD_CONTENT_DIGESTS].",
 )
 unpack_option = click.option("--no-unpack", is_flag=True, help="Store the blobs only.")
+keep_option = click.option(
+    "--no-keep-blobs",
+    is_flag=True,
+    default=None,
+    help="Store no blob of a layer that is unpacked [PYCTRD_KEEP_BLOBS=0].",
+)
 
 
 def registry_options(function: Any) -> Any:
@@ -52,18 +68,19 @@ def registry_options(function: Any) -> Any:
 
 
 @click.command("pull")
-@click.argument("reference")
+@click.argument("references", metavar="REFERENCE...", nargs=-1, required=True)
 @registry_options
 @limit_option
 @digests_option
 @unpack_option
+@keep_option
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
 @click.option("--stages", is_flag=True, help="Add the busy, starved and blocked time of each stage (with --json).")
 @json_option
 @pass_globals
 def pull_command(
     options: Globals,
-    reference: str,
+    references: tuple[str, ...],
     *,
     ca: str | None,
     plain_http: tuple[str, ...],
@@ -71,21 +88,63 @@ def pull_command(
     limits: Limits | None,
     content_digests: bool | None,
     no_unpack: bool,
+    no_keep_blobs: bool | None,
     quiet: bool,
     stages: bool,
     as_json: bool,
-) -> None:
-    """Bring an image in from a registry: verified, stored, unpacked."""
-    with options.engine(ca=ca, plain_http=plain_http, limits=limits, content_digests=content_digests) as engine:
-        with show_progress(quiet=quiet or as_json or options.json) as progress:
-            image = engine.images.pull(reference, platform=platform, unpack=not no_unpack, progress=progress)
-        if as_json or options.json:
-            document = describe_image(image)
-            if stages:
-                document["stages"] = engine.stages()
-            print_json(document)
-        else:
-            click.echo(image.digest)
+) -> int:
+    """Bring images in from registries: verified, stored, unpacked.
+
+    Of several each is printed as it comes in, by its name and digest; what fails is told, and the others go on. With
+    --json they are one list, in the order given.
+    """
+    as_json |= options.json
+    if stages and len(references) > 1:
+        raise click.UsageError("--stages takes one reference")
+    if no_keep_blobs and no_unpack:
+        raise click.UsageError("--no-unpack and --no-keep-blobs: nothing would be kept")
+    wanted: dict[str, Any] = {
+        "platform": platform,
+        "unpack": not no_unpack,
+        "keep_blobs": False if no_keep_blobs else None,
+    }
+    with (
+        options.engine(ca=ca, plain_http=plain_http, limits=limits, content_digests=content_digests) as engine,
+        show_progress(quiet=quiet or as_json) as progress,
+    ):
+        if len(references) > 1:
+            results = engine.images.pull_many(references, **wanted, progress=progress)
+            return _print_results(results, references, as_json=as_json, quiet=quiet)
+        image = engine.images.pull(references[0], **wanted, progress=progress)
+        document = describe_image(image) | ({"stages": engine.stages()} if stages else {}) if as_json else None
+    if document is not None:
+        print_json(document)
+    else:
+        click.echo(image.digest)
+    return 0
+
+
+def _print_results(results: PullMany, references: tuple[str, ...], *, as_json: bool, quiet: bool) -> int:
+    """What came of several references; the status to exit with."""
+    documents: dict[str, dict[str, Any]] = {}
+    failed = False
+    with results:
+        for result in results:
+            if result.image is None:
+                failed = True
+                error = result.error or AssertionError("neither image nor error")
+                print_error(f"{result.reference}: {describe(error)}", hint_for(error))
+                documents[result.reference] = {"reference": result.reference, "error": describe(error)}
+            elif as_json:
+                documents[result.reference] = {"reference": result.reference, **describe_image(result.image)}
+            elif quiet:
+                click.echo(result.image.digest)
+            else:
+                click.echo(f"{result.image.name.partition('@')[0]}@{result.image.digest}")
+    if as_json:
+        # Those that came twice, in whatever form, ended once.
+        print_json([documents[reference] for reference in dict.fromkeys(references) if reference in documents])
+    return EXIT_FAILED if failed else 0
 
 
 @click.command("load")

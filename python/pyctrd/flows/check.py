@@ -80,7 +80,7 @@ def check_database(rooms: Rooms) -> list[Finding]:
 
 
 def _check_blobs(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FBT001 - a stage
-    recorded: dict[str, int] = {item.digest: item.size for item in rooms.database.content.walk_all()}
+    recorded: dict[str, int] = {item.digest: item.size for item in rooms.database.content.walk_all() if item.is_stored}
     whole: list[str] = []
     for digest, size in sorted(recorded.items()):
         try:
@@ -208,7 +208,7 @@ def _check_leftovers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa:
 
 def _check_strays(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
     """What no record names. An image that lacks a record has got it back by then, if this is a repair."""
-    blobs = {item.digest for item in rooms.database.content.walk_all()}
+    blobs = {item.digest for item in rooms.database.content.walk_all() if item.is_stored}
     for name in map(str, rooms.blobs.walk()):
         if name not in blobs and not _is_under_way(rooms, name):
             yield Finding("blob", name, "on disk and not recorded", "unrecorded")

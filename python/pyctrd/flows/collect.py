@@ -93,12 +93,14 @@ def remove_image(rooms: Rooms, name: str, *, force: bool = False, collect_after:
 
 
 def let_go(tx: Tables, namespace: str, digest: str) -> bool:
-    """Take a blob from a namespace; whether that was the last that had it, and it goes from disk."""
+    """Take a blob from a namespace; whether that was the last for which it was kept, and it goes from disk."""
+    before = tx.content.find(namespace, digest)
     tx.content.delete(namespace, digest)
     tx.layers.forget_unpacked(namespace, digest)
-    if tx.content.is_recorded(digest):
+    if not tx.content.is_recorded(digest):
+        tx.layers.forget_blob(digest)
+    if before is None or not before.is_stored or tx.content.is_stored(digest):
         return False
-    tx.layers.forget_blob(digest)
     tx.doomed.add([("blob", digest)])
     return True
 

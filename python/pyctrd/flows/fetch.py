@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -43,6 +43,8 @@ RETRY_PAUSE_MAX_SECONDS = 60.0
 MAX_CLAIMED = 100
 # A body that breaks off with fewer has brought nothing on: a server that sends a byte at a time is given up.
 MIN_PROGRESS_BYTES = 512
+# How often a carrier that waits for its turn looks whether its transfer was given up.
+TURN_SECONDS = 0.1
 # What of a want the store may give to a namespace that does not have it; see `share`.
 Given = Literal["nothing", "blob", "all"]
 
@@ -70,6 +72,7 @@ class Want:
         opens: Makes a body that starts at or before a byte offset.
         diff_id: For a layer, the digest of its tar.
         unpack: Whether the layer is to be unpacked.
+        keep: Whether the blob is stored; if not, what it is unpacked to is all that is left of it.
         form: As what; None as the engine's snapshotter wants it.
         shareable: Its bytes are at its source only, and so worth a look at what the store has for others.
         resumable: They come from afar: what came of them is kept when the rest does not come.
@@ -81,6 +84,7 @@ class Want:
     opens: Callable[[int], Body]
     diff_id: str | None = None
     unpack: bool = False
+    keep: bool = True
     form: LayerForm | None = None
     shareable: bool = False
     resumable: bool = False
@@ -137,6 +141,8 @@ class Fetch:
         watch: Called a few times a second while bytes arrive.
         watch_seconds: How often.
         charged: Whether the engine's namespace must have room for them; not for what is brought back to its owners.
+        bodies: Taken for each blob while its bytes come, where several transfers share what may come at once.
+        claims: Wants that have locks and files open at once.
     """
 
     def __init__(
@@ -149,6 +155,8 @@ class Fetch:
         watch: Callable[[], None] | None = None,
         watch_seconds: float = 0.1,
         charged: bool = True,
+        bodies: threading.Semaphore | None = None,
+        claims: int = MAX_CLAIMED,
     ) -> None:
         self._rooms = rooms
         self._charged = charged
@@ -157,6 +165,8 @@ class Fetch:
         self._share = share
         self._watch = watch
         self._watch_seconds = watch_seconds
+        self._bodies = bodies
+        self._claims = claims
 
     def run(self, wants: Iterable[Want]) -> None:
         """Bring all of them in.
@@ -167,17 +177,20 @@ class Fetch:
         """
         pending = sorted(wants, key=lambda want: want.descriptor.size, reverse=True)
         busy: list[tuple[Want, _core.FileLock]] = []
+        waited = False
         self._admit_all(pending)
         while pending:
             with ExitStack() as locks:
-                claimed, taken = self._claim(pending[:MAX_CLAIMED], locks)
+                claimed, taken = self._claim(pending[: self._claims], locks)
                 if claimed:
                     self._bring(claimed)
-            del pending[:MAX_CLAIMED]
+            del pending[: self._claims]
             busy += taken
             if busy and not pending:
                 self._wait_for(busy[0][1])
-                pending, busy = [want for want, _ in busy], []
+                pending, busy, waited = [want for want, _ in busy], [], True
+        if waited and self._watch is not None:
+            self._watch()  # what another has brought is there now, and nobody has told yet
 
     def _admit(self, tables: Tables, wants: Sequence[Want]) -> None:
         if self._charged:
@@ -236,7 +249,7 @@ class Fetch:
             self._admit(tx, wants)
             ids = reserve(self._rooms, tx, wants, kept)
         try:
-            _Carriers(self._rooms, wants, ids, self._share).run(self._watch, self._watch_seconds)
+            _Carriers(self._rooms, wants, ids, self._share, self._bodies).run(self._watch, self._watch_seconds)
             self._rooms.stages.add(want.ingest.stages() for want in wants if want.ingest is not None)
             self._commit(wants, ids)
         except BaseException as error:
@@ -252,8 +265,7 @@ class Fetch:
             _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
             with self._rooms.database.write() as tx:
                 # Looked at again in the transaction that keeps it, or it could go in between.
-                given = [str(want.descriptor.digest) for want in wants if want.given != "nothing"]
-                if not all(tx.content.is_recorded(digest) for digest in given):
+                if not all(_is_there(tx, want) for want in wants if want.given != "nothing"):
                     raise _GoneError
                 self._admit(tx, wants)  # the quota may have been lowered
                 self._record(tx, wants)
@@ -263,14 +275,25 @@ class Fetch:
             ingest.abort()  # what was kept until now, lest it had to be fetched again
 
 
+def _is_there(tx: Tables, want: Want) -> bool:
+    digest = str(want.descriptor.digest)
+    return tx.content.is_stored(digest) if want.keep else tx.content.is_recorded(digest)
+
+
 class _Carriers:
     """A few threads that carry bodies into ingests, largest first."""
 
     def __init__(
-        self, rooms: Rooms, wants: Sequence[Want], ids: Sequence[str], share: Callable[[Want], Given] | None
+        self,
+        rooms: Rooms,
+        wants: Sequence[Want],
+        ids: Sequence[str],
+        share: Callable[[Want], Given] | None,
+        bodies: threading.Semaphore | None,
     ) -> None:
         self._rooms = rooms
         self._share = share
+        self._bodies = bodies
         self._queue = list(zip(wants, ids, strict=True))[::-1]
         self._wants = wants
         self._lock = threading.Lock()
@@ -323,7 +346,8 @@ class _Carriers:
     def _work(self) -> None:
         try:
             while (item := self._next()) is not None:
-                self._carry(*item)
+                with self._turn():
+                    self._carry(*item)
         except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, whatever it is
             with self._lock:
                 if self._error is None and not (self._stopped.is_set() and isinstance(error, CancelledError)):
@@ -333,6 +357,20 @@ class _Carriers:
             with self._done:
                 self._running -= 1
                 self._done.notify_all()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One of the bodies that may come at once; nobody who has one waits for another's locks."""
+        if self._bodies is None:
+            yield
+            return
+        while not self._bodies.acquire(timeout=TURN_SECONDS):
+            if self._stopped.is_set():
+                raise CancelledError("cancelled")
+        try:
+            yield
+        finally:
+            self._bodies.release()
 
     def _next(self) -> tuple[Want, str] | None:
         with self._lock:
@@ -379,8 +417,8 @@ class _Carriers:
             unpack=want.unpack,
             form=(want.form or self._rooms.snapshotter.form) if want.unpack else "tree",
             content_digests=self._rooms.settings.content_digests,
-            keep_blob=not want.is_stored,
-            resumable=want.resumable and not want.is_stored,
+            keep_blob=want.keep and not want.is_stored,
+            resumable=want.resumable and want.keep and not want.is_stored,
             limits=self._rooms.settings.limits,
         )
         want.ingest = ingest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 LayerState = Literal["waiting", "present", "pulling", "done"]
@@ -31,6 +32,23 @@ class PullProgress(NamedTuple):
 
     reference: str
     layers: tuple[LayerProgress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PullManyProgress:
+    """Many pulls under way.
+
+    Attributes:
+        done: Images that came in, or were there.
+        failed: References that ended with an error.
+        waiting: References that were read and have not begun.
+        pulling: The images under way, each with the layers that are known by now.
+    """
+
+    done: int
+    failed: int
+    waiting: int
+    pulling: tuple[PullProgress, ...]
 
 
 ProgressCallback = Callable[[PullProgress], None]

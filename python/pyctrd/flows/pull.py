@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import QuotaError, UnsafeArchiveError
-from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
+from pyctrd.flows.fetch import MAX_CLAIMED, Body, Fetch, FileBody, Want
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
 from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved, resolve
@@ -18,6 +18,8 @@ from pyctrd.metadata.images import ImageRecord
 from pyctrd.snapshots.protocol import LayerRef
 
 if TYPE_CHECKING:
+    from threading import Semaphore
+
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
@@ -32,6 +34,7 @@ def pull(
     *,
     platform: Platform,
     unpack: bool = True,
+    keep_blobs: bool = True,
     progress: ProgressCallback | None = None,
 ) -> ImageRecord:
     """Bring an image in: resolve, transfer what is missing, publish, record.
@@ -41,6 +44,7 @@ def pull(
         reference: What to pull.
         platform: Whose manifest is taken from an index.
         unpack: Make each layer's tree while its bytes arrive. An artifact that is no image can only be stored.
+        keep_blobs: Store the blobs of layers that are unpacked too. All else is always stored.
         progress: Called a few times a second, in the calling thread.
 
     Returns:
@@ -56,18 +60,45 @@ def pull(
         distribution-spec v1.1, "Pulling manifests", "Pulling blobs"; image-spec v1.1.
     """
     resolved = resolve(rooms, reference, platform=platform)
+    return bring(rooms, resolved, unpack=unpack, keep_blobs=keep_blobs, progress=progress)
+
+
+def bring(
+    rooms: Rooms,
+    resolved: Resolved,
+    *,
+    unpack: bool,
+    keep_blobs: bool,
+    progress: ProgressCallback | None,
+    bodies: Semaphore | None = None,
+    claims: int = MAX_CLAIMED,
+) -> ImageRecord:
+    """All of a pull behind its documents; see ``pull``.
+
+    Args:
+        rooms: The engine's rooms.
+        resolved: What a registry said that the image is.
+        unpack: As for ``pull``.
+        keep_blobs: As for ``pull``.
+        progress: As for ``pull``; what it raises gives the pull up.
+        bodies: Taken while a layer's bytes come; None where this pull alone decides how many do at once.
+        claims: Blobs that may have locks and files open at once.
+    """
+    reference = resolved.reference
     if unpack:
         resolved.manifest.check_is_image(str(reference))
-    wants = wants_of(rooms, resolved, RegistryOrigin(rooms, reference), unpack=unpack)
+    wants = wants_of(rooms, resolved, RegistryOrigin(rooms, reference), unpack=unpack, keep_blobs=keep_blobs)
     # What is wanted is kept before it is looked for: whatever is there now stays there.
     with swept_after_failure(rooms), kept(rooms, "pull", resources_of(wants)) as lease:
         fetch = Fetch(
             rooms,
             is_present=partial(is_present, rooms),
-            record=partial(record_content, rooms, resolved.reference.repository_name),
+            record=partial(record_content, rooms, reference.repository_name),
             share=partial(share, rooms, reference),
-            watch=watcher(str(resolved.reference), wants, progress),
+            watch=watcher(str(reference), wants, progress),
             watch_seconds=PROGRESS_INTERVAL_SECONDS,
+            bodies=bodies,
+            claims=claims,
         )
         fetch.run(wants)
         if unpack and resolved.config is not None:
@@ -104,7 +135,7 @@ def settle(rooms: Rooms, diff_ids: Sequence[Digest]) -> None:
     rooms.snapshotter.settle([LayerRef(str(diff_id), rooms.layers.path(diff_id)) for diff_id in diff_ids])
 
 
-def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool) -> list[Want]:
+def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool, keep_blobs: bool = True) -> list[Want]:
     """A want for each distinct blob of the image: its layers and its documents.
 
     A layer that the config claims to be two is wanted twice: each claim is checked.
@@ -124,6 +155,7 @@ def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool) 
             opens=opens,
             diff_id=diff_id,
             unpack=unpacks,
+            keep=keep_blobs or not unpacks,
             shareable=True,
             resumable=not origin.is_local,
         )
@@ -137,9 +169,10 @@ def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool) 
 
 
 def is_present(rooms: Rooms, want: Want) -> bool:
-    """Whether this namespace has all that is wanted: the blob, and the tree where one is wanted."""
-    want.local = rooms.database.content.find(rooms.namespace, str(want.descriptor.digest)) is not None
-    return want.local and has_layer(rooms, want)
+    """Whether this namespace has all that is wanted: the blob, if that is to be kept, and the tree if one is wanted."""
+    record = rooms.database.content.find(rooms.namespace, str(want.descriptor.digest))
+    want.local = record is not None and record.is_stored
+    return record is not None and (want.local or not want.keep) and has_layer(rooms, want)
 
 
 def record_content(rooms: Rooms, source: str, tx: Tables, wants: Sequence[Want]) -> None:
@@ -147,7 +180,12 @@ def record_content(rooms: Rooms, source: str, tx: Tables, wants: Sequence[Want])
     for want in wants:
         digest = str(want.descriptor.digest)
         tx.content.add(
-            rooms.namespace, digest, size=want.descriptor.size, media_type=want.descriptor.media_type, source=source
+            rooms.namespace,
+            digest,
+            size=want.descriptor.size,
+            media_type=want.descriptor.media_type,
+            source=source,
+            is_stored=want.keep,
         )
         if source and not want.is_stored:
             tx.content.add_source(digest, source)
@@ -211,7 +249,8 @@ class BytesBody:
 
 
 def _open_blob(rooms: Rooms, origin: Origin, blob: Descriptor, offset: int) -> Body:
-    if rooms.database.content.find(rooms.namespace, str(blob.digest)) is not None:
+    record = rooms.database.content.find(rooms.namespace, str(blob.digest))
+    if record is not None and record.is_stored:
         return FileBody(rooms.blobs.path(blob.digest), offset)
     return origin.open_blob(blob, offset)
 

@@ -149,7 +149,7 @@ def undo(rooms: Rooms, reserved: IngestRecord) -> None:
 def unpublish(rooms: Rooms, reserved: IngestRecord) -> None:
     """Remove what an ingest published and nobody recorded; its digest locks are held."""
     database = rooms.database
-    if not database.content.is_recorded(reserved.digest):
+    if not database.content.is_stored(reserved.digest):
         rooms.blobs.delete(reserved.digest, missing_ok=True)
     if reserved.diff_id is not None and database.layers.find(reserved.diff_id) is None:
         rooms.layers.delete(reserved.diff_id, missing_ok=True)

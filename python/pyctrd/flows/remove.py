@@ -60,7 +60,7 @@ def remove_unrecorded(rooms: Rooms, kind: str, name: str) -> bool:
         return False
     try:
         if kind == "blob":
-            if not rooms.database.content.is_recorded(name):
+            if not rooms.database.content.is_stored(name):
                 rooms.blobs.delete(name, missing_ok=True)
         elif rooms.database.layers.find(name) is None:
             rooms.layers.delete(name, missing_ok=True)

@@ -9,7 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import ConflictError, DeadlineError, IntegrityError, PyctrdError, UnavailableError
+from pyctrd.errors import (
+    ConflictError,
+    DeadlineError,
+    IntegrityError,
+    NotFoundError,
+    PyctrdError,
+    RegistryError,
+    UnavailableError,
+)
 from pyctrd.flows.check import STAGES, Finding, check_image
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
 from pyctrd.flows.freeze import thaw
@@ -113,8 +121,10 @@ def _mend_blob(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
         return "; ".join([*done, f"fetched again from {source}"]), True
     with rooms.database.write() as tx:
         for owner in owners:
-            tx.content.delete(owner.namespace, owner.digest)
-        tx.layers.forget_blob(finding.name)
+            if owner.is_stored:  # one that has the layer alone lacks nothing
+                tx.content.delete(owner.namespace, owner.digest)
+        if not tx.content.is_recorded(finding.name):
+            tx.layers.forget_blob(finding.name)
     return "; ".join([*done, "record dropped: nobody has it to give"]), True
 
 
@@ -166,9 +176,8 @@ def _mend_object(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     if finding.cause != "missing":
         done.append(f"moved to {quarantine(rooms, object_path(rooms, finding.name))}")
     for diff_id in owners:
-        if (blob := _blob_of(rooms, diff_id)) is not None:
-            _unpack_again(rooms, blob, diff_id, form="objects")
-            return "; ".join([*done, f"written again from {blob.digest}"]), True
+        if blob := _unpack_from_any(rooms, _sources_of(rooms, diff_id), diff_id, forms=["objects"]):
+            return "; ".join([*done, f"written again from {blob}"]), True
     return "; ".join([*done, "no blob of a layer that names it is here"]), False
 
 
@@ -185,32 +194,63 @@ def _mend_layer(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
         done.append(f"moved to {quarantine(rooms, rooms.layers.path(finding.name))}")
     if finding.cause == "unrecorded":
         return done[0], True
-    database = rooms.database
-    blobs = [item for digest in database.layers.blobs_of(finding.name) for item in database.content.holders(digest)]
-    blob = next((item for item in blobs if rooms.blobs.exists(item.digest)), None)
-    if blobs and blob is None:
+    sources = _sources_of(rooms, finding.name)
+    try:
+        if blob := _unpack_from_any(rooms, sources, finding.name, forms=forms or [None]):
+            return "; ".join([*done, f"unpacked again from {blob}"]), True
+    except UnavailableError as error:
+        return "; ".join([*done, f"its blob cannot be fetched now: {error}"]), False
+    if lost := [source.digest for source in sources if source.is_stored]:
         # Its own finding says why it was not fetched again; it would have dropped the record, were it gone for good.
-        return "; ".join([*done, f"its blob {blobs[0].digest} is not here; repair again when it can be fetched"]), False
-    if blob is None:
-        with rooms.database.write() as tx:
-            tx.layers.delete(finding.name)
-        return "; ".join([*done, "record dropped: its blob is not here any more; pull its images again"]), True
-    for form in forms or [None]:
-        _unpack_again(rooms, blob, finding.name, form=form)
-    return "; ".join([*done, f"unpacked again from {blob.digest}"]), True
+        return "; ".join([*done, f"its blob {lost[0]} is not here; repair again when it can be fetched"]), False
+    with rooms.database.write() as tx:
+        tx.layers.delete(finding.name)
+    return "; ".join([*done, "record dropped: its blob is not here any more; pull its images again"]), True
 
 
-def _blob_of(rooms: Rooms, diff_id: str) -> ContentRecord | None:
-    """A blob of the store that is this layer."""
-    known = rooms.database.content.walk_all()
-    is_layer_of = rooms.database.layers.is_layer_of
-    return next((b for b in known if is_layer_of(b.digest, diff_id) and rooms.blobs.exists(b.digest)), None)
+def _sources_of(rooms: Rooms, diff_id: str) -> list[ContentRecord]:
+    """The blobs that were seen to be a layer: first those that are on disk, then those that never were."""
+    database = rooms.database
+    known = [item for digest in database.layers.blobs_of(diff_id) for item in database.content.holders(digest)]
+    return sorted(known, key=lambda item: not rooms.blobs.exists(item.digest))
 
 
-def _unpack_again(rooms: Rooms, blob: ContentRecord, diff_id: str, *, form: LayerForm | None) -> None:
-    descriptor = Descriptor(blob.media_type, Digest.parse(blob.digest), blob.size)
-    opens = partial(FileBody, rooms.blobs.path(blob.digest))
-    _bring_in(rooms, Want(descriptor, opens, diff_id=diff_id, unpack=True, form=form, local=True))
+def _unpack_from_any(
+    rooms: Rooms, sources: Sequence[ContentRecord], diff_id: str, *, forms: Sequence[LayerForm | None]
+) -> str:
+    """Unpack a layer again from the first of some blobs that can be read: which one; "" where none can.
+
+    Raises:
+        UnavailableError: None could, and one of them may later.
+    """
+    unavailable: UnavailableError | None = None
+    for source in sources:
+        try:
+            for form in forms:
+                if (want := _want_of(rooms, source, diff_id, form)) is None:
+                    break
+                _bring_in(rooms, want)
+            else:
+                return source.digest
+        except UnavailableError as error:
+            unavailable = error
+        except (RegistryError, NotFoundError):
+            continue  # it has it no more, or not for us
+    if unavailable is not None:
+        raise unavailable
+    return ""
+
+
+def _want_of(rooms: Rooms, source: ContentRecord, diff_id: str, form: LayerForm | None) -> Want | None:
+    """A layer from its blob: from disk, or where that was never kept, from where it came; None where it is lost."""
+    descriptor = Descriptor(source.media_type, Digest.parse(source.digest), source.size)
+    if rooms.blobs.exists(source.digest):
+        opens: Callable[[int], Body] = partial(FileBody, rooms.blobs.path(source.digest))
+        return Want(descriptor, opens, diff_id=diff_id, unpack=True, form=form, local=True)
+    if source.is_stored or not source.source:
+        return None
+    opens = partial(RegistryOrigin(rooms, Reference.parse(source.source)).open_blob, descriptor)
+    return Want(descriptor, opens, diff_id=diff_id, unpack=True, form=form, keep=False)
 
 
 def _mend_file(rooms: Rooms, finding: Finding) -> tuple[str, bool]:

@@ -118,7 +118,7 @@ def reserve(rooms: Rooms, tables: Tables, wants: Sequence[Want], kept: Sequence[
             digest=str(want.descriptor.digest),
             diff_id=want.diff_id,
             size=want.descriptor.size,
-            resumable=want.resumable and not want.is_stored,
+            resumable=want.resumable and want.keep and not want.is_stored,
         )
     return ids
 
@@ -166,7 +166,7 @@ def _choose(rooms: Rooms, want: Want, found: Sequence[IngestRecord]) -> str | No
     chosen = None
     for reserved in found:
         with _alone(rooms, reserved):
-            if chosen is None and want.resumable and not want.is_stored and keep(rooms, reserved):
+            if chosen is None and want.resumable and want.keep and not want.is_stored and keep(rooms, reserved):
                 chosen = reserved.id
             else:
                 undo(rooms, reserved)

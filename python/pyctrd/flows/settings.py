@@ -23,7 +23,8 @@ RUNTIME_VARIABLE = "PYCTRD_RUNTIME"
 SNAPSHOTTER_VARIABLE = "PYCTRD_SNAPSHOTTER"
 DURABILITY_VARIABLE = "PYCTRD_DURABILITY"
 CONTENT_DIGESTS_VARIABLE = "PYCTRD_CONTENT_DIGESTS"
-_SWITCH = {"": False, "0": False, "1": True}
+KEEP_BLOBS_VARIABLE = "PYCTRD_KEEP_BLOBS"
+_SWITCH = {"0": False, "1": True}
 
 DEFAULT_NAMESPACE = "default"
 # Enough requests in flight to hide a registry's latency; Podman uses six, containerd three.
@@ -49,6 +50,7 @@ class Settings:
         limits: What a layer may have.
         content_digests: Whether the index of a layer that is unpacked gets the BLAKE3 of each file's content; of one
             whose contents become objects it has them anyway.
+        keep_blobs: Whether the blob of a layer that is unpacked is stored too.
     """
 
     root: Path
@@ -63,6 +65,7 @@ class Settings:
     credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
     limits: Limits = field(default_factory=Limits)
     content_digests: bool = False
+    keep_blobs: bool = True
 
 
 def default_root() -> Path:
@@ -100,8 +103,10 @@ def _program(name: str) -> str:
     return str(Path(name).absolute()) if "/" in name else name
 
 
-def _switch(variable: str) -> bool:
+def _switch(variable: str, *, default: bool) -> bool:
     value = os.environ.get(variable, "")
+    if not value:
+        return default
     if value not in _SWITCH:
         raise InvalidError(f"invalid {variable}: {value[:80]!r}: expected 0 or 1", field=variable, value=value[:80])
     return _SWITCH[value]
@@ -121,6 +126,7 @@ def read_settings(
     credentials: Mapping[str, tuple[str, str]] | None = None,
     limits: Limits | None = None,
     content_digests: bool | None = None,
+    keep_blobs: bool | None = None,
 ) -> Settings:
     """Options first, then the environment, then the defaults.
 
@@ -153,5 +159,8 @@ def read_settings(
         plain_http=frozenset(plain_http),
         credentials=dict(credentials or {}),
         limits=limits or Limits(),
-        content_digests=_switch(CONTENT_DIGESTS_VARIABLE) if content_digests is None else content_digests,
+        content_digests=_switch(CONTENT_DIGESTS_VARIABLE, default=False)
+        if content_digests is None
+        else content_digests,
+        keep_blobs=_switch(KEEP_BLOBS_VARIABLE, default=True) if keep_blobs is None else keep_blobs,
     )

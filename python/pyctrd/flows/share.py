@@ -40,9 +40,11 @@ def share(rooms: Rooms, reference: Reference | None, want: Want) -> Given:
         the config says; "all" where nothing is left to be done.
     """
     blob = want.descriptor
-    if not (_is_whole(rooms, blob) and _may_have(rooms, reference, blob)):
+    is_done = has_layer(rooms, want)
+    # Of a layer whose blob is not to be kept, the layer is enough.
+    if not (_is_whole(rooms, blob) or (is_done and not want.keep)) or not _may_have(rooms, reference, blob):
         return "nothing"
-    return "all" if has_layer(rooms, want) else "blob"
+    return "all" if is_done else "blob"
 
 
 def has_layer(rooms: Rooms, want: Want) -> bool:
@@ -73,6 +75,8 @@ def _may_have(rooms: Rooms, reference: Reference | None, blob: Descriptor) -> bo
 
 
 def _is_whole(rooms: Rooms, blob: Descriptor) -> bool:
+    if not rooms.database.content.is_stored(str(blob.digest)):
+        return False
     try:
         return rooms.blobs.stat(blob.digest).size == blob.size
     except NotFoundError:

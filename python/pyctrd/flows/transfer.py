@@ -95,7 +95,13 @@ class _Loading:
         resolved = resolve_top(self._rooms, self._origin, reference, top, platform=self._platform)
         if self._unpack:
             resolved.manifest.check_is_image(str(reference))
-        for want in wants_of(self._rooms, resolved, self._origin, unpack=self._unpack):
+        for want in wants_of(
+            self._rooms,
+            resolved,
+            self._origin,
+            unpack=self._unpack,
+            keep_blobs=self._rooms.settings.keep_blobs,
+        ):
             self._wants.setdefault((str(want.descriptor.digest), want.diff_id or ""), want)
         self._records.append(image_record(self._rooms, resolved))
         if resolved.config is not None:

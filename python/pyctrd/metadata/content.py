@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from pyctrd.metadata.table import Table
 
-_COLUMNS = "namespace, digest, size, media_type, source, created_ns"
+_COLUMNS = "namespace, digest, size, media_type, source, created_ns, is_stored"
 
 
 class ContentRecord(NamedTuple):
@@ -21,6 +21,8 @@ class ContentRecord(NamedTuple):
         media_type: As the descriptor said.
         source: ``registry/repository`` that it was pulled from, "" for what was loaded or made here.
         created_ns: When, in nanoseconds since 1970.
+        is_stored: Whether its bytes are kept for this namespace. If not, it was pulled so: what there is is the layer
+            that it was unpacked to.
     """
 
     namespace: str
@@ -29,16 +31,20 @@ class ContentRecord(NamedTuple):
     media_type: str
     source: str
     created_ns: int
+    is_stored: bool
 
 
 class ContentRecords(Table):
     """The blobs of all namespaces."""
 
-    def add(self, namespace: str, digest: str, *, size: int, media_type: str, source: str) -> None:
-        """Record one; one that is recorded stays as it is."""
+    def add(
+        self, namespace: str, digest: str, *, size: int, media_type: str, source: str, is_stored: bool = True
+    ) -> None:
+        """Record one; one that is recorded stays as it is, but that its bytes may be kept from now on."""
         self._run(
-            f"INSERT OR IGNORE INTO content({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
-            (namespace, digest, size, media_type, source, time.time_ns()),
+            f"INSERT INTO content({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET is_stored = max(is_stored, excluded.is_stored)",
+            (namespace, digest, size, media_type, source, time.time_ns(), is_stored),
         )
 
     def find(self, namespace: str, digest: str) -> ContentRecord | None:
@@ -47,11 +53,15 @@ class ContentRecords(Table):
             f"SELECT {_COLUMNS} FROM content WHERE namespace = ? AND digest = ?",
             (namespace, digest),
         )
-        return None if row is None else ContentRecord(*row)
+        return None if row is None else _record(row)
 
     def is_recorded(self, digest: str) -> bool:
-        """Whether any namespace has it: for removal from disk, never for an answer to a tenant."""
+        """Whether any namespace has it, with its bytes or without: never for an answer to a tenant."""
         return self._first("SELECT 1 FROM content WHERE digest = ? LIMIT 1", (digest,)) is not None
+
+    def is_stored(self, digest: str) -> bool:
+        """Whether its bytes are kept for any namespace: for removal from disk, never for an answer to a tenant."""
+        return self._first("SELECT 1 FROM content WHERE digest = ? AND is_stored LIMIT 1", (digest,)) is not None
 
     def is_common(self, namespace: str, digest: str) -> bool:
         """Whether a namespace has it to which this one is open: both have the policy "shared"."""
@@ -85,15 +95,19 @@ class ContentRecords(Table):
     def holders(self, digest: str) -> list[ContentRecord]:
         """Its records in all namespaces, for the store's own work."""
         sql = f"SELECT {_COLUMNS} FROM content WHERE digest = ? ORDER BY namespace"
-        return [ContentRecord(*row) for row in self._run(sql, (digest,))]
+        return [_record(row) for row in self._run(sql, (digest,))]
 
     def walk(self, namespace: str) -> Iterator[ContentRecord]:
         """The blobs of one namespace, by digest."""
         sql = f"SELECT {_COLUMNS} FROM content WHERE namespace = ? ORDER BY digest"
         for row in self._run(sql, (namespace,)):
-            yield ContentRecord(*row)
+            yield _record(row)
 
     def walk_all(self) -> Iterator[ContentRecord]:
         """The blobs of every namespace."""
         for row in self._run(f"SELECT {_COLUMNS} FROM content ORDER BY digest"):
-            yield ContentRecord(*row)
+            yield _record(row)
+
+
+def _record(row: Sequence[Any]) -> ContentRecord:
+    return ContentRecord(*row)._replace(is_stored=bool(row[-1]))  # SQLite has no booleans

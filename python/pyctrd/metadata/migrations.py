@@ -179,4 +179,9 @@ _UNPACKED = (
         JOIN layer_blobs b ON b.digest = c.digest JOIN layers y ON y.diff_id = b.diff_id""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS, _LEASES, _RESUME, _UNPACKED)
+_NOT_KEPT = (
+    # Whether a namespace has the blob's bytes on disk. If not, it has the layer that the blob is, and pulled it so.
+    "ALTER TABLE content ADD COLUMN is_stored INTEGER NOT NULL DEFAULT 1",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS, _LEASES, _RESUME, _UNPACKED, _NOT_KEPT)

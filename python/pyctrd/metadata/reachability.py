@@ -37,7 +37,7 @@ class KeptBlob(NamedTuple):
     Attributes:
         namespace: Whose.
         digest: Of the blob.
-        size: Bytes.
+        size: Bytes that are kept; 0 where none are.
         image: Name of an image that needs it; None for none.
         lease: A lease's id, behind its purpose if it has one; None for none.
     """
@@ -112,13 +112,13 @@ class Reachability(Table):
             limit: At most so many.
             after: Those behind this namespace and digest.
         """
-        sql = f"""SELECT c.namespace, c.digest, c.size, {_BLOB_KEEPERS} FROM content c
+        sql = f"""SELECT c.namespace, c.digest, c.size * c.is_stored, {_BLOB_KEEPERS} FROM content c
             WHERE (c.namespace, c.digest) > (?, ?) ORDER BY c.namespace, c.digest LIMIT ?"""
         return [KeptBlob(*row) for row in self._run(sql, (*after, limit))]
 
     def find_blob(self, namespace: str, digest: str) -> KeptBlob | None:
         """A namespace's blob and what keeps it; None where it is not recorded."""
-        sql = f"""SELECT c.namespace, c.digest, c.size, {_BLOB_KEEPERS} FROM content c
+        sql = f"""SELECT c.namespace, c.digest, c.size * c.is_stored, {_BLOB_KEEPERS} FROM content c
             WHERE c.namespace = ? AND c.digest = ?"""
         row = self._first(sql, (namespace, digest))
         return None if row is None else KeptBlob(*row)
@@ -154,10 +154,10 @@ class Reachability(Table):
         return [ImageSize(*row) for row in self._run(sql, (namespace,))]
 
     def unrecorded(self, table: str, names: Sequence[str]) -> set[str]:
-        """Those among some names that no record has: of "content" digests, of "layers" diff_ids."""
-        column = {"content": "digest", "layers": "diff_id"}[table]
+        """Those among some names that no record says are on disk: of "content" digests, of "layers" diff_ids."""
+        column, condition = {"content": ("digest", "is_stored"), "layers": ("diff_id", "TRUE")}[table]
         marks = ", ".join("?" * len(names))
-        found = self._run(f"SELECT {column} FROM {table} WHERE {column} IN ({marks})", names)
+        found = self._run(f"SELECT {column} FROM {table} WHERE {column} IN ({marks}) AND {condition}", names)
         return set(names) - {row[0] for row in found}
 
 

@@ -74,6 +74,8 @@ def salvage(damaged: Path, new: Path) -> int:
         target.execute("BEGIN IMMEDIATE")
         for table in TABLES:
             columns, order = _columns(target, table)
+            with suppress(sqlite3.DatabaseError):  # an older version's has fewer
+                columns = [column for column in columns if column in _columns(source, table)[0]] or columns
             for row in _readable(source, table, columns, order):
                 places = ", ".join("?" * len(columns))
                 with suppress(sqlite3.IntegrityError):  # a row that the damage has made a wrong one

@@ -1,8 +1,9 @@
 """What each namespace is charged for, and whether more may come in.
 
 The rule: a namespace is charged for every blob that it has a record of, whoever has it too, as if it were alone in the
-store. Layers' trees, containers' own files and what is only on its way in are charged to nobody; what is on its way is
-held against a quota for as long as it is.
+store. One whose bytes are not kept is charged as well: it stands for its layer, and no tenant may get round a quota by
+a setting of his own. Layers' trees, containers' own files and what is only on its way in are charged to nobody; what is
+on its way is held against a quota for as long as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class ContentUsage(NamedTuple):
     """What a namespace may know of its own use; it says nothing of others.
 
     Attributes:
-        charged_bytes: All blobs that it has.
+        charged_bytes: All blobs that it has, also those whose bytes are not kept.
         reserved_bytes: Blobs that are on their way into it, or of which a part is kept to go on from.
         quota_bytes: What both together may come to, None for any amount.
     """
@@ -48,17 +49,20 @@ class Usage(Table):
         return int(self._first("SELECT coalesce(sum(size), 0) FROM content WHERE namespace = ?", (namespace,))[0])
 
     def exclusive(self, namespace: str) -> int:
-        """Bytes of those that no other namespace has a record of. It tells of others: not for a tenant's eyes."""
+        """Bytes of those that are kept for no other namespace. It tells of others: not for a tenant's eyes."""
         row = self._first(
-            "SELECT coalesce(sum(size), 0) FROM content AS own WHERE namespace = ? AND NOT EXISTS "
-            "(SELECT 1 FROM content AS other WHERE other.digest = own.digest AND other.namespace <> own.namespace)",
+            "SELECT coalesce(sum(size), 0) FROM content AS own WHERE namespace = ? AND is_stored AND NOT EXISTS "
+            "(SELECT 1 FROM content AS other WHERE other.digest = own.digest AND other.namespace <> own.namespace "
+            "AND other.is_stored)",
             (namespace,),
         )
         return int(row[0])
 
     def stored(self) -> tuple[int, int, int, int]:
         """Of the whole store: how many blobs, their bytes, how many layers, their bytes."""
-        blobs = self._first("SELECT count(*), coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size FROM content)")
+        blobs = self._first(
+            "SELECT count(*), coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size FROM content WHERE is_stored)"
+        )
         layers = self._first("SELECT count(*), coalesce(sum(bytes), 0) FROM layers")
         return (*blobs, *layers)
 
