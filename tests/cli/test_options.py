@@ -20,7 +20,7 @@ CONTAINER = {
 }
 INFO = {
     *("version", "root", "state", "namespace", "content_digests", "durability", "platform", "kernel"),
-    *("snapshotter", "snapshotters_not_usable", "runtime", "images", "containers"),
+    *("snapshotter", "snapshotters_not_usable", "runtime", "images", "inflate", "containers"),
 }
 
 
