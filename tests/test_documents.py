@@ -11,7 +11,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "python/pyctrd"
 CRATE = PROJECT / "rust/src"
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/performance.md")
 # Below an engine's root, in a virtual environment, or elsewhere: what only exists when pyctrd runs.
 ELSEWHERE = {"content/ingest/", "dist/", "blobs/", "objects/", "snapshots/", "tree/", "trash/", "python/pyctrd/<room>/"}
 _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/|[\w.-]+(?:/[\w.-]+)*\.(?:py|pyi|rs|md|toml)")
