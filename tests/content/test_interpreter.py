@@ -192,7 +192,8 @@ CASES = {
 AT_ONCE = {
     "enter_user_namespace",
     *("Entry", "FileLock", "FileLock.release", "Ingest.stages", "Ingested", "LayerIndex.find", "LayerIndex.walk"),
-    *("Diffed", "Member", "ObjectRef", "StageTimes", "ViewChanges", "ViewWalk", "ViewWalk.read"),
+    *("Diffed", "Member", "ObjectRef", "ResponseHead", "StageTimes", "ViewChanges", "ViewWalk", "ViewWalk.read"),
+    "parse_response_head",  # 64 KiB at most
 }
 
 
