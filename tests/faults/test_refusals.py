@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import pyctrd
 from tests import syscalls
 from tests.faults.tally import Tally
 from tests.faults.works import Shop, Work, judge, leftovers
+from tests.images import Images
 from tests.syscalls import CHANGES, Call, Watched
 
 WHY_UNWATCHED = syscalls.why_not()
@@ -160,3 +163,18 @@ def test_d04_d05_d06_any_refused_call_is_told_and_leaves_nothing_wrong(
     faults = [(point, number) for point, name in enumerate(names) for number in REFUSALS[name]]
     random.Random(work.name).shuffle(faults)
     try_all(work, shop, faults, tally, more)
+
+
+def test_the_mark_of_a_frozen_container_is_named_where_it_cannot_be_cleared(
+    engine: pyctrd.Engine, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = engine.containers.create(engine.images.pull(images.busybox.reference), ["true"], name="made")
+
+    def refuse(_fd: int, _length: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", refuse)
+        with pytest.raises(OSError, match="freezer"):
+            container.commit("example.com/made:1")
+    assert engine.check() == []

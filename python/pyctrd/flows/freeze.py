@@ -35,19 +35,21 @@ def held_still(rooms: Rooms, record: ContainerRecord) -> Iterator[None]:
         RuncError: The runtime refused.
     """
     runtime = rooms.runtime(record.runtime)
-    with _locked(_freezer(rooms, record), wait=True) as fd:
+    freezer = _freezer(rooms, record)
+    with _locked(freezer, wait=True) as fd:
         assert fd is not None  # noqa: S101 - it was waited for
         _let_go(rooms, record, fd)
         frozen = False
         if _status(rooms, record).state == "running":
-            os.pwrite(fd, MARK, 0)
+            with naming(freezer):
+                os.pwrite(fd, MARK, 0)
             try:
                 # The runtime holds the lock too: killed halfway, we may be gone before it has frozen anything.
                 runtime.pause(record.id, holding=fd)
                 frozen = True
             except PyctrdError:
                 if _status(rooms, record).state == "running":
-                    os.ftruncate(fd, 0)
+                    _unmark(freezer, fd)
                     raise
         try:
             yield
@@ -55,7 +57,7 @@ def held_still(rooms: Rooms, record: ContainerRecord) -> Iterator[None]:
             # It may have been killed in the meantime, or resumed by somebody else.
             if frozen and _status(rooms, record).state == "paused":
                 runtime.resume(record.id)
-            os.ftruncate(fd, 0)
+            _unmark(freezer, fd)
 
 
 def thaw(rooms: Rooms, record: ContainerRecord) -> bool:
@@ -113,8 +115,13 @@ def _let_go(rooms: Rooms, record: ContainerRecord, fd: int) -> bool:
         except (ConflictError, NotFoundError):
             if _status(rooms, record).state == "paused":
                 raise
-    os.ftruncate(fd, 0)
+    _unmark(_freezer(rooms, record), fd)
     return found == "paused"
+
+
+def _unmark(freezer: Path, fd: int) -> None:
+    with naming(freezer):
+        os.ftruncate(fd, 0)
 
 
 @contextmanager
