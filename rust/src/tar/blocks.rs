@@ -4,7 +4,7 @@
 //! where an image finds it ([`super::compose`]); shorter ones stand close together, for images have copies of these.
 
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Mode, OFlags};
@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 
 /// Written at a time; a longer piece goes out as it came.
 const BUFFER_BYTES: usize = 256 << 10;
+/// Bytes after which the kernel is told to begin writing: the flush before the layer is published is short then.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
 /// Room for short contents is taken in pieces of this: larger ones cost a seek less, smaller ones less space at the end.
 const SHORT_BYTES: u64 = 64 << 10;
 /// The blocks that a number of 32 bits can name.
@@ -34,6 +36,8 @@ pub(super) struct BlocksForm {
     /// What comes next to be written, and where.
     buffer: Vec<u8>,
     at: u64,
+    /// Up to where the kernel was told to write.
+    begun: u64,
     /// Contents up to this are short.
     short: u64,
     /// Short ones that are not written yet, and the room that they have.
@@ -57,6 +61,14 @@ fn wrong(error: &std::io::Error) -> Error {
     Error::io("write", BLOCKS, error)
 }
 
+/// A hint: a refusal means nothing, and an error of the disk is kept for the flush.
+#[expect(unsafe_code, reason = "a system call that rustix does not have")]
+fn begin_to_write(file: &File, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call touches no memory of ours.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 impl BlocksForm {
     pub(super) fn new(directory: &OwnedFd, short: u64) -> Result<Self> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -64,7 +76,7 @@ impl BlocksForm {
             .map(File::from)
             .map_err(|e| Error::errno("create", BLOCKS, e))?;
         let buffer = Vec::with_capacity(BUFFER_BYTES);
-        Ok(Self { file, buffer, at: 0, short, held: Vec::new(), room: 0, current: None })
+        Ok(Self { file, buffer, at: 0, begun: 0, short, held: Vec::new(), room: 0, current: None })
     }
 
     /// Where the next content begins that has a block of its own.
@@ -91,8 +103,17 @@ impl BlocksForm {
             self.file.write_all_at(&self.buffer, self.at).map_err(|e| wrong(&e))?;
             self.at += self.buffer.len() as u64;
             self.buffer.clear();
+            self.write_back();
         }
         Ok(())
+    }
+
+    /// Has the kernel write what is complete, and keep it: a container reads it next.
+    fn write_back(&mut self) {
+        if self.at - self.begun >= WRITE_BACK_BYTES {
+            begin_to_write(&self.file, self.begun, self.at - self.begun);
+            self.begun = self.at;
+        }
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
@@ -105,6 +126,7 @@ impl BlocksForm {
         }
         self.file.write_all_at(bytes, self.at).map_err(|e| wrong(&e))?;
         self.at += bytes.len() as u64;
+        self.write_back();
         Ok(())
     }
 
