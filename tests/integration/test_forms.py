@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import pyctrd
+from pyctrd import _core
 from pyctrd.errors import UnsupportedError
 from tests.archives import Tar
 from tests.images import Images, build_image, busybox_tar
+from tests.layers.ways import digest_of
 
 DEADLINE_SECONDS = 30
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("state")]
@@ -103,3 +105,22 @@ def test_a_large_file_among_blocks_is_read_with_no_mount(images: Images, root: P
             with pytest.raises(OSError, match="write"):
                 file.write(b"x")
         assert (image.read_file("/a"), image.read_file("/z")) == (b"short", b"end")
+
+
+def test_two_forms_that_come_at_the_same_time_are_both_there(root: Path) -> None:
+    root.mkdir(exist_ok=True)
+    tar = Tar().file("short", b"s").file("long", b"l" * 5000).build()
+    diff_id = digest_of(tar)
+    ingests = []
+    for form in ("objects", "blocks"):
+        ingest = _core.Ingest(root, f"of-{form}", digest=diff_id, diff_id=diff_id, unpack=True, form=form)
+        ingest.write(tar)
+        ingest.finish()
+        ingests.append(ingest)
+    for ingest in ingests:  # neither has seen the other
+        _core.publish(root, [ingest])
+    layer = root / "layers" / diff_id.replace(":", "/")
+    index = _core.LayerIndex(layer)
+    assert index.pack_bytes == 1
+    assert index.blocks_bytes == (layer / "blocks").stat().st_size
+    assert {path.name for path in layer.iterdir()} == {"index", "frame", "pack", "blocks"}

@@ -14,7 +14,7 @@ import pyctrd
 from pyctrd import _core
 from pyctrd.errors import UnsupportedError
 from pyctrd.snapshots.composefs import Composefs
-from pyctrd.snapshots.imaged import IMAGE
+from pyctrd.snapshots.imaged import IMAGE, Stacks
 from pyctrd.snapshots.protocol import LayerRef
 from tests.children import Child
 from tests.images import Images, build_image
@@ -106,7 +106,7 @@ def test_an_image_that_was_made_anew_is_mounted_anew(
     old, new = target_in(tmp_path, "old"), target_in(tmp_path, "new")
     snapshotter.mount(snapshotter.prepare("old", layers), old)
     [image] = (root / "snapshots").glob(f"stack-*/{IMAGE}")
-    snapshotter.drop_image(image)
+    Stacks(root).drop_image(image)
     snapshotter.mount(snapshotter.prepare("new", layers), new)
     assert len(mounted_below(state)) == 1
     assert differences(read_tree(old), read_tree(new)) == []
@@ -278,7 +278,7 @@ def test_an_image_leaves_a_mounted_directory_of_its_layers_alone(root: Path, sta
             snapshotter.unmount(target)
             snapshotter.delete(target.name)
     assert shown == [{"small": b"small", "big": BIG, "huge": HUGE}] * 2
-    opened[1].keep_stacks([])
+    Stacks(root).keep([])
     assert list((root / "snapshots").glob("stack-*")) == []
     for path in mounted_below(state):
         _core.unmount(Path(path), lazy=True)

@@ -14,7 +14,7 @@ from pyctrd.flows.load import load_config, load_manifest
 from pyctrd.flows.objects import named_objects, object_path
 from pyctrd.flows.recover import is_held
 from pyctrd.flows.resume import is_kept
-from pyctrd.snapshots.imaged import Imaged
+from pyctrd.snapshots.imaged import Stacks
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -157,7 +157,7 @@ def _check_objects(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: F
 
 
 def _check_stacks(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: FBT001 - a stage
-    for image, digest in Imaged(rooms.root, rooms.settings.state).walk_images():
+    for image, digest in Stacks(rooms.root).walk_images():
         name = image.parent.name
         try:
             if not digest or (digests and _core.digest_file(image) != digest):

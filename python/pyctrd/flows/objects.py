@@ -10,7 +10,7 @@ from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError, PyctrdError
 from pyctrd.flows.load import load_config
 from pyctrd.metadata.events import STORE
-from pyctrd.snapshots.imaged import STACK, Imaged
+from pyctrd.snapshots.imaged import Stacks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,9 +55,9 @@ def sweep_objects(rooms: Rooms) -> SweptObjects:
 
     While a layer is being written no object is swept, by a lock of their own; the next collection does it.
     """
-    if any((rooms.root / "snapshots").glob(f"{STACK}*")) and (needed := _needed_stacks(rooms)) is not None:
-        # Whichever snapshotter this engine has, another may have made them.
-        Imaged(rooms.root, rooms.settings.state).keep_stacks(needed)
+    stacks = Stacks(rooms.root)
+    if stacks.exist() and (needed := _needed_stacks(rooms)) is not None:
+        stacks.keep(needed)
     if not (rooms.root / "objects").is_dir():
         return SweptObjects()
     try:

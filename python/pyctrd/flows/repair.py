@@ -31,7 +31,7 @@ from pyctrd.oci.digest import Digest
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_index, is_manifest
 from pyctrd.oci.reference import Reference
-from pyctrd.snapshots.imaged import IMAGE, Imaged
+from pyctrd.snapshots.imaged import IMAGE, Stacks
 from pyctrd.snapshots.protocol import LayerForm
 
 if TYPE_CHECKING:
@@ -182,8 +182,7 @@ def _mend_object(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
 
 
 def _mend_stack(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
-    snapshotter = Imaged(rooms.root, rooms.settings.state)
-    snapshotter.drop_image(rooms.root / "snapshots" / finding.name / IMAGE)
+    Stacks(rooms.root).drop_image(rooms.root / "snapshots" / finding.name / IMAGE)
     return "removed: it is made anew when it is needed", True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pyctrd.errors import NotFoundError, naming
 from pyctrd.snapshots.images import ImageMounts
 from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, mount_trial, stack_id
 from pyctrd.snapshots.protocol import LayerRef, Snapshot
-from pyctrd.snapshots.store import make_root, read_record, write_record
+from pyctrd.snapshots.store import SnapshotStore, make_root, read_record, write_record
 
 IMAGE = "image.erofs"
 TREE = "tree"
@@ -24,7 +25,39 @@ _DEVICES = "devices.json"
 _ROOT = "root"
 
 
-class Imaged(Overlayfs):
+class Stacks:
+    """What all snapshotters over images have made for stacks of layers, whichever of them did.
+
+    Args:
+        root: The engine's root directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._store = SnapshotStore(root)
+
+    def exist(self) -> bool:
+        """Whether there is anything."""
+        return any(self._store.directory.glob(f"{STACK}*"))
+
+    def keep(self, stacks: Collection[tuple[str, ...]]) -> None:
+        """Remove what was made for other stacks than these, each of diff_ids with the lowest first."""
+        for path in self._store.directory.glob(f"{STACK}*"):
+            members = read_record(path / MEMBERS)
+            if members is not None and tuple(members) not in stacks:
+                self._store.remove(path)
+
+    def walk_images(self) -> Iterator[tuple[Path, str]]:
+        """The image of each stack that has one, with its digest as it was when it was made; "" where that is lost."""
+        for path in sorted(self._store.directory.glob(f"{STACK}*")):
+            if (path / MEMBERS).exists() and not (path / TREE).exists():
+                yield path / IMAGE, read_record(path / _DIGEST) or ""
+
+    def drop_image(self, image: Path) -> None:
+        """Remove a stack's image: it is made anew when it is asked for. Who has it mounted keeps it until then."""
+        self._store.remove(image.parent)
+
+
+class Imaged(Overlayfs, ABC):
     """As ``Overlayfs``, over one EROFS image for each stack of layers.
 
     The image is all that the layers come to, so a stack needs no fix-up layer, and overlayfs merges nothing. It is
@@ -89,23 +122,6 @@ class Imaged(Overlayfs):
                 self._store.remove(path)
         self._images.collect()
 
-    def keep_stacks(self, stacks: Collection[tuple[str, ...]]) -> None:
-        """Remove the images of all other stacks than these, each of diff_ids with the lowest first; of all forms."""
-        for path in self._store.directory.glob(f"{STACK}*"):
-            members = read_record(path / MEMBERS)
-            if members is not None and tuple(members) not in stacks:
-                self._store.remove(path)
-
-    def walk_images(self) -> Iterator[tuple[Path, str]]:
-        """The image of each stack that has one, with its digest as it was when it was made; "" where that is lost."""
-        for path in sorted(self._store.directory.glob(f"{STACK}*")):
-            if (path / MEMBERS).exists() and not (path / TREE).exists():
-                yield path / IMAGE, read_record(path / _DIGEST) or ""
-
-    def drop_image(self, image: Path) -> None:
-        """Remove a stack's image: it is made anew when it is asked for. Who has it mounted keeps it until then."""
-        self._store.remove(image.parent)
-
     def _image(self, layers: Sequence[LayerRef]) -> Path | None:
         """The image of a stack, or what takes its place, made when it is first asked for; None of no layers."""
         if not layers:
@@ -128,9 +144,9 @@ class Imaged(Overlayfs):
         """What has the attributes of an image's root."""
         return image.parent / _ROOT
 
+    @abstractmethod
     def _compose(self, layers: Sequence[LayerRef], making: Path, identity: str) -> None:
         """Make an image in an empty directory, and write down what it needs."""
-        raise NotImplementedError
 
     def _make_image(self, path: Path, found: Path, layers: Sequence[LayerRef]) -> None:
         with self._store.trial() as making:

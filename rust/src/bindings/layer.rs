@@ -480,7 +480,11 @@ fn compose_sample(py: Python<'_>, target: PathBuf, content: &[u8], kind: &str) -
     let sample = match kind {
         "directory" => Sample::Directory,
         "blocks" => Sample::Blocks,
-        _ => Sample::Image,
+        "image" => Sample::Image,
+        _ => {
+            let reason = "expected image, directory or blocks".to_owned();
+            return Err(Error::Invalid { field: "kind", value: kind.to_owned(), reason }.into());
+        }
     };
     Ok(py.detach(|| compose_sample_at(&Root::open(target)?, content, sample))?)
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,8 +16,7 @@ use crate::cas::{Durability, Finished, KeptBlob, LAYERS, Staging, publish};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::root::Root;
-use crate::tar::index::Index;
-use crate::tar::layers::read_index;
+use crate::tar::layers::join_forms;
 use crate::tar::merge::Merger;
 use crate::tar::{LayerWriter, Limits, Ownership};
 
@@ -89,13 +89,6 @@ pub struct IngestOptions {
     pub limits: Limits,
 }
 
-/// The index of a layer that is there; none where it cannot be read, which a check tells.
-fn known(root: &Root, diff_id: Option<Digest>) -> Option<Index> {
-    let diff_id = diff_id?;
-    let path = format!("{LAYERS}/{}/{}", diff_id.algorithm().name(), diff_id.hex());
-    read_index(&root.path().join(path)).ok()
-}
-
 /// One blob on its way into the store.
 #[derive(Debug)]
 pub struct Ingest {
@@ -135,8 +128,7 @@ impl Ingest {
                     LayerWriter::objects(directory, options.limits, staging.create_objects(root)?, packed)?
                 }
                 Form::Blocks(short) => LayerWriter::blocks(directory, options.limits, short)?,
-            }
-            .beside(known(root, options.diff_id));
+            };
             if options.content_digests {
                 writer = writer.with_content_digests();
             }
@@ -244,7 +236,8 @@ impl Ingest {
         }
     }
 
-    /// Publishes finished ingests together; see [`publish`]. Of resumable ones the bytes stay in staging as well, until
+    /// Publishes finished ingests together; see [`publish`]. A layer that is there in another form keeps that: whoever calls
+    /// sees to it that nobody else publishes or removes it meanwhile. Of resumable ones the bytes stay in staging as well, until
     /// they are aborted or left.
     ///
     /// # Errors
@@ -269,10 +262,15 @@ impl Ingest {
                 .filter(|_| !ingest.published.load(Ordering::Acquire))
                 .ok_or_else(|| ingest.conflict("published or given up"))?;
             let outcome = ingest.pipeline.wait(Some(std::time::Duration::ZERO))?.ok_or_else(unfinished)?;
+            let layer = outcome.diff_id.filter(|_| options.unpack);
+            if let Some(diff_id) = layer.filter(|_| options.form != Form::Tree) {
+                let path = format!("{LAYERS}/{}/{}", diff_id.algorithm().name(), diff_id.hex());
+                join_forms(staging.directory().as_fd(), &root.path().join(path))?;
+            }
             finished.push(Finished {
                 staging,
                 blob: (options.blob != Keep::Nothing).then_some((outcome.digest, outcome.size)),
-                layer: outcome.diff_id.filter(|_| options.unpack),
+                layer,
                 stays: options.blob == Keep::Resumable,
             });
         }

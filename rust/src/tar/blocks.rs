@@ -10,13 +10,13 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::compose::judge;
+use super::compose::{judge, judge_directories};
 use super::entry::Entry;
 use super::failed;
-use super::form::{Ended, Form, Made};
-use super::index::{Extent, Place, What};
+use super::form::{Ended, Form, Made, create_lost};
+use super::index::{Extent, Place};
 use super::layers::BLOCKS;
-use super::nodes::{Inode, NodeId, Nodes, ROOT};
+use super::nodes::{Inode, NodeId, Nodes};
 use crate::erofs::BLOCK_BYTES;
 use crate::error::{Error, Result};
 
@@ -210,10 +210,7 @@ impl Form for BlocksForm {
     }
 
     fn keep(&mut self, nodes: &Nodes, node: NodeId, lost: BorrowedFd<'_>, name: &str) -> Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut to = rustix::fs::openat(lost, name, flags, Mode::from_raw_mode(0o600))
-            .map(File::from)
-            .map_err(|e| Error::errno("create", "lost", e))?;
+        let mut to = create_lost(lost, name)?;
         let inode = nodes.inode(node);
         let Some(Extent { start, .. }) = inode.extent else { return Ok(()) };
         self.flush()?;
@@ -223,12 +220,7 @@ impl Form for BlocksForm {
     }
 
     fn finish(&mut self, nodes: &Nodes) -> Result<Made> {
-        let mut skipped_xattrs = 0;
-        for id in nodes.below(ROOT) {
-            if nodes.inode(id).what == What::Directory {
-                skipped_xattrs += judge(nodes.inode(id), || nodes.path(id))?;
-            }
-        }
+        let skipped_xattrs = judge_directories(nodes)?;
         self.flush()?;
         self.write_held()?;
         let bytes = self.at.next_multiple_of(BLOCK_BYTES);

@@ -16,7 +16,7 @@ use super::acl;
 use super::index::{Extent, Index, Place, Record, What};
 use super::layers::{BLOCKS, LayerDirectory};
 use super::metadata::{Storable, finish_directory, storable};
-use super::nodes::Inode;
+use super::nodes::{Inode, Nodes, ROOT as TOP};
 use super::settle::{attributes, make_hole};
 use super::view::{Id, Source, View};
 use crate::cas::{Key, OBJECTS, object_path};
@@ -97,6 +97,17 @@ pub(super) fn judge(inode: &Inode, path: impl FnOnce() -> Vec<u8>) -> Result<u64
     let judged = attributes_of(inode.what, inode.mode, &inode.xattrs);
     let judged = judged.map_err(|(operation, errno)| Error::errno(operation, to_path(&path()), errno))?;
     Ok(judged.skipped)
+}
+
+/// As [`judge`], for all directories of a layer: their attributes are only known at its end.
+pub(super) fn judge_directories(nodes: &Nodes) -> Result<u64> {
+    let mut skipped = 0;
+    for id in nodes.below(TOP) {
+        if nodes.inode(id).what == What::Directory {
+            skipped += judge(nodes.inode(id), || nodes.path(id))?;
+        }
+    }
+    Ok(skipped)
 }
 
 /// Writes `image.erofs` and `root` into an empty directory: the image of layers that were unpacked so.

@@ -3,12 +3,15 @@
 //! [`super::fresh`] decides what an entry does, by [`Nodes`] alone; a form carries it out. So every check, limit and rule
 //! is the same for all of them.
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
+
+use rustix::fs::{Mode, OFlags};
 
 use super::entry::Entry;
 use super::index::{Extent, Place};
 use super::nodes::{NodeId, Nodes};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How a regular file ended.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +35,14 @@ pub(super) struct Made {
     pub(super) blocks: Option<u64>,
     /// Xattrs that could not be set.
     pub(super) skipped_xattrs: u64,
+}
+
+/// A file for a content that no name leads to any more.
+pub(super) fn create_lost(lost: BorrowedFd<'_>, name: &str) -> Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    rustix::fs::openat(lost, name, flags, Mode::from_raw_mode(0o600))
+        .map(File::from)
+        .map_err(|e| Error::errno("create", "lost", e))
 }
 
 /// Makes what a layer decides. A name is given before `nodes` has it, and taken away while `nodes` still has it. Where names

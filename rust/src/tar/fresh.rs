@@ -12,7 +12,7 @@ use super::blocks::BlocksForm;
 use super::entry::{Entry, Kind};
 use super::form::{Ended, Form};
 use super::frame::FrameWriter;
-use super::index::{self, Hides, Index, What};
+use super::index::{self, Hides, What};
 use super::limits::{Limits, Meter};
 use super::name::{self, Last};
 use super::nodes::{Inode, NodeId, Nodes, ROOT, Step};
@@ -69,7 +69,6 @@ impl LayerWriter {
             frame,
             current: None,
             digests: false,
-            known: None,
             meter: Meter::new(limits),
         };
         Ok(Self { stream: Stream::new(limits), layer })
@@ -80,13 +79,6 @@ impl LayerWriter {
     #[must_use]
     pub fn with_content_digests(mut self) -> Self {
         self.layer.digests = true;
-        self
-    }
-
-    /// The same writer for a layer that is there in another form: its index will say what that one says as well.
-    #[must_use]
-    pub fn beside(mut self, known: Option<Index>) -> Self {
-        self.layer.known = known;
         self
     }
 
@@ -116,8 +108,6 @@ struct Layer {
     frame: FrameWriter,
     current: Option<Current>,
     digests: bool,
-    /// The layer as it is there in another form.
-    known: Option<Index>,
     meter: Meter,
 }
 
@@ -332,7 +322,7 @@ impl Layer {
         let made = self.form.finish(&self.nodes)?;
         self.meter.skip_xattrs(made.skipped_xattrs);
         self.frame.finish(&self.nodes)?;
-        let mut records = self.nodes.records();
+        let records = self.nodes.records();
         let applied = AppliedLayer {
             implied: records.iter().filter(|r| r.implied && !r.path.is_empty()).count() as u64,
             foreign_links: records.iter().filter(|r| r.what == What::Foreign).count() as u64,
@@ -341,11 +331,7 @@ impl Layer {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.directory, "index", flags, Mode::from_raw_mode(0o600))
             .map_err(|e| Error::errno("create", "index", e))?;
-        let (mut pack, mut blocks) = (made.pack, made.blocks);
-        if let Some(known) = &self.known {
-            index::join(&mut records, &mut pack, &mut blocks, known);
-        }
-        index::write(&mut File::from(fd), &records, pack.as_ref(), blocks)?;
+        index::write(&mut File::from(fd), &records, made.pack.as_ref(), made.blocks)?;
         Ok(applied)
     }
 }

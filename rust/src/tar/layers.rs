@@ -1,8 +1,8 @@
 //! Unpacked layers, opened to read files from: from a layer's tree, from its pack and the store's objects, or from blocks.
 
 use std::fs::File;
-use std::io::{Seek, Write};
-use std::os::fd::AsFd;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,10 @@ pub const PACK: &str = "pack";
 pub const BLOCKS: &str = "blocks";
 /// What is copied out of blocks and is no longer than this is in memory; it is otherwise a file without a name.
 const IN_MEMORY_BYTES: u64 = 1 << 20;
+/// In an ingest's directory.
+const STAGED_INDEX: &str = "layer/index";
+/// Beside the layer: what a kill leaves of it goes with the ingest.
+const JOINED_INDEX: &str = "joined";
 /// Copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 /// A store is so many directories above a layer: `layers/<algorithm>/<hex>`.
@@ -72,6 +76,36 @@ pub fn read_index(layer: &Path) -> Result<Index> {
         _ => Error::io("read", &path, &e),
     })?;
     index::decode(&bytes, &path.display().to_string())
+}
+
+/// Has the index of a staged layer say as well where contents are in the forms that it is there in already.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Invalid`] for a damaged staged index. One that is there and damaged is not gone by.
+pub fn join_forms(staging: BorrowedFd<'_>, there: &Path) -> Result<()> {
+    let other = match read_index(there) {
+        Ok(other) => other,
+        Err(Error::NotFound { .. } | Error::Invalid { .. }) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let wrong = |operation, e: &std::io::Error| Error::io(operation, STAGED_INDEX, e);
+    let open = |name: &str, flags| {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(staging, name, flags, Mode::from_raw_mode(0o600))
+            .map(File::from)
+            .map_err(|e| Error::errno("open", name, e))
+    };
+    let mut bytes = Vec::new();
+    open(STAGED_INDEX, OFlags::RDONLY)?.read_to_end(&mut bytes).map_err(|e| wrong("read", &e))?;
+    let Index { mut records, mut pack, mut blocks, .. } = index::decode(&bytes, STAGED_INDEX)?;
+    let own = (pack, blocks);
+    if !index::join(&mut records, &mut pack, &mut blocks, &other) || (pack, blocks) == own {
+        return Ok(());
+    }
+    let mut joined = open(JOINED_INDEX, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+    index::write(&mut joined, &records, pack.as_ref(), blocks)?;
+    rustix::fs::renameat(staging, JOINED_INDEX, staging, STAGED_INDEX)
+        .map_err(|e| Error::errno("rename", JOINED_INDEX, e))
 }
 
 impl LayerDirectory {

@@ -11,13 +11,13 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::compose::judge;
+use super::compose::{judge, judge_directories};
 use super::entry::Entry;
 use super::failed;
-use super::form::{Ended, Form, Made};
-use super::index::{Place, What};
+use super::form::{Ended, Form, Made, create_lost};
+use super::index::Place;
 use super::layers::PACK;
-use super::nodes::{Inode, NodeId, Nodes, ROOT};
+use super::nodes::{Inode, NodeId, Nodes};
 use crate::cas::{NewObject, ObjectWriter, Stored};
 use crate::error::{Error, Result};
 
@@ -107,20 +107,11 @@ impl Form for ObjectsForm {
     }
 
     fn keep(&mut self, nodes: &Nodes, node: NodeId, lost: BorrowedFd<'_>, name: &str) -> Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = rustix::fs::openat(lost, name, flags, Mode::from_raw_mode(0o600))
-            .map(File::from)
-            .map_err(|e| Error::errno("create", "lost", e))?;
-        self.copy_out(nodes.inode(node), &mut file)
+        self.copy_out(nodes.inode(node), &mut create_lost(lost, name)?)
     }
 
     fn finish(&mut self, nodes: &Nodes) -> Result<Made> {
-        let mut skipped_xattrs = 0;
-        for id in nodes.below(ROOT) {
-            if nodes.inode(id).what == What::Directory {
-                skipped_xattrs += judge(nodes.inode(id), || nodes.path(id))?;
-            }
-        }
+        let skipped_xattrs = judge_directories(nodes)?;
         self.pack.flush().map_err(|e| Error::io("write", PACK, &e))?;
         Ok(Made { pack: Some(self.hasher.finalize().into()), blocks: None, skipped_xattrs })
     }
