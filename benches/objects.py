@@ -10,7 +10,6 @@ namespace that is made meanwhile would keep the disks busy.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benches.peers.corpus import make_layouts
+from benches.peers.corpus import Layer, layers_of, make_layouts
 from benches.peers.disk import fresh_disk
 from pyctrd import _core
 from pyctrd.snapshots.composefs import Composefs
@@ -34,14 +33,6 @@ READ_BYTES = 1 << 20
 READ_IMAGES = 3
 # An overlay that was unmounted lets go of its image a moment later.
 SETTLE_SECONDS = 1.0
-
-
-class Layer(NamedTuple):
-    """A blob, and what it is."""
-
-    path: Path
-    digest: str
-    diff_id: str
 
 
 class Store(NamedTuple):
@@ -70,21 +61,6 @@ class Row(NamedTuple):
     find_s: float
     cold_s: float
     warm_s: float
-
-
-def layers_of(layout: Path) -> list[Layer]:
-    """The layers of a layout's first image."""
-    blobs = layout / "blobs"
-
-    def read(digest: str) -> dict[str, object]:
-        return json.loads((blobs / digest.replace(":", "/")).read_bytes())  # type: ignore[no-any-return] # JSON
-
-    index = json.loads((layout / "index.json").read_bytes())
-    manifest: dict[str, object] = read(index["manifests"][0]["digest"])
-    config: dict[str, object] = read(manifest["config"]["digest"])  # type: ignore[index] # JSON
-    digests = [layer["digest"] for layer in manifest["layers"]]  # type: ignore[attr-defined] # JSON
-    diff_ids = config["rootfs"]["diff_ids"]  # type: ignore[index] # JSON
-    return [Layer(blobs / d.replace(":", "/"), d, diff_id) for d, diff_id in zip(digests, diff_ids, strict=True)]
 
 
 def bring_in(root: Path, layer: Layer, store: Store) -> LayerRef:
@@ -140,7 +116,7 @@ def used(root: Path) -> float:
     return (stat.f_blocks - stat.f_bfree) * stat.f_frsize / (1 << 20)
 
 
-def measure(store: Store, images: list[list[Layer]], disk: Path) -> Row:
+def measure(store: Store, images: Sequence[Sequence[Layer]], disk: Path) -> Row:
     """Bring everything into a store on an empty disk, and look at it."""
     root, state = disk / "root", disk / "state"
     for directory in (root, state):
