@@ -1,7 +1,7 @@
 //! The workers of the process: one pool for all stages of all pipelines.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
 
 use super::run::Shared;
 use super::stage::Stage;
@@ -23,6 +23,10 @@ struct State {
 
 static STATE: Mutex<State> = Mutex::new(State { ready: Vec::new(), workers: 0, idle: 0 });
 static WORK: Condvar = Condvar::new();
+/// Asked for once: the answer comes from files of the process' cgroups.
+static WANTED: LazyLock<usize> = LazyLock::new(|| {
+    std::thread::available_parallelism().map_or(WORKERS_MINIMUM, usize::from).max(WORKERS_MINIMUM)
+});
 /// Threads do not survive a fork: the process that the workers belong to, 0 before there are any.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
@@ -52,9 +56,7 @@ pub(super) fn check_process() -> Result<()> {
 pub(super) fn submit(pipeline: &Arc<Shared>, stage: Stage) {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     state.ready.push(Task { pipeline: Arc::clone(pipeline), stage });
-    let wanted =
-        std::thread::available_parallelism().map_or(WORKERS_MINIMUM, usize::from).max(WORKERS_MINIMUM);
-    if state.idle == 0 && state.workers < wanted {
+    if state.idle == 0 && state.workers < *WANTED {
         let name = format!("pyctrd-worker-{}", state.workers);
         // Without a thread the tasks wait for those that there are; with none at all the caller would hang.
         if std::thread::Builder::new().name(name).spawn(work).is_ok() {
