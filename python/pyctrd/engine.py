@@ -243,11 +243,21 @@ class Engine:
 
         Containers go on.
         """
+        self._close(ending=False)
+
+    def leave(self) -> None:
+        """As ``close``, for a process that ends right after it: the database's log is left to the next one.
+
+        That spares a few flushes, by which a short command would be noticeably longer.
+        """
+        self._close(ending=True)
+
+    def _close(self, *, ending: bool) -> None:
         try:
             self.images.close()
             self.leases.close()
         finally:
-            self._rooms.close()
+            self._rooms.close(ending=ending)
 
     def __enter__(self) -> Self:
         return self

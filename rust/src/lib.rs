@@ -2,7 +2,7 @@
 //!
 //! Rust does what touches every byte or needs calls relative to a descriptor: hash, inflate, parse
 //! tar, write, mount. Policy stays in Python. Dependencies point one way:
-//! `error, digest ← root, mount, compression ← cas, erofs ← tar ← pipeline ← bindings`.
+//! `error, digest ← root, flush, mount, compression ← cas, erofs ← tar ← pipeline ← bindings`.
 
 #[cfg(feature = "python")]
 mod bindings;
@@ -16,6 +16,8 @@ pub mod digest;
 pub mod erofs;
 #[cfg(feature = "engine")]
 pub mod error;
+#[cfg(feature = "engine")]
+pub mod flush;
 #[cfg(feature = "engine")]
 pub mod mount;
 #[cfg(feature = "engine")]

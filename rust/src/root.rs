@@ -82,31 +82,31 @@ impl Root {
         }
     }
 
-    /// Makes a directory and its parents, each with `mode`; those that are there stay as they are. A name that was
-    /// made is flushed: what is stored beneath it would be lost with it.
+    /// Makes directories and their parents, each with `mode`; those that are there stay as they are. A name that was
+    /// made is flushed: what is stored beneath it would be lost with it. All are made before the first is flushed: where
+    /// a file system has a journal, that takes the others along.
     ///
     /// # Errors
     /// [`Error::Io`], also where something else than a directory is in the way.
-    pub fn make_directories(&self, path: &str, mode: u32) -> Result<()> {
-        let mut made = String::new();
-        for part in path.split('/').filter(|part| !part.is_empty()) {
-            if !made.is_empty() {
-                made.push('/');
-            }
-            made.push_str(part);
-            match rustix::fs::mkdirat(&self.fd, made.as_str(), Mode::from_raw_mode(mode)) {
-                Ok(()) => self.flush_parent(&made)?,
-                Err(Errno::EXIST) => {}
-                Err(e) => return Err(Error::errno("make directory", self.path.join(&made), e)),
+    pub fn make_directories(&self, paths: &[&str], mode: u32) -> Result<()> {
+        let mut grown: Vec<&str> = Vec::new();
+        for path in paths {
+            let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+            let mut parent = ".";
+            for made in ends.map(|end| &path[..end]) {
+                match rustix::fs::mkdirat(&self.fd, made, Mode::from_raw_mode(mode)) {
+                    Ok(()) if !grown.contains(&parent) => grown.push(parent),
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(e) => return Err(Error::errno("make directory", self.path.join(made), e)),
+                }
+                parent = made;
             }
         }
+        for parent in grown {
+            rustix::fs::fsync(self.directory(parent)?)
+                .map_err(|e| Error::errno("fsync", self.path.join(parent), e))?;
+        }
         Ok(())
-    }
-
-    fn flush_parent(&self, path: &str) -> Result<()> {
-        let parent = path.rsplit_once('/').map_or(".", |(parent, _)| parent);
-        rustix::fs::fsync(self.directory(parent)?)
-            .map_err(|e| Error::errno("fsync", self.path.join(parent), e))
     }
 
     /// Opens a directory beneath, by a path without links.

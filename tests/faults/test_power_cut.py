@@ -29,7 +29,14 @@ FLUSHES = ("fsync", "fdatasync", "syncfs")
 SAMPLE = 3
 # Those that tell somebody that something is there, or gone. To look whether overlayfs works an engine unmounts one, by
 # which the kernel flushes all of the disk beneath: whatever was not flushed before is flushed then. So not that alone.
-SHORT = [("pull", "native"), ("commit", "overlayfs"), ("rmi", "native"), ("create", "overlayfs")]
+SHORT = [
+    ("pull", "native"),
+    ("pull", "erofs"),
+    ("load", "composefs"),
+    ("commit", "overlayfs"),
+    ("rmi", "native"),
+    ("create", "overlayfs"),
+]
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,8 @@ def test_d03_what_was_told_survives_a_power_cut(
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    ("durability", "snapshotter"), [("batch", "native"), ("batch", "overlayfs"), ("full", "native")]
+    ("durability", "snapshotter"),
+    [("batch", "native"), ("batch", "overlayfs"), ("batch", "composefs"), ("batch", "erofs"), ("full", "native")],
 )
 @pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name.replace(" ", "-"))
 def test_d03_d21_a_power_cut_at_any_flush_takes_nothing_that_was_told(

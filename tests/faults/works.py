@@ -358,7 +358,9 @@ def _leave(engine: pyctrd.Engine, shop: Shop) -> None:
     shutil.copy2(root / "content/blobs/sha256" / layer.digest.hex, root / "copied-blob")
     engine.images.remove(image.name)
     container = engine.containers.create(shop.reference("kept"), ["true"], name="half")
-    subprocess.run(["umount", str(root / "containers/default" / container.id / "rootfs")], check=True)
+    rootfs = root / "containers/default" / container.id / "rootfs"
+    if rootfs.is_mount():
+        subprocess.run(["umount", str(rootfs)], check=True)
     (root / "containers/default" / container.id / "config.json").unlink()
     (root / "copied").rename(root / "layers/sha256" / diff_id[7:])
     (root / "copied-blob").rename(root / "content/blobs/sha256" / layer.digest.hex)

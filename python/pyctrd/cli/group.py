@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import click
 from pyctrd.oci.value import dataclass
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyctrd.engine import Engine
 
 # Command → the module that holds it; the function is named for the command.
@@ -58,11 +61,16 @@ class Globals:
     json: bool
     debug: bool
 
-    def engine(self, **options: Any) -> Engine:
-        """An engine with the global options; the command adds its own."""
+    @contextmanager
+    def engine(self, **options: Any) -> Iterator[Engine]:
+        """An engine with the global options, to which the command adds its own; the process ends with it."""
         from pyctrd.engine import Engine
 
-        return Engine(root=self.root, state=self.state, namespace=self.namespace, **options)
+        engine = Engine(root=self.root, state=self.state, namespace=self.namespace, **options)
+        try:
+            yield engine
+        finally:
+            engine.leave()
 
 
 class LazyGroup(click.Group):

@@ -143,6 +143,8 @@ class Fetch:
         charged: Whether the engine's namespace must have room for them; not for what is brought back to its owners.
         bodies: Taken for each blob while its bytes come, where several transfers share what may come at once.
         claims: Wants that have locks and files open at once.
+        flushes: Whether what is recorded is durable when ``run`` returns; else with the caller's next ``write()``, and
+            a power cut before that undoes all of it.
     """
 
     def __init__(
@@ -157,8 +159,10 @@ class Fetch:
         charged: bool = True,
         bodies: threading.Semaphore | None = None,
         claims: int = MAX_CLAIMED,
+        flushes: bool = True,
     ) -> None:
         self._rooms = rooms
+        self._flushes = flushes
         self._charged = charged
         self._is_present = is_present
         self._record = record
@@ -245,7 +249,7 @@ class Fetch:
 
     def _transfer(self, wants: list[Want]) -> None:
         kept = find_kept(self._rooms, wants)
-        with self._rooms.database.write() as tx:
+        with self._rooms.database.note() as tx:  # durable before anything gets a name
             self._admit(tx, wants)
             ids = reserve(self._rooms, tx, wants, kept)
         try:
@@ -262,8 +266,14 @@ class Fetch:
         names = [name for want in wants for name in (str(want.descriptor.digest), want.diff_id)]
         with ExitStack() as held:
             hold(digest_locks(self._rooms, *names), held)  # in their order, so that no two wait for each other
-            _core.publish(str(self._rooms.root), ingests, durability=self._rooms.settings.durability)
-            with self._rooms.database.write() as tx:
+            database = self._rooms.database
+            _core.publish(
+                str(self._rooms.root),
+                ingests,
+                durability=self._rooms.settings.durability,
+                journal=database.log,
+            )
+            with database.write() if self._flushes else database.note() as tx:
                 # Looked at again in the transaction that keeps it, or it could go in between.
                 if not all(_is_there(tx, want) for want in wants if want.given != "nothing"):
                     raise _GoneError

@@ -99,6 +99,7 @@ def bring(
             watch_seconds=PROGRESS_INTERVAL_SECONDS,
             bodies=bodies,
             claims=claims,
+            flushes=False,
         )
         fetch.run(wants)
         if unpack and resolved.config is not None:

@@ -90,7 +90,7 @@ class Rooms:
             recover(self)
             self._tell_repaired(database)
             if database.namespaces.find(self.namespace) is None:
-                with database.write() as tx:
+                with database.note() as tx:  # lost in a power cut, it is made again
                     tx.namespaces.ensure(self.namespace)
         except BaseException:
             self.use_database(None)
@@ -213,9 +213,16 @@ class Rooms:
                 hint="open an engine in each process",
             )
 
-    def close(self) -> None:
-        """Close what was opened; idempotent. In a forked child it does nothing: all of it is the parent's."""
+    def close(self, *, ending: bool = False) -> None:
+        """Close what was opened; idempotent. In a forked child it does nothing: all of it is the parent's.
+
+        Args:
+            ending: The process ends now, and closes what is not to be closed in any order.
+        """
         if os.getpid() != self._process:
+            return
+        if ending and self._database is not None:
+            self._database.leave()
             return
         self.__dict__.pop("open_images", None)
         try:

@@ -119,6 +119,7 @@ class _Loading:
                 share=partial(share, rooms, None),
                 watch=watcher(self._origin.source, wants, progress),
                 watch_seconds=PROGRESS_INTERVAL_SECONDS,
+                flushes=False,
             ).run(wants)
             if self._unpack:
                 for diff_ids in self._stacks:

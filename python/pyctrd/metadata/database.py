@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 # A writer holds the database for a few milliseconds; one that waits longer than this has met a stuck process.
 BUSY_TIMEOUT_SECONDS = 30.0
 FILE_MODE = 0o600
+# Of a log that is left behind: to read as much takes a quarter of a millisecond.
+LEFT_LOG_BYTES = 256 << 10
 REBUILD_HINT = "build it anew from what is on disk: pyctrd check --repair"
 # The file system has no unnamed files, or (EISDIR) the kernel is older than they are.
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)
@@ -129,11 +131,17 @@ class Database(Tables):
             raise
         self._execute("commit", "COMMIT")
 
+    @property
+    def log(self) -> Path:
+        """SQLite's log beside the file: a flush of it makes durable what was noted. SQLite takes no locks on it."""
+        return self._path.with_name(f"{self._path.name}-wal")
+
     @contextmanager
     def note(self) -> Iterator[Tables]:
         """One transaction that is not flushed: a power cut may take it, with whatever was noted after it.
 
-        For news of what a power cut ends as well, as running containers. The next ``write()`` flushes it too.
+        For news of what a power cut ends as well, as running containers, and for the steps of what is told later. The
+        next ``write()`` of any process flushes it too.
 
         Raises:
             DeadlineError: Another process kept the database locked.
@@ -163,6 +171,18 @@ class Database(Tables):
         for connection in connections:
             with connection.lock:
                 connection.sqlite.close()
+
+    def leave(self) -> None:
+        """As ``close``, in a process that ends now: its end closes the connections, which are not to be used again.
+
+        Closing the last one flushes the log, moves it to the file and flushes that. A log that is left is as durable,
+        and whoever opens the file next goes on with it; a long one is moved, since all of it would be read then.
+        """
+        with suppress(OSError):
+            if self.log.stat().st_size <= LEFT_LOG_BYTES:
+                self._closed = True
+                return
+        self.close()
 
     def _run(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         return self._execute(sql.split(None, 1)[0].lower(), sql, values)
@@ -256,7 +276,8 @@ class Database(Tables):
 def _make(path: Path) -> None:
     """The file, where there is none: whole and durable when it gets its name, with one flush and not a dozen.
 
-    SQLite opens it afterwards, so that no lock of its is lost when the descriptor here is closed; and it gets the mode
+    The name is durable with the first transaction: SQLite flushes the directory when it makes its log there. It opens
+    the file afterwards, so that no lock of its is lost when the descriptor here is closed; and the file gets the mode
     that SQLite would not give it.
     """
     if path.exists():
@@ -265,7 +286,6 @@ def _make(path: Path) -> None:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _link_whole(_empty_image(), path.name, directory)
-            os.fsync(directory)
         finally:
             os.close(directory)
     except OSError as error:

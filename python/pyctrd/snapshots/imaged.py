@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.errors import NotFoundError, naming
+from pyctrd.errors import NotFoundError
 from pyctrd.snapshots.images import ImageMounts
 from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, mount_trial, stack_id
 from pyctrd.snapshots.protocol import LayerRef, Snapshot
@@ -146,11 +145,11 @@ class Imaged(Overlayfs, ABC):
 
     @abstractmethod
     def _compose(self, layers: Sequence[LayerRef], making: Path, identity: str) -> None:
-        """Make an image in an empty directory, and write down what it needs."""
+        """Make an image in a directory, write down what it needs, and flush all that is there."""
 
     def _make_image(self, path: Path, found: Path, layers: Sequence[LayerRef]) -> None:
         with self._store.trial() as making:
-            write_record(making / MEMBERS, [ref.diff_id for ref in layers])
+            write_record(making / MEMBERS, [ref.diff_id for ref in layers], flush=False)
             self._compose(layers, making, path.name)
             try:
                 making.rename(path)
@@ -163,13 +162,12 @@ class Imaged(Overlayfs, ABC):
 
 
 def compose_image(layers: Sequence[LayerRef], making: Path, identity: str, *, blocks: bool) -> None:
-    """Make the image itself, and flush it: over objects, or over layers' blocks."""
+    """Make the image itself, over objects or over layers' blocks, and flush all that is in the directory."""
     devices = _core.compose_layers([ref.path for ref in layers], making, identity, blocks=blocks)
-    with naming(making / IMAGE), (making / IMAGE).open("rb") as file:
-        os.fdatasync(file.fileno())
     if blocks:
-        write_record(making / _DEVICES, [layers[position].diff_id for position in devices])
-    write_record(making / _DIGEST, _core.digest_file(making / IMAGE))
+        write_record(making / _DEVICES, [layers[position].diff_id for position in devices], flush=False)
+    write_record(making / _DIGEST, _core.digest_file(making / IMAGE), flush=False)
+    _core.flush_tree(making)
 
 
 def _devices(image: Path, layers: Sequence[LayerRef]) -> list[Path]:

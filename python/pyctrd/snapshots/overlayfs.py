@@ -15,7 +15,6 @@ from pyctrd.snapshots.store import (
     SnapshotStore,
     as_changes,
     directory_bytes,
-    flush_tree,
     make_root,
     read_record,
     write_record,
@@ -184,11 +183,10 @@ class Overlayfs:
     def _make_fixup(self, path: Path, layers: Sequence[LayerRef]) -> None:
         with self._store.trial() as making:
             (making / "tree").mkdir(mode=0o755)
-            write_record(making / MEMBERS, [ref.diff_id for ref in layers])
-            if _core.settle_layers([ref.path for ref in layers], making / "tree"):
-                flush_tree(making / "tree")
-            else:
+            write_record(making / MEMBERS, [ref.diff_id for ref in layers], flush=False)
+            if not _core.settle_layers([ref.path for ref in layers], making / "tree"):
                 (making / "tree").rmdir()
+            _core.flush_tree(making)
             try:
                 making.rename(path)
             except OSError:

@@ -180,13 +180,14 @@ def make_root(path: Path) -> None:
         os.utime(path, ns=(0, 0))
 
 
-def write_record(path: Path, record: object) -> None:
-    """Write a JSON file, and flush it: after a power cut it is whole, or was never there."""
+def write_record(path: Path, record: object, *, flush: bool = True) -> None:
+    """Write a JSON file, and flush it or leave that to others: after a power cut it is whole, or was never there."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with naming(path), os.fdopen(descriptor, "wb") as file:
         file.write(orjson.dumps(record))
         file.flush()
-        os.fdatasync(file.fileno())
+        if flush:
+            os.fdatasync(file.fileno())
 
 
 def read_record(path: Path) -> Any:
@@ -195,16 +196,6 @@ def read_record(path: Path) -> Any:
         return orjson.loads(path.read_bytes())
     except (FileNotFoundError, orjson.JSONDecodeError):
         return None
-
-
-def flush_tree(directory: Path) -> None:
-    """Flush the content of every regular file beneath a directory: few, as only fix-up layers have them."""
-    for where, _, names in os.walk(directory):
-        for name in names:
-            path = Path(where, name)
-            if not path.is_symlink() and path.is_file():
-                with naming(path), path.open("rb") as file:
-                    os.fdatasync(file.fileno())
 
 
 def as_changes(found: Iterable[tuple[str, bytes]]) -> list[Change]:

@@ -401,13 +401,20 @@ impl PyStageTimes {
     }
 }
 
-/// Flushes finished ingests with one flush and gives them their names.
+/// Flushes finished ingests with one flush, and a file that says what they are, and gives them their names.
 #[pyfunction]
-#[pyo3(signature = (root, ingests, *, durability = "batch"))]
-fn publish(py: Python<'_>, root: PathBuf, ingests: Vec<Py<PyIngest>>, durability: &str) -> PyResult<()> {
+#[pyo3(signature = (root, ingests, *, durability = "batch", journal = None))]
+fn publish(
+    py: Python<'_>,
+    root: PathBuf,
+    ingests: Vec<Py<PyIngest>>,
+    durability: &str,
+    journal: Option<PathBuf>,
+) -> PyResult<()> {
     let durability = Durability::parse(durability)?;
     let finished: Vec<&Ingest> = ingests.iter().map(|ingest| &ingest.get().ingest).collect();
-    Ok(py.detach(|| Ingest::publish_all(&Root::open(root)?, &finished, durability))?)
+    let journal = journal.as_deref();
+    Ok(py.detach(|| Ingest::publish_all(&Root::open(root)?, &finished, durability, journal))?)
 }
 
 /// Applies a layer file to a directory.

@@ -1,4 +1,4 @@
-//! Bindings of `root`: files opened beneath a directory.
+//! Bindings of `root` and `flush`: files opened beneath a directory, and what is flushed.
 
 use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::path::PathBuf;
@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::error::Error;
+use crate::flush::flush_tree as flush_below;
 use crate::root::{Links, open_regular};
 
 /// Opens a regular file beneath the directory `root`, links followed within it; a descriptor.
@@ -29,6 +30,12 @@ fn file_system(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
     Ok(found.f_type as u64)
 }
 
+/// Flushes the bytes of every regular file beneath a directory.
+#[pyfunction]
+fn flush_tree(py: Python<'_>, directory: PathBuf) -> PyResult<()> {
+    Ok(py.detach(|| flush_below(&directory))?)
+}
+
 fn open(py: Python<'_>, root: RawFd, path: PathBuf, links: Links) -> PyResult<RawFd> {
     let root = borrow(root)?;
     Ok(py.detach(move || open_regular(root, &path, links))?.into_raw_fd())
@@ -48,5 +55,6 @@ pub(super) fn borrow<'a>(fd: RawFd) -> PyResult<BorrowedFd<'a>> {
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(open_in_root, module)?)?;
     module.add_function(wrap_pyfunction!(open_beneath, module)?)?;
-    module.add_function(wrap_pyfunction!(file_system, module)?)
+    module.add_function(wrap_pyfunction!(file_system, module)?)?;
+    module.add_function(wrap_pyfunction!(flush_tree, module)?)
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -13,6 +14,7 @@ use super::staging::{Staging, prepare};
 use super::{BLOBS, LAYERS, PRIVATE_MODE};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
+use crate::flush::flush_file;
 use crate::root::{Root, open_directory, remove_tree};
 
 /// So many are flushed one after the other; a flush of the file system costs about as much from there on.
@@ -63,13 +65,23 @@ pub struct Finished<'a> {
 
 /// Flushes all, renames each to its final name without replacing anything, and flushes the directories once.
 ///
-/// After it returns, records may name them. What stands at a final name already stays, if it is whole.
+/// After it returns, records may name them. What stands at a final name already stays, if it is whole. `journal` is a file
+/// that says what is about to get names, for whoever comes after a power cut: it is flushed before the first has its own,
+/// and may be missing.
 ///
 /// # Errors
 /// [`Error::Io`], also for a failed flush, which is final.
-pub fn publish(root: &Root, finished: &[Finished<'_>], durability: Durability) -> Result<()> {
+pub fn publish(
+    root: &Root,
+    finished: &[Finished<'_>],
+    durability: Durability,
+    journal: Option<&Path>,
+) -> Result<()> {
     prepare(root)?;
     flush(finished, durability)?;
+    if let Some(journal) = journal.filter(|_| durability != Durability::None) {
+        flush_file(journal)?; // nothing is left to do where it was of the file system
+    }
     let mut objects = HashSet::new();
     for item in finished.iter().filter(|item| item.layer.is_some()) {
         objects.extend(place_objects(root, item.staging.directory().as_fd())?);
@@ -152,7 +164,7 @@ fn enter<'a>(
     let at = if let Some(at) = touched.iter().position(|(known, _)| *known == path) {
         at
     } else {
-        root.make_directories(&path, PRIVATE_MODE)?;
+        root.make_directories(&[&path], PRIVATE_MODE)?;
         touched.push((path.clone(), root.directory(&path)?));
         touched.len() - 1
     };

@@ -246,7 +246,6 @@ impl Staging {
     /// # Errors
     /// [`Error::Io`].
     pub fn create_objects(&self, root: &Root) -> Result<ObjectWriter> {
-        root.make_directories(OBJECTS, PRIVATE_MODE)?;
         let _ = self.objects.set(ObjectsLock::share(root)?);
         rustix::fs::mkdirat(&self.directory, OBJECTS, Mode::from_raw_mode(PRIVATE_MODE))
             .map_err(|e| Error::errno("make directory", OBJECTS, e))?;
@@ -316,10 +315,8 @@ fn create(directory: &OwnedFd, name: &'static str, mode: u32) -> Result<File> {
 
 /// Makes the directories of a store.
 pub(super) fn prepare(root: &Root) -> Result<()> {
-    for path in [INGEST, &format!("{BLOBS}/sha256"), &format!("{LAYERS}/sha256"), TRASH] {
-        root.make_directories(path, PRIVATE_MODE)?;
-    }
-    Ok(())
+    let (blobs, layers) = (format!("{BLOBS}/sha256"), format!("{LAYERS}/sha256"));
+    root.make_directories(&[INGEST, &blobs, &layers, OBJECTS, TRASH], PRIVATE_MODE)
 }
 
 /// Removes what killed processes left in staging, but for the ingests in `keep`, and what was on its way out. Live

@@ -242,7 +242,12 @@ impl Ingest {
     ///
     /// # Errors
     /// [`Error::Conflict`] for one that has not finished well, or is named twice; as [`publish`].
-    pub fn publish_all(root: &Root, ingests: &[&Self], durability: Durability) -> Result<()> {
+    pub fn publish_all(
+        root: &Root,
+        ingests: &[&Self],
+        durability: Durability,
+        journal: Option<&Path>,
+    ) -> Result<()> {
         // In one order for all callers: two threads that publish some of the same never wait for each other.
         let mut ingests = ingests.to_vec();
         ingests.sort_by_key(|ingest| std::ptr::from_ref(*ingest));
@@ -274,7 +279,7 @@ impl Ingest {
                 stays: options.blob == Keep::Resumable,
             });
         }
-        publish(root, &finished, durability)?;
+        publish(root, &finished, durability, journal)?;
         drop(finished);
         for (ingest, mut staging) in ingests.iter().zip(held) {
             ingest.published.store(true, Ordering::Release);

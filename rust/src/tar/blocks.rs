@@ -4,7 +4,7 @@
 //! where an image finds it ([`super::compose`]); shorter ones stand close together, for images have copies of these.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Mode, OFlags};
@@ -19,6 +19,7 @@ use super::layers::BLOCKS;
 use super::nodes::{Inode, NodeId, Nodes};
 use crate::erofs::BLOCK_BYTES;
 use crate::error::{Error, Result};
+use crate::flush::begin_to_write;
 
 /// Written at a time; a longer piece goes out as it came.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -59,14 +60,6 @@ enum Current {
 
 fn wrong(error: &std::io::Error) -> Error {
     Error::io("write", BLOCKS, error)
-}
-
-/// A hint: a refusal means nothing, and an error of the disk is kept for the flush.
-#[expect(unsafe_code, reason = "a system call that rustix does not have")]
-fn begin_to_write(file: &File, offset: u64, length: u64) {
-    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
-    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call touches no memory of ours.
-    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 impl BlocksForm {
