@@ -59,7 +59,8 @@ def pull(
     Spec:
         distribution-spec v1.1, "Pulling manifests", "Pulling blobs"; image-spec v1.1.
     """
-    resolved = resolve(rooms, reference, platform=platform)
+    with rooms.opening(snapshotter=unpack):
+        resolved = resolve(rooms, reference, platform=platform)
     return bring(rooms, resolved, unpack=unpack, keep_blobs=keep_blobs, progress=progress)
 
 

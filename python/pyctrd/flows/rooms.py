@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from pyctrd.flows.directories import check_file_system, open_private
 from pyctrd.flows.stages import StageTotals
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyctrd._core import FileLock
     from pyctrd.content.blobs import Blobs
     from pyctrd.content.layers import Layers
@@ -48,7 +51,10 @@ class Rooms:
         self.settings = settings
         self.stages = StageTotals()
         self._process = os.getpid()
+        # The first two may be opened by one thread while another talks to a registry.
         self._opening = threading.RLock()
+        self._choosing = threading.RLock()
+        self._making = threading.RLock()
         self._database: Database | None = None
         self._is_recovered = False
         self._runtimes: dict[str, Runtime] = {}
@@ -138,7 +144,7 @@ class Rooms:
     def _registry(self) -> Client:
         from pyctrd.registry.client import Client
 
-        with self._opening:
+        with self._making:
             settings = self.settings
             return Client(ca=settings.ca, plain_http=settings.plain_http, credentials=settings.credentials)
 
@@ -147,7 +153,7 @@ class Rooms:
         """The images whose files were read last."""
         from pyctrd.flows.files import OpenImages
 
-        with self._opening:
+        with self._making:
             return self.__dict__.setdefault("open_images", OpenImages())  # type: ignore[no-any-return] # as above
 
     def snapshotter_of(self, key: str) -> Snapshotter | None:
@@ -166,14 +172,44 @@ class Rooms:
         """The snapshotter that was asked for, or the best that this host can do."""
         from pyctrd.flows.choose import choose_snapshotter
 
-        with self._opening:
+        with self._choosing:
             return choose_snapshotter(self)
+
+    @contextmanager
+    def opening(self, *, snapshotter: bool) -> Iterator[None]:
+        """Open the database, and the snapshotter if it is wanted, beside what is done in the block.
+
+        What goes wrong there is raised at the block's end.
+        """
+        if self._is_recovered and (not snapshotter or "snapshotter" in self.__dict__):
+            yield
+            return
+        failures: list[Exception] = []
+
+        def open_both() -> None:
+            try:
+                self.database  # noqa: B018 - opens it
+                if snapshotter:
+                    self.snapshotter  # noqa: B018
+            except Exception as error:  # noqa: BLE001 - handed to the thread that waits
+                failures.append(error)
+
+        thread = threading.Thread(target=open_both, name="pyctrd-opening")
+        with suppress(RuntimeError):  # no more threads: it is opened later
+            thread.start()
+        try:
+            yield
+        finally:
+            if thread.ident is not None:
+                thread.join()
+        if failures:
+            raise failures[0]
 
     def runtime(self, binary: str) -> Runtime:
         """An OCI runtime and its shims: the one that a container was made for."""
         from pyctrd.runtime.runtime import Runtime
 
-        with self._opening:
+        with self._making:
             if (known := self._runtimes.get(binary)) is None:
                 known = self._runtimes[binary] = Runtime(binary, state=self.settings.state)
             return known
