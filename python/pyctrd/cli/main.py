@@ -5,18 +5,20 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyctrd import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 # Objects made before the collector looks for cycles: importing makes tens of thousands, and none of them is garbage.
 GC_THRESHOLD = 50_000
+SHORT_OPTION_CHARS = 2
 
 
 def main() -> NoReturn:
@@ -44,7 +46,7 @@ def _fill_closed_streams() -> None:
 
 
 def _defer_modules() -> None:
-    """Let modules wait that click and pathlib import, until somebody needs what they have.
+    """Let modules wait that click, pathlib and sqlite3 import, until somebody needs what they have.
 
     With what they import themselves they are a tenth of a small pull, and a command that goes well needs none. Only
     here, where no other thread of the process can meet a stand-in, and where no message has a translation.
@@ -53,10 +55,25 @@ def _defer_modules() -> None:
     def cleandoc(text: str) -> str:
         return text.expandtabs().lstrip() if "\n" not in text else str(load("cleandoc")(text))
 
+    def get_close_matches(word: str, possibilities: Iterable[str]) -> list[str]:
+        # Of each short option click asks first what long one it could be: none.
+        return [] if len(word) == SHORT_OPTION_CHARS else list(load_matches("get_close_matches")(word, possibilities))
+
+    class UUID:
+        def __new__(cls, *args: Any, **named: Any) -> Any:
+            return load_uuid("UUID")(*args, **named)
+
     load = _stand_in("inspect", cleandoc=cleandoc)
+    load_matches = _stand_in("difflib", get_close_matches=get_close_matches)
+    load_uuid = _stand_in("uuid", UUID=UUID)
     _stand_in("gettext", gettext=lambda text: text, ngettext=lambda one, many, count: one if count == 1 else many)
-    _stand_in("ipaddress")
-    _stand_in("platform", system=lambda: os.uname().sysname)  # uuid asks
+    for name in ("ipaddress", "ntpath"):
+        _stand_in(name)
+    with suppress(ImportError):
+        # Its classes are these; those that it has in Python, for where there are none in C, take long to load.
+        native = import_module("_datetime")
+        classes = ("date", "datetime", "time", "timedelta", "timezone", "tzinfo")
+        _stand_in("datetime", **{name: getattr(native, name) for name in classes})
 
 
 def _stand_in(name: str, **known: Callable[..., Any]) -> Callable[[str], Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pyctrd.errors import InvalidError, NotFoundError, SizeMismatchError
 from pyctrd.oci.document import DOCUMENT_MAX_BYTES
+from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
     from pyctrd.content.members import Members, Slice

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
@@ -14,6 +14,7 @@ from pyctrd.flows.load import load_config, load_manifest
 from pyctrd.flows.objects import named_objects, object_path
 from pyctrd.flows.recover import is_held
 from pyctrd.flows.resume import is_kept
+from pyctrd.oci.value import NamedTuple
 from pyctrd.snapshots.imaged import Stacks
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError
 from pyctrd.flows.choose import SNAPSHOTTERS, open_snapshotter
@@ -30,6 +30,7 @@ from pyctrd.flows.remove import (
 )
 from pyctrd.metadata.events import STORE
 from pyctrd.metadata.reachability import KeptBlob, KeptLayer
+from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms

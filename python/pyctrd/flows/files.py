@@ -6,11 +6,12 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Literal
 
 from pyctrd import _core
 from pyctrd.errors import NotFoundError
 from pyctrd.flows.load import image_layers
+from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError, PyctrdError
 from pyctrd.flows.load import load_config
 from pyctrd.metadata.events import STORE
+from pyctrd.oci.value import NamedTuple
 from pyctrd.snapshots.imaged import Stacks
 
 if TYPE_CHECKING:

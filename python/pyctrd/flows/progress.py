@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from pyctrd.oci.value import NamedTuple, dataclass
 
 LayerState = Literal["waiting", "present", "pulling", "done"]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.index import Index
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_index
+from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms

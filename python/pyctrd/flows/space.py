@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pyctrd.errors import NotFoundError
 from pyctrd.flows.objects import count_objects
 from pyctrd.flows.reach import learn_needs
+from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms

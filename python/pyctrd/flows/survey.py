@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pyctrd.flows.collect import Swept, sweep_store
 from pyctrd.flows.lease import end_dead_leases
@@ -13,6 +13,7 @@ from pyctrd.flows.recover import is_held
 from pyctrd.flows.remove import PAGE, find_unrecorded, own_bytes, size_on_disk
 from pyctrd.flows.resume import is_kept, kept_bytes
 from pyctrd.metadata.reachability import KeptBlob, KeptLayer
+from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms

@@ -5,11 +5,12 @@ from __future__ import annotations
 import builtins
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyctrd.errors import AlreadyExistsError, InvalidError
 from pyctrd.metadata.events import Events
 from pyctrd.metadata.table import Table
+from pyctrd.oci.value import NamedTuple
 
 _COLUMNS = (
     "namespace, id, name, image_name, image_digest, snapshot_key, command, labels, auto_remove, stop_signal, runtime, "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyctrd.metadata.table import Table
+from pyctrd.oci.value import NamedTuple
 
 _COLUMNS = "namespace, digest, size, media_type, source, created_ns, is_stored"
 

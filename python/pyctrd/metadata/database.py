@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pyctrd.errors import (
     ConflictError,
@@ -34,6 +34,7 @@ from pyctrd.metadata.namespaces import Namespaces
 from pyctrd.metadata.reserve import Reserve
 from pyctrd.metadata.snapshots import Snapshots
 from pyctrd.metadata.usage import Usage
+from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
     from pyctrd.metadata.reachability import Reachability
@@ -323,10 +324,10 @@ def _empty_image() -> bytes:
     Spec:
         SQLite, "Database File Format", 1.3.3: the two version numbers, 2 for WAL.
     """
+    steps = ";".join(statement for statements in MIGRATIONS for statement in statements)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as memory:
-        for version, statements in enumerate(MIGRATIONS, start=1):
-            for statement in (*statements, f"PRAGMA user_version={version}"):
-                memory.execute(statement)
+        # One transaction and one call: each statement by itself would take twice as long.
+        memory.executescript(f"BEGIN;{steps};PRAGMA user_version={len(MIGRATIONS)};COMMIT")
         image = bytearray(memory.serialize())
     image[18:20] = b"\2\2"
     return bytes(image)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import builtins
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyctrd.metadata.table import Table
+from pyctrd.oci.value import NamedTuple
 
 _COLUMNS = "id, namespace, digest, diff_id, size, started_ns, resumable"
 

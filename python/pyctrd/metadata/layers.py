@@ -5,9 +5,9 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
 
 from pyctrd.metadata.table import Table
+from pyctrd.oci.value import NamedTuple
 
 _COLUMNS = "diff_id, bytes, entries, implied, foreign_links, blob, created_ns"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyctrd.errors import InvalidError
 from pyctrd.metadata.table import Table
+from pyctrd.oci.value import NamedTuple
 
 _COLUMNS = "id, namespace, purpose, labels, created_ns, expires_ns"
 

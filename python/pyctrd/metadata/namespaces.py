@@ -6,11 +6,12 @@ import builtins
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pyctrd.errors import AlreadyExistsError, InvalidError, NotFoundError
 from pyctrd.metadata.events import STORE, Events
 from pyctrd.metadata.table import Table
+from pyctrd.oci.value import NamedTuple
 
 Policy = Literal["isolated", "shared"]
 POLICIES: tuple[Policy, ...] = ("isolated", "shared")

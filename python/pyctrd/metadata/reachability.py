@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from pyctrd.metadata.table import Table
+from pyctrd.oci.value import NamedTuple
 
 # Of a namespace's blob: an image of the same namespace that needs it, and a lease.
 _BLOB_KEEPERS = """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import builtins
 import time
-from typing import NamedTuple
 
 from pyctrd.metadata.table import Table
+from pyctrd.oci.value import NamedTuple
 
 _COLUMNS = "key, namespace, snapshotter, kind, diff_ids, target, created_ns"
 

@@ -9,10 +9,10 @@ on its way is held against a quota for as long as it is.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 from pyctrd.errors import NotFoundError, QuotaError
 from pyctrd.metadata.table import Table
+from pyctrd.oci.value import NamedTuple
 
 
 class ContentUsage(NamedTuple):

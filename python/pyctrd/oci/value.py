@@ -1,21 +1,43 @@
-"""``dataclass`` whose methods look at the fields, in place of methods that are written and compiled for each class.
+"""``dataclass`` and ``NamedTuple``, made faster than Python's own: a command loads some forty such classes.
 
-Python's own makes the source of seven methods for each frozen class and compiles them: 0.7 ms, and a command loads
-fifteen such classes. Here they are the same for all, and a class takes 0.1 ms. To make a value takes 2 µs more. Apart
-from that, and from the words of a ``TypeError``, nobody sees a difference: ``fields``, ``replace``, ``asdict``,
-``match``, equality, hash, pickling, ``inspect.signature`` are a dataclass' own.
+Python's ``dataclass`` makes the source of seven methods for each frozen class and compiles them: 0.7 ms. Here they are
+the same for all, and a class takes 0.1 ms. To make a value takes 2 µs more. Apart from that, and from the words of a
+``TypeError``, nobody sees a difference: ``fields``, ``replace``, ``asdict``, ``match``, equality, hash, pickling,
+``inspect.signature`` are a dataclass' own.
+
+``typing.NamedTuple`` compiles each type that stands there as text, which nobody evaluates: 0.16 ms for five fields.
+Here they stay text, as in any other class, and a class takes 0.06 ms.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from dataclasses import dataclass as dataclass  # noqa: PLC0414 - exported
     from inspect import Signature
+    from typing import NamedTuple as NamedTuple  # noqa: PLC0414 - exported
 else:
+
+    class _Named(type):
+        """Makes a named tuple of each class whose base is ``NamedTuple``."""
+
+        def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
+            if not bases:
+                return super().__new__(cls, name, bases, body)
+            types = body.pop("__annotations__")
+            defaults = [body.pop(field) for field in types if field in body]
+            made = namedtuple(name, types, defaults=defaults, module=body.pop("__module__"))  # noqa: PYI024
+            made.__annotations__ = made.__new__.__annotations__ = types
+            for attribute, value in body.items():
+                setattr(made, attribute, value)
+            return made
+
+    class NamedTuple(metaclass=_Named):
+        """As ``typing.NamedTuple``, with what of it is in use here."""
 
     def dataclass(
         *, slots: bool, frozen: bool = False, eq: bool = True, kw_only: bool = False

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import urlencode, urlsplit
 
 import orjson
@@ -28,6 +28,7 @@ from pyctrd.oci.digest import Digest
 from pyctrd.oci.document import DOCUMENT_MAX_BYTES
 from pyctrd.oci.index import detect
 from pyctrd.oci.media_types import ACCEPT, INDEXES, MANIFESTS
+from pyctrd.oci.value import NamedTuple
 from pyctrd.registry.body import BlobBody, body_offset
 from pyctrd.registry.challenge import TOKEN_MAX_BYTES, Challenge, Tokens, parse_challenges
 from pyctrd.registry.connection import ProtocolError

@@ -6,9 +6,10 @@ import contextlib
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pyctrd.errors import RegistryError, UnavailableError, UnreachableError
+from pyctrd.oci.value import NamedTuple
 from pyctrd.registry.connection import Answer, Connection, NoAnswerError, ProtocolError, Socket, write_request
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from pyctrd.errors import DeadlineError, InvalidError, UnsupportedError
+from pyctrd.oci.value import NamedTuple
 
 SUBUID = Path("/etc/subuid")
 SUBGID = Path("/etc/subgid")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from pyctrd.errors import InvalidError
+from pyctrd.oci.value import NamedTuple
 
 CAP_SYS_RESOURCE = 24
 OOM_SCORE_ADJ_MIN = -1000

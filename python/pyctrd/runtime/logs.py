@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import orjson
 
+from pyctrd.oci.value import NamedTuple
 from pyctrd.runtime.shim import Connection, Kind, Mode
 
 LOG = "log"

@@ -6,11 +6,12 @@ import fcntl
 import os
 import struct
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import orjson
 
 from pyctrd.errors import InvalidError
+from pyctrd.oci.value import NamedTuple
 from pyctrd.runtime.boot import BOOT_ID
 
 EXIT_RECORD = "exit.json"

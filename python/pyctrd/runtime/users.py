@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError
+from pyctrd.oci.value import NamedTuple
 
 FILE_MAX_BYTES = 4 << 20  # the largest real group files, of directory servers' exports, stay below 1 MiB
 ID_MAX = 2**31 - 1  # as Docker and runc: ids above are refused by several file systems

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from pyctrd import _core
+from pyctrd.oci.value import NamedTuple
 
 SnapshotKind = Literal["active", "view"]
 LayerForm = Literal["tree", "objects", "blocks"]
