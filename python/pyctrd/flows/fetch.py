@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -43,6 +43,8 @@ RETRY_PAUSE_MAX_SECONDS = 60.0
 MAX_CLAIMED = 100
 # A body that breaks off with fewer has brought nothing on: a server that sends a byte at a time is given up.
 MIN_PROGRESS_BYTES = 512
+# Layers that are unpacked before the disk would have written anything are as fast without.
+WRITE_BEHIND_FROM_BYTES = 16 << 20
 # How often a carrier that waits for its turn looks whether its transfer was given up.
 TURN_SECONDS = 0.1
 # What of a want the store may give to a namespace that does not have it; see `share`.
@@ -253,12 +255,24 @@ class Fetch:
             self._admit(tx, wants)
             ids = reserve(self._rooms, tx, wants, kept)
         try:
-            _Carriers(self._rooms, wants, ids, self._share, self._bodies).run(self._watch, self._watch_seconds)
+            with self._write_behind(wants):
+                _Carriers(self._rooms, wants, ids, self._share, self._bodies).run(self._watch, self._watch_seconds)
             self._rooms.stages.add(want.ingest.stages() for want in wants if want.ingest is not None)
             self._commit(wants, ids)
         except BaseException as error:
             end_failed(self._rooms, wants, ids, error)
             raise
+
+    def _write_behind(self, wants: Sequence[Want]) -> AbstractContextManager[None]:
+        """Have the disk write many files while they come; blocks are one, and see to it themselves."""
+        unpacked = [want for want in wants if want.unpack]
+        if (
+            sum(want.descriptor.size for want in unpacked) < WRITE_BEHIND_FROM_BYTES
+            or self._rooms.settings.durability == "none"
+            or all((want.form or self._rooms.snapshotter.form) == "blocks" for want in unpacked)
+        ):
+            return nullcontext()
+        return self._rooms.write_behind.during()
 
     def _commit(self, wants: Sequence[Want], ids: Sequence[str]) -> None:
         """Publish with one flush; then, in one transaction, record and end the reservations."""

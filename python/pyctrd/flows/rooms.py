@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyctrd._core import FileLock
     from pyctrd.content.blobs import Blobs
     from pyctrd.content.layers import Layers
+    from pyctrd.flows.behind import WriteBehind
     from pyctrd.flows.files import OpenImages
     from pyctrd.flows.settings import Settings
     from pyctrd.metadata.database import Database
@@ -155,6 +156,14 @@ class Rooms:
 
         with self._making:
             return self.__dict__.setdefault("open_images", OpenImages())  # type: ignore[no-any-return] # as above
+
+    @cached_property
+    def write_behind(self) -> WriteBehind:
+        """What has the disk write while layers are unpacked."""
+        from pyctrd.flows.behind import WriteBehind
+
+        with self._making:
+            return self.__dict__.setdefault("write_behind", WriteBehind(self.root))  # type: ignore[no-any-return] # as above
 
     def snapshotter_of(self, key: str) -> Snapshotter | None:
         """The one that made a snapshot, whichever this engine would choose; None where the key is not recorded."""

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::flush::flush_tree as flush_below;
-use crate::root::{Links, open_regular};
+use crate::root::{Links, Root, open_regular};
 
 /// Opens a regular file beneath the directory `root`, links followed within it; a descriptor.
 #[pyfunction]
@@ -30,7 +30,17 @@ fn file_system(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
     Ok(found.f_type as u64)
 }
 
-/// Flushes the bytes of every regular file beneath a directory.
+/// Flushes the file system of a directory.
+#[pyfunction]
+fn flush_file_system(py: Python<'_>, directory: PathBuf) -> PyResult<()> {
+    let flush = || -> Result<()> {
+        let root = Root::open(&directory)?;
+        rustix::fs::syncfs(&root).map_err(|e| Error::errno("syncfs", &directory, e))
+    };
+    Ok(py.detach(flush)?)
+}
+
+/// Flushes every file and directory beneath one.
 #[pyfunction]
 fn flush_tree(py: Python<'_>, directory: PathBuf) -> PyResult<()> {
     Ok(py.detach(|| flush_below(&directory))?)
@@ -56,5 +66,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(open_in_root, module)?)?;
     module.add_function(wrap_pyfunction!(open_beneath, module)?)?;
     module.add_function(wrap_pyfunction!(file_system, module)?)?;
+    module.add_function(wrap_pyfunction!(flush_file_system, module)?)?;
     module.add_function(wrap_pyfunction!(flush_tree, module)?)
 }

@@ -1,0 +1,63 @@
+"""Write-behind: the disk writes what is unpacked while more is, so that the flush before it is published is short."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pyctrd import _core
+
+# Long beside what a flush costs that has little to do, short beside a pull that is worth it.
+PAUSE_SECONDS = 0.2
+
+
+class WriteBehind:
+    """A thread that flushes a root's file system again and again, for as long as somebody wants it to.
+
+    Trees and objects are thousands of small files: to find room for them is most of what a flush does, and one core's
+    work. The kernel begins with it by itself when they are 30 seconds old, which is long after a pull's end.
+
+    Args:
+        root: The engine's root directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._users = 0
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def during(self) -> Iterator[None]:
+        """Have the disk write in the block; any number of threads may."""
+        with self._lock:
+            self._users += 1
+            if self._thread is None:
+                self._begin()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                thread = self._thread if self._users == 0 else None
+                if thread is not None:
+                    self._ended.set()
+                    self._thread = None
+            if thread is not None:
+                thread.join()  # who is at the end flushes next: no sooner than this flush is over
+
+    def _begin(self) -> None:
+        self._ended = threading.Event()
+        thread = threading.Thread(target=self._work, args=(self._ended,), name="pyctrd-write-behind")
+        with suppress(RuntimeError):  # no more threads: all of it is written at the end
+            thread.start()
+            self._thread = thread
+
+    def _work(self, ended: threading.Event) -> None:
+        # An error is kept by the kernel for who flushes before publishing: that one has to know, and is told.
+        with suppress(OSError):
+            while not ended.wait(PAUSE_SECONDS):
+                _core.flush_file_system(self._root)
