@@ -7,13 +7,25 @@ import sys
 
 import pytest
 
+import pyctrd
+from tests import syscalls
 from tests.images import Images
 from tests.integration.conftest import command
+from tests.syscalls import Watched
 
+WHY_UNWATCHED = syscalls.why_not()
 pytestmark = pytest.mark.root
 
 # A few more than there are; who needs more says here what for.
-MODULES_MAX = 185
+MODULES_MAX = 179
+PULL = """
+import sys
+from pyctrd.cli.main import main
+sys.argv = ["pyctrd", "pull", *sys.argv[1:]]
+main()
+"""
+FIRST_FLUSHES_MAX = 21
+FLUSHES_MAX = 15
 # What TLS, failures, challenges, help and other commands need.
 UNWANTED = {
     "difflib",
@@ -49,6 +61,29 @@ def test_a_pull_loads_what_it_needs_and_no_more(images: Images) -> None:
         assert len(loaded) <= MODULES_MAX
 
 
+@pytest.mark.skipif(bool(WHY_UNWATCHED), reason=WHY_UNWATCHED)
+@pytest.mark.parametrize("snapshotter", ["composefs", "erofs", "overlayfs"])
+def test_a_pull_flushes_what_it_must_and_no_more(
+    images: Images, snapshotter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", snapshotter)
+    assert 0 < count_flushes(images.busybox.reference) <= FIRST_FLUSHES_MAX
+    assert 0 < count_flushes(images.tree.reference) <= FLUSHES_MAX
+    with pyctrd.Engine() as engine:
+        assert engine.check(digests=True) == []
+
+
+def count_flushes(reference: str) -> int:
+    """How often a pull by command flushes; behind the commit of a journal, most have nothing to do."""
+    count = 0
+    with Watched(PULL, reference, calls=("fsync", "fdatasync", "syncfs")) as watched:
+        for call in watched:
+            count += 1
+            call.allow()
+        assert watched.finish()[0] == 0
+    return count
+
+
 @pytest.mark.parametrize(
     ("code", "told"),
     [
@@ -59,6 +94,18 @@ def test_a_pull_loads_what_it_needs_and_no_more(images: Images) -> None:
         ("import gettext; print(gettext.ngettext('one', 'many', 1), gettext.ngettext('one', 'many', 0))", "one many"),
         ("import ipaddress; print(ipaddress.ip_address('::1').is_loopback)", "True"),
         ("import platform, uuid; print(platform.system(), bool(platform.machine()))", "Linux True"),
+        ("import uuid; print(uuid.UUID(int=1), uuid.uuid4().version)", "00000000-0000-0000-0000-000000000001 4"),
+        (
+            "from difflib import get_close_matches as g; print(g('--quit', ['--quiet', '--x']), g('-q', ['--quiet']))",
+            "['--quiet'] []",
+        ),
+        ("import difflib; print(difflib.SequenceMatcher(None, 'ab', 'ab').ratio())", "1.0"),
+        ("import ntpath; print(ntpath.join('a', 'b'))", "a\\b"),
+        (
+            "import datetime; print(datetime.date(2020, 1, 2), datetime.UTC, datetime.datetime.min.year)",
+            "2020-01-02 UTC 1",
+        ),
+        ("from datetime import date; import datetime; datetime.UTC; print(date is datetime.date)", "True"),
         ("import urllib.parse; print(urllib.parse.urlsplit('http://[::1]:5/x').hostname)", "::1"),
         ("import inspect; print(hasattr(inspect, '__path__'), hasattr(inspect, 'nothing'))", "False False"),
     ],

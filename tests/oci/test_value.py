@@ -149,3 +149,46 @@ def test_a_value_that_is_not_frozen_is_one_of_its_own() -> None:
     assert (made.size, made) == (2, made)
     assert made != Mutable(2)
     assert len({made, Mutable(2)}) == 2
+
+
+class OurTuple(value.NamedTuple):
+    """Text."""
+
+    name: str
+    size: int = 3
+
+    @property
+    def shouted(self) -> str:
+        return self.name.upper()
+
+
+class TheirTuple(typing.NamedTuple):
+    """Text."""
+
+    name: str
+    size: int = 3
+
+    @property
+    def shouted(self) -> str:
+        return self.name.upper()
+
+
+def test_a_named_tuple_is_as_pythons() -> None:
+    ours: Any = OurTuple("a", size=4)
+    theirs: Any = TheirTuple("a", size=4)
+    assert ours == theirs == ("a", 4)
+    assert repr(ours).replace("Our", "Their") == repr(theirs)
+    assert tuple(OurTuple("a")) == tuple(TheirTuple("a")) == ("a", 3)
+    assert ours.shouted == theirs.shouted == "A"
+    assert ours._replace(name="b") == theirs._replace(name="b")
+    assert ours._asdict() == theirs._asdict()
+    assert (OurTuple._fields, OurTuple._field_defaults) == (TheirTuple._fields, TheirTuple._field_defaults)
+    assert typing.get_type_hints(OurTuple) == typing.get_type_hints(TheirTuple) == {"name": str, "size": int}
+    assert inspect.signature(OurTuple).replace(return_annotation=None).parameters.keys() == {"name", "size"}
+    assert (OurTuple.__doc__, OurTuple.__module__, OurTuple.__qualname__) == ("Text.", __name__, "OurTuple")
+    assert pickle.loads(pickle.dumps(ours)) == ours  # noqa: S301 - its own
+    assert type(copy.deepcopy(ours)) is OurTuple
+    with pytest.raises(AttributeError):
+        ours.name = "b"
+    with pytest.raises(TypeError):
+        OurTuple()  # type: ignore[call-arg] # refused
