@@ -28,11 +28,21 @@ class Disk:
         target: The mount point.
         size_bytes: Of the disk.
         inodes: How many files it has room for; the file system's own choice by default.
+        beside: A directory elsewhere in which files of the disk may be mounted.
     """
 
-    def __init__(self, image: Path, target: Path, *, size_bytes: int = 64 * MIB, inodes: int = 0) -> None:
+    def __init__(
+        self,
+        image: Path,
+        target: Path,
+        *,
+        size_bytes: int = 64 * MIB,
+        inodes: int = 0,
+        beside: Path | None = None,
+    ) -> None:
         self.image = image
         self.target = target
+        self._beside = beside
         with image.open("wb") as file:
             file.truncate(size_bytes)
         words = [
@@ -57,8 +67,9 @@ class Disk:
 
     def unmount(self) -> None:
         """Unmount it, and first what is mounted in it."""
-        for mounted in mounts_below(self.target)[::-1]:
-            subprocess.run(["umount", mounted], check=True)
+        for directory in (self.target, self._beside):
+            for mounted in mounts_below(directory)[::-1] if directory is not None else []:
+                subprocess.run(["umount", mounted], check=True)
         if self.target.is_mount():
             # The kernel may hold it for a moment after an overlay on it is gone.
             until(

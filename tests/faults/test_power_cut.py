@@ -100,12 +100,11 @@ class Laboratory:
 @pytest.fixture
 def laboratory(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Laboratory]:
     """A disk, mounted, with an empty shop on it."""
-    del state
     root = tmp_path / "disk/root"
     monkeypatch.setenv("PYCTRD_ROOT", str(root))
     with (
         disks.in_memory(tmp_path) as memory,
-        Disk(memory / "image", tmp_path / "disk") as disk,
+        Disk(memory / "image", tmp_path / "disk", beside=state) as disk,  # images are mounted there
         FaultyRegistry() as registry,
     ):
         yield Laboratory(open_shop(root, tmp_path, registry), disk, memory)
