@@ -185,6 +185,8 @@ CASES = {
     "ArchiveReader.next": "prepare, call = archive, lambda reader: reader.next()",
     "ArchiveReader.copy": "prepare, call = member, lambda reader: reader.copy(os.open(f'{root}/copy', *WRITE))",
     "file_system": "call = lambda _: often(lambda: _core.file_system(root))",
+    "flush_file_system": "call = lambda _: _core.flush_file_system(root)",
+    "flush_tree": "call = lambda _: _core.flush_tree(root)",
     "open_beneath": "prepare, call = lambda: os.open(root, 0), lambda fd: _core.open_beneath(fd, 'layer.tar')",
     "open_in_root": "prepare, call = lambda: os.open(root, 0), lambda fd: _core.open_in_root(fd, 'layer.tar')",
 }
