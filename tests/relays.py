@@ -39,6 +39,7 @@ class Relay:
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._lock = threading.Condition()
         self._left: float = float("inf")
+        self._told = 0
         self._said: list[bytearray] = []
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, name="relay")]
@@ -56,6 +57,12 @@ class Relay:
                     )
                 said.clear()
         return found
+
+    def told_bytes(self) -> int:
+        """What the server said since the last look, on all connections: heads, documents and blobs."""
+        with self._lock:
+            told, self._told = self._told, 0
+        return told
 
     def let_through(self, count: float) -> None:
         """Pass on so many bytes of what the server says from now on, and then no more until it is called again."""
@@ -107,6 +114,7 @@ class Relay:
                 self._lock.wait_for(lambda: self._left > 0)
                 count = int(min(len(piece), self._left))
                 self._left -= count
+                self._told += count
             client.sendall(piece[:count])
             piece = piece[count:]
 

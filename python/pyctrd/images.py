@@ -228,7 +228,8 @@ class Images:
                 signature) can only be stored: without.
             keep_blobs: Store the blobs of layers that are unpacked as well; the engine's setting by default. Without,
                 they are verified and never written. A later pull finds the image there, unless it wants the blobs: it
-                fetches those that are not.
+                fetches those that are not. A layer that the namespace has unpacked already, from another blob, is then
+                taken on the config's word, and nothing of it fetched.
             progress: Called about ten times a second, in this thread, with a ``PullProgress``.
 
         Returns:

@@ -377,7 +377,9 @@ def test_a_store_of_before_keeps_all_that_it_has(state: Path, root: Path, refere
     with pyctrd.Engine() as engine:
         engine.images.pull(reference)
     database = Database(root / "pyctrd.db")
-    database._run("ALTER TABLE content DROP COLUMN is_stored")
+    database._run("DROP INDEX content_by_claim")
+    for column in ("claimed", "is_stored"):
+        database._run(f"ALTER TABLE content DROP COLUMN {column}")
     database._run(f"PRAGMA user_version={MIGRATIONS.index(_NOT_KEPT)}")
     database.close()
     with pyctrd.Engine() as engine:

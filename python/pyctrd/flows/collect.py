@@ -97,7 +97,7 @@ def let_go(tx: Tables, namespace: str, digest: str) -> bool:
     """Take a blob from a namespace; whether that was the last for which it was kept, and it goes from disk."""
     before = tx.content.find(namespace, digest)
     tx.content.delete(namespace, digest)
-    tx.layers.forget_unpacked(namespace, digest)
+    tx.layers.forget_unpacked(namespace, digest, before.claimed if before is not None else "")
     if not tx.content.is_recorded(digest):
         tx.layers.forget_blob(digest)
     if before is None or not before.is_stored or tx.content.is_stored(digest):

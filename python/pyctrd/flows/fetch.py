@@ -47,8 +47,9 @@ MIN_PROGRESS_BYTES = 512
 WRITE_BEHIND_FROM_BYTES = 16 << 20
 # How often a carrier that waits for its turn looks whether its transfer was given up.
 TURN_SECONDS = 0.1
-# What of a want the store may give to a namespace that does not have it; see `share`.
-Given = Literal["nothing", "blob", "all"]
+# What of a want the store may give to a namespace that does not have it; see `share`. "layer": the namespace has that,
+# and of the blob nothing is needed.
+Given = Literal["nothing", "blob", "all", "layer"]
 
 
 class Body(Protocol):
@@ -79,6 +80,7 @@ class Want:
         shareable: Its bytes are at its source only, and so worth a look at what the store has for others.
         resumable: They come from afar: what came of them is kept when the rest does not come.
         local: The namespace has the blob already: it is read from the store, and not stored again.
+        known: The namespace has the layer, unpacked as it should be, that the blob is said to be.
         given: What the store gave of it; what is read then is read from there as well.
     """
 
@@ -91,6 +93,7 @@ class Want:
     shareable: bool = False
     resumable: bool = False
     local: bool = False
+    known: bool = False
     given: Given = "nothing"
     ingest: _core.Ingest | None = None
     result: _core.Ingested | None = None
@@ -100,11 +103,12 @@ class Want:
     @property
     def is_stored(self) -> bool:
         """Whether the store has the blob's bytes, and may read them for this namespace."""
-        return self.local or self.given != "nothing"
+        return self.local or self.given in ("blob", "all")
 
     def start_again(self) -> None:
         """Forget what came of it: it is as it was wanted first."""
         self.given = "nothing"
+        self.known = False
         self.ingest = self.result = None
         self.state = "waiting"
 
@@ -289,7 +293,7 @@ class Fetch:
             )
             with database.write() if self._flushes else database.note() as tx:
                 # Looked at again in the transaction that keeps it, or it could go in between.
-                if not all(_is_there(tx, want) for want in wants if want.given != "nothing"):
+                if not _are_there(self._rooms, tx, wants):
                     raise _GoneError
                 self._admit(tx, wants)  # the quota may have been lowered
                 self._record(tx, wants)
@@ -299,8 +303,18 @@ class Fetch:
             ingest.abort()  # what was kept until now, lest it had to be fetched again
 
 
-def _is_there(tx: Tables, want: Want) -> bool:
+def _are_there(rooms: Rooms, tx: Tables, wants: Sequence[Want]) -> bool:
+    """Whether what was given can be: what others have is still there, and what is the namespace's own is its own."""
+    claims = [str(want.descriptor.digest) for want in wants if want.given == "layer"]
+    if len(set(claims)) != len(claims):
+        return False  # one blob cannot be two layers: its bytes will say which
+    return all(_is_there(rooms, tx, want) for want in wants if want.given != "nothing")
+
+
+def _is_there(rooms: Rooms, tx: Tables, want: Want) -> bool:
     digest = str(want.descriptor.digest)
+    if want.given == "layer":
+        return want.diff_id is not None and tx.layers.belongs_to(rooms.namespace, want.diff_id)
     return tx.content.is_stored(digest) if want.keep else tx.content.is_recorded(digest)
 
 
@@ -411,11 +425,13 @@ class _Carriers:
 
     def _carry(self, want: Want, ingest_id: str) -> None:
         want.state = "pulling"
-        if self._share is not None and want.shareable and not want.local:
+        if want.known and not want.keep:
+            want.given = "layer"
+        elif self._share is not None and want.shareable and not want.local:
             want.given = self._share(want)
-            if want.given != "nothing":
-                discard(self._rooms, ingest_id)  # of what is there, no part need be kept
-        if want.given != "all":
+        if want.given != "nothing":
+            discard(self._rooms, ingest_id)  # of what is there, no part need be kept
+        if want.given not in ("all", "layer"):
             self._carry_through(want, ingest_id)
         want.state = "done"
 
@@ -432,14 +448,15 @@ class _Carriers:
 
     def _begin(self, want: Want, ingest_id: str) -> _core.Ingest:
         """An ingest, which goes on from what an earlier one of its id left, if one did."""
+        unpacks = want.unpack and not want.known  # of a layer that is there, it need only be seen that the blob is it
         ingest = _core.Ingest(
             str(self._rooms.root),
             ingest_id,
             digest=str(want.descriptor.digest),
             size=want.descriptor.size,
             diff_id=want.diff_id,
-            unpack=want.unpack,
-            form=(want.form or self._rooms.snapshotter.form) if want.unpack else "tree",
+            unpack=unpacks,
+            form=(want.form or self._rooms.snapshotter.form) if unpacks else "tree",
             content_digests=self._rooms.settings.content_digests,
             keep_blob=want.keep and not want.is_stored,
             resumable=want.resumable and want.keep and not want.is_stored,

@@ -193,7 +193,7 @@ def _content_of(rooms: Rooms, tx: Tables, name: str) -> Iterator[LeaseResource]:
         return
     if tx.content.find(rooms.namespace, digest) is not None:
         yield LeaseResource("blob", digest)
-    elif tx.reachability.has_layer(rooms.namespace, digest):
+    elif tx.layers.belongs_to(rooms.namespace, digest):
         yield LeaseResource("layer", digest)
 
 

@@ -13,7 +13,7 @@ from pyctrd.flows.fetch import MAX_CLAIMED, Body, Fetch, FileBody, Want
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
 from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved, resolve
-from pyctrd.flows.share import has_layer, share
+from pyctrd.flows.share import has_layer, knows_layer, share
 from pyctrd.metadata.images import ImageRecord
 from pyctrd.snapshots.protocol import LayerRef
 
@@ -171,16 +171,30 @@ def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool, 
 
 
 def is_present(rooms: Rooms, want: Want) -> bool:
-    """Whether this namespace has all that is wanted: the blob, if that is to be kept, and the tree if one is wanted."""
+    """Whether this namespace has all that is wanted: the blob, if that is to be kept, and the tree if one is wanted.
+
+    A blob that it does not have is taken for the layer that it is said to be, where it has that. What is recorded says
+    already which layer it is, or was taken for: for another one its bytes must come.
+    """
     record = rooms.database.content.find(rooms.namespace, str(want.descriptor.digest))
     want.local = record is not None and record.is_stored
-    return record is not None and (want.local or not want.keep) and has_layer(rooms, want)
+    knows = knows_layer(rooms, want)
+    want.known = knows and (record is None or want.keep)
+    if record is None or (want.keep and not want.local):
+        return False
+    if record.claimed:
+        return knows and record.claimed == want.diff_id
+    return has_layer(rooms, want)
 
 
 def record_content(rooms: Rooms, source: str, tx: Tables, wants: Sequence[Want]) -> None:
     """Record blobs that were published, and the layers that they are; ``source``: "" for what was made here."""
     for want in wants:
+        if want.given == "layer":
+            record_claimed(rooms, source, tx, want)
+            continue
         digest = str(want.descriptor.digest)
+        before = tx.content.find(rooms.namespace, digest)
         tx.content.add(
             rooms.namespace,
             digest,
@@ -192,6 +206,21 @@ def record_content(rooms: Rooms, source: str, tx: Tables, wants: Sequence[Want])
         if source and not want.is_stored:
             tx.content.add_source(digest, source)
         record_layer(tx, want)
+        if before is not None and before.claimed not in ("", want.diff_id):
+            tx.layers.forget_unpacked(rooms.namespace, digest, before.claimed)  # it is no such layer
+
+
+def record_claimed(rooms: Rooms, source: str, tx: Tables, want: Want) -> None:
+    """Record a blob that was not fetched, for a layer that the namespace has: which one it is nobody has seen.
+
+    Its size is a manifest's word as well: it is charged as no less than the layer was.
+    """
+    descriptor, diff_id = want.descriptor, str(want.diff_id)
+    size = max(descriptor.size, tx.usage.charged_as(rooms.namespace, diff_id))
+    tx.usage.admit(rooms.namespace, {str(descriptor.digest): size})
+    tx.content.add_claimed(
+        rooms.namespace, str(descriptor.digest), diff_id, size=size, media_type=descriptor.media_type, source=source
+    )
 
 
 def record_layer(tx: Tables, want: Want) -> None:
@@ -199,7 +228,7 @@ def record_layer(tx: Tables, want: Want) -> None:
     if want.diff_id is None or want.result is None:
         return
     tx.layers.add_blob(str(want.descriptor.digest), want.diff_id)
-    if want.unpack:
+    if want.unpack and not want.known:
         tx.layers.add(
             want.diff_id,
             bytes=want.result.layer_bytes,

@@ -18,7 +18,7 @@ def rebuild_layer(rooms: Rooms, diff_id: str, dest: Path) -> int:
     """Write a layer's tar into a file that has its name only when it is whole; see ``Content.rebuild``."""
     parsed = Digest.parse(diff_id, field="diff_id")
     with rooms.collection_lock(shared=True):
-        if not rooms.database.reachability.has_layer(rooms.namespace, str(parsed)):  # whatever the store has
+        if not rooms.database.layers.belongs_to(rooms.namespace, str(parsed)):  # whatever the store has
             raise NotFoundError(
                 f"layer not found: {diff_id}", kind="layer", name=diff_id, hint="pull its image, and unpack it"
             )

@@ -208,10 +208,11 @@ def _mend_layer(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
 
 
 def _sources_of(rooms: Rooms, diff_id: str) -> list[ContentRecord]:
-    """The blobs that were seen to be a layer: first those that are on disk, then those that never were."""
-    database = rooms.database
-    known = [item for digest in database.layers.blobs_of(diff_id) for item in database.content.holders(digest)]
-    return sorted(known, key=lambda item: not rooms.blobs.exists(item.digest))
+    """The blobs that are a layer: those on disk, then those that never were, and what was only taken for it."""
+    content = rooms.database.content
+    seen = [item for digest in rooms.database.layers.blobs_of(diff_id) for item in content.holders(digest)]
+    known = [*(item for item in seen if not item.claimed), *content.claims(diff_id)]
+    return sorted(known, key=lambda item: (bool(item.claimed), not rooms.blobs.exists(item.digest)))
 
 
 def _unpack_from_any(

@@ -47,6 +47,13 @@ def share(rooms: Rooms, reference: Reference | None, want: Want) -> Given:
     return "all" if is_done else "blob"
 
 
+def knows_layer(rooms: Rooms, want: Want) -> bool:
+    """Whether this namespace itself has the layer, as it is wanted, that its config says a blob is."""
+    if want.diff_id is None or not want.unpack:
+        return False
+    return rooms.database.layers.belongs_to(rooms.namespace, want.diff_id) and _is_unpacked(rooms, want)
+
+
 def has_layer(rooms: Rooms, want: Want) -> bool:
     """Whether all that is wanted of a blob beside its bytes is there.
 
@@ -55,14 +62,15 @@ def has_layer(rooms: Rooms, want: Want) -> bool:
     """
     if want.diff_id is None:
         return True
-    layers = rooms.database.layers
-    if not layers.is_layer_of(str(want.descriptor.digest), want.diff_id):
+    if not rooms.database.layers.is_layer_of(str(want.descriptor.digest), want.diff_id):
         return False
-    if not want.unpack:
-        return True
-    return layers.find(want.diff_id) is not None and rooms.layers.has_form(
-        want.diff_id, want.form or rooms.snapshotter.form
-    )
+    return not want.unpack or _is_unpacked(rooms, want)
+
+
+def _is_unpacked(rooms: Rooms, want: Want) -> bool:
+    if want.diff_id is None or rooms.database.layers.find(want.diff_id) is None:
+        return False
+    return rooms.layers.has_form(want.diff_id, want.form or rooms.snapshotter.form)
 
 
 def _may_have(rooms: Rooms, reference: Reference | None, blob: Descriptor) -> bool:

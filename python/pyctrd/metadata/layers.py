@@ -10,6 +10,14 @@ from pyctrd.metadata.table import Table
 from pyctrd.oci.value import NamedTuple
 
 _COLUMNS = "diff_id, bytes, entries, implied, foreign_links, blob, created_ns"
+# Of a layer y, whether the namespace ?1 has it ("" for any): a blob of its own was seen to be this layer, or taken for it
+# when it had that.
+OF_NAMESPACE = """
+    (?1 = '' OR (EXISTS (SELECT 1 FROM layer_blobs b JOIN content c ON c.digest = b.digest
+            WHERE b.diff_id = y.diff_id AND c.namespace = ?1 AND c.claimed = '')
+        OR EXISTS (SELECT 1 FROM content c WHERE c.claimed = y.diff_id AND c.claimed <> '' AND c.namespace = ?1))
+    AND EXISTS (SELECT 1 FROM unpacked u WHERE u.diff_id = y.diff_id AND u.namespace = ?1))
+"""
 
 
 class LayerRecord(NamedTuple):
@@ -66,6 +74,11 @@ class Layers(Table):
         row = self._first("SELECT 1 FROM layer_blobs WHERE digest = ? AND diff_id = ?", (digest, diff_id))
         return row is not None
 
+    def belongs_to(self, namespace: str, diff_id: str) -> bool:
+        """Whether a layer was unpacked for a namespace that has a blob which is this layer, or was taken for it."""
+        sql = f"SELECT 1 FROM layers y WHERE y.diff_id = ?2 AND {OF_NAMESPACE}"
+        return self._first(sql, (namespace, diff_id)) is not None
+
     def blobs_of(self, diff_id: str) -> builtins.list[str]:
         """Digests of the blobs that were seen to be a layer."""
         return [row[0] for row in self._run("SELECT digest FROM layer_blobs WHERE diff_id = ?", (diff_id,))]
@@ -82,13 +95,21 @@ class Layers(Table):
             WHERE u.namespace = ? AND u.diff_id IN ({marks})"""
         return {row[0] for row in self._run(sql, (namespace, *diff_ids))}
 
-    def forget_unpacked(self, namespace: str, digest: str) -> None:
-        """Forget it of the layers of which a namespace has no blob any more, now that it has lost this one."""
+    def forget_unpacked(self, namespace: str, digest: str, claimed: str) -> None:
+        """Forget it of the layers of which a namespace has no blob any more, now that it has lost this one.
+
+        Args:
+            namespace: Whose.
+            digest: The blob that it lost.
+            claimed: What it had taken this for, "" where it was seen.
+        """
         sql = """DELETE FROM unpacked WHERE namespace = ?1
-            AND diff_id IN (SELECT diff_id FROM layer_blobs WHERE digest = ?2)
+            AND (diff_id = ?3 OR diff_id IN (SELECT diff_id FROM layer_blobs WHERE digest = ?2))
             AND NOT EXISTS (SELECT 1 FROM layer_blobs b JOIN content c ON c.digest = b.digest
-                WHERE b.diff_id = unpacked.diff_id AND c.namespace = ?1)"""
-        self._run(sql, (namespace, digest))
+                WHERE b.diff_id = unpacked.diff_id AND c.namespace = ?1 AND c.claimed = '')
+            AND NOT EXISTS (SELECT 1 FROM content c
+                WHERE c.claimed = unpacked.diff_id AND c.claimed <> '' AND c.namespace = ?1)"""
+        self._run(sql, (namespace, digest, claimed))
 
     def forget_blob(self, digest: str) -> None:
         """Forget of which layers a blob was that no namespace has any more."""

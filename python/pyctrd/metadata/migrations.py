@@ -184,4 +184,21 @@ _NOT_KEPT = (
     "ALTER TABLE content ADD COLUMN is_stored INTEGER NOT NULL DEFAULT 1",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _TENANTS, _EVENTS, _LEASES, _RESUME, _UNPACKED, _NOT_KEPT)
+_CLAIMED = (
+    # The diff_id of a layer that the namespace had, for which it took the blob on its config's word: none of its bytes
+    # came, so it proves nothing to anybody. "" where they were seen.
+    "ALTER TABLE content ADD COLUMN claimed TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX content_by_claim ON content(claimed, namespace) WHERE claimed <> ''",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    _FIRST,
+    _SECOND,
+    _TENANTS,
+    _EVENTS,
+    _LEASES,
+    _RESUME,
+    _UNPACKED,
+    _NOT_KEPT,
+    _CLAIMED,
+)

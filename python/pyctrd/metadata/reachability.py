@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pyctrd.metadata.layers import OF_NAMESPACE
 from pyctrd.metadata.table import Table
 from pyctrd.oci.value import NamedTuple
 
@@ -22,12 +23,6 @@ _LAYER_KEEPERS = """
         WHERE r.name = y.diff_id AND r.kind = 'layer' AND ?1 IN ('', i.namespace) LIMIT 1),
     (SELECT trim(l.purpose || ' ' || l.id) FROM lease_resources r JOIN leases l ON l.id = r.lease
         WHERE r.name = y.diff_id AND r.kind = 'layer' AND ?1 IN ('', l.namespace) LIMIT 1)
-"""
-# Layers that a namespace has: a blob of its own was seen to be this layer.
-_LAYER_OF_NAMESPACE = """
-    (?1 = '' OR EXISTS (SELECT 1 FROM layer_blobs b JOIN content c ON c.digest = b.digest
-        WHERE b.diff_id = y.diff_id AND c.namespace = ?1)
-    AND EXISTS (SELECT 1 FROM unpacked u WHERE u.diff_id = y.diff_id AND u.namespace = ?1))
 """
 
 
@@ -126,7 +121,7 @@ class Reachability(Table):
     def layers(self, namespace: str = "") -> list[KeptLayer]:
         """The layers that a namespace has and what of it keeps them; "" for all layers, and all namespaces."""
         sql = f"""SELECT y.diff_id, y.bytes, {_LAYER_KEEPERS} FROM layers y
-            WHERE {_LAYER_OF_NAMESPACE} ORDER BY y.diff_id"""
+            WHERE {OF_NAMESPACE} ORDER BY y.diff_id"""
         return [KeptLayer(*row) for row in self._run(sql, (namespace,))]
 
     def find_layer(self, diff_id: str) -> KeptLayer | None:
@@ -134,11 +129,6 @@ class Reachability(Table):
         sql = f"SELECT y.diff_id, y.bytes, {_LAYER_KEEPERS} FROM layers y WHERE y.diff_id = ?2"
         row = self._first(sql, ("", diff_id))
         return None if row is None else KeptLayer(*row)
-
-    def has_layer(self, namespace: str, diff_id: str) -> bool:
-        """Whether a layer was unpacked for a namespace, and a blob of that was seen to be this layer."""
-        sql = f"SELECT 1 FROM layers y WHERE y.diff_id = ?2 AND {_LAYER_OF_NAMESPACE}"
-        return self._first(sql, (namespace, diff_id)) is not None
 
     def image_sizes(self, namespace: str) -> list[ImageSize]:
         """The images of a namespace of which it is known what they need, by name."""

@@ -2,7 +2,8 @@
 
 The rule: a namespace is charged for every blob that it has a record of, whoever has it too, as if it were alone in the
 store. One whose bytes are not kept is charged as well: it stands for its layer, and no tenant may get round a quota by
-a setting of his own. Layers' trees, containers' own files and what is only on its way in are charged to nobody; what is
+a setting of his own. One of which no byte came is charged as what it was taken for, whatever a manifest says that it
+has. Layers' trees, containers' own files and what is only on its way in are charged to nobody; what is
 on its way is held against a quota for as long as it is.
 """
 
@@ -55,6 +56,15 @@ class Usage(Table):
             "(SELECT 1 FROM content AS other WHERE other.digest = own.digest AND other.namespace <> own.namespace "
             "AND other.is_stored)",
             (namespace,),
+        )
+        return int(row[0])
+
+    def charged_as(self, namespace: str, diff_id: str) -> int:
+        """Bytes of the largest blob that a namespace has of a layer, 0 for none."""
+        row = self._first(
+            "SELECT coalesce(max(size), 0) FROM content WHERE namespace = ?1 AND (claimed = ?2 OR claimed = '' "
+            "AND digest IN (SELECT digest FROM layer_blobs WHERE diff_id = ?2))",
+            (namespace, diff_id),
         )
         return int(row[0])
 
