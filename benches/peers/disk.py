@@ -28,16 +28,16 @@ def drop_caches() -> None:
 
 
 @contextlib.contextmanager
-def fresh_disk(directory: Path, *, size_gib: int, inodes: int | None = None) -> Iterator[Path]:
+def fresh_disk(directory: Path, *, size_gib: int, inodes: int | None = None, journal: bool = True) -> Iterator[Path]:
     """Mount a new file system; it and its image are gone at the end."""
     image, mount = directory / "disk.img", directory / "disk"
     mount.mkdir(exist_ok=True)
     subprocess.run(["fallocate", "-l", f"{size_gib}G", str(image)], check=True)
     try:
         # Initialised now: the kernel would do it behind the first runs' backs.
-        options = "lazy_itable_init=0,lazy_journal_init=0"
+        options = ["-E", "lazy_itable_init=0,lazy_journal_init=0", "-O", "has_journal" if journal else "^has_journal"]
         wanted = str(inodes or size_gib * _INODES_PER_GIB)
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", options, "-N", wanted, str(image)], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-F", *options, "-N", wanted, str(image)], check=True)
         attach = ["losetup", "--find", "--show", "--direct-io=on", str(image)]
         device = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
         try:
