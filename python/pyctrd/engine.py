@@ -193,7 +193,8 @@ class Engine:
         """Free what nothing needs, and what killed processes left.
 
         That is: blobs, layers and fix-up layers that no image, lease or container of any namespace reaches. Every
-        namespace is collected, beside pulls, runs and other collections in any process. It ends early, and
+        namespace is collected, beside pulls, runs and other collections in any process; when it returns, what it
+        freed is gone from disk. It ends early, and
         says so, where somebody keeps on reading layers (a check does), and frees nothing of a namespace that has a
         damaged image: nobody knows what that needs.
 
@@ -241,7 +242,8 @@ class Engine:
     def close(self) -> None:
         """Stop pulls of many, close connections and the database, end leases that do not expire; idempotent.
 
-        Containers go on.
+        Containers go on. What this engine has removed, and is on disk still, goes now, for two seconds at most; the
+        rest is left to the next engines and to ``gc``.
         """
         self._close(ending=False)
 

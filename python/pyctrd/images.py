@@ -406,7 +406,8 @@ class Images:
         Args:
             name: As ``get`` takes it.
             force: Even if a container was made from it; the container keeps its layers until it is deleted.
-            collect: Free what nothing needs then; without, ``Engine.gc`` does, or the next removal.
+            collect: Free what nothing needs then; without, ``Engine.gc`` does, or the next removal. It returns within a
+                fraction of a second: of very much, the rest goes from disk in the background, and gives way to pulls.
 
         Raises:
             NotFoundError: There is no such image.

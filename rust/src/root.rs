@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -139,7 +140,15 @@ pub fn open_directory(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Resul
 /// # Errors
 /// [`Error::Io`] with the path below `parent` of what could not be removed.
 pub fn remove_tree(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    remove_names(parent, vec![name.to_vec()], &mut Everything).map(|_| ())
+    remove_tree_until(parent, name, None).map(|_| ())
+}
+
+/// As [`remove_tree`], and ends early at `deadline`, which leaves a tree with less in it: whether all is gone.
+///
+/// # Errors
+/// As [`remove_tree`].
+pub fn remove_tree_until(parent: BorrowedFd<'_>, name: &[u8], deadline: Option<Instant>) -> Result<bool> {
+    remove_names(parent, vec![name.to_vec()], &mut Everything { deadline })
 }
 
 /// Says what of a tree goes and what stays.
@@ -152,9 +161,15 @@ pub trait Pruner {
     fn enters(&mut self, directory: Identity) -> bool;
     /// A directory was to be removed, but it stays.
     fn stays(&mut self, path: Vec<u8>, directory: Identity);
+    /// Whether to end before all is done; asked before each name.
+    fn ends(&self) -> bool {
+        false
+    }
 }
 
-struct Everything;
+struct Everything {
+    deadline: Option<Instant>,
+}
 
 impl Pruner for Everything {
     fn enters(&mut self, _directory: Identity) -> bool {
@@ -170,6 +185,10 @@ impl Pruner for Everything {
     }
 
     fn stays(&mut self, _path: Vec<u8>, _directory: Identity) {}
+
+    fn ends(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
 }
 
 /// A directory, whatever its name is now: device and inode number.
@@ -205,6 +224,9 @@ pub fn remove_names(parent: BorrowedFd<'_>, names: Vec<Vec<u8>>, pruner: &mut im
     let mut levels = vec![Level { name: Vec::new(), left: names, identity: at, wanted: false, empty: true }];
     let mut below: Option<OwnedFd> = None;
     loop {
+        if pruner.ends() {
+            return Ok(false);
+        }
         let depth = levels.len() - 1;
         let directory = below.as_ref().map_or(parent, AsFd::as_fd);
         let level = &mut levels[depth];
@@ -409,6 +431,46 @@ mod tests {
         remove_tree(root.as_fd(), b"a").expect("removing again is no error");
         assert!(dir.path().join("outside/victim").exists());
         assert!(!dir.path().join("a").exists());
+    }
+
+    #[test]
+    fn a_removal_that_ends_early_is_gone_on_with() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir_all(dir.path().join("a/b")).expect("made");
+        let root = Root::open(dir.path()).expect("opens");
+        assert!(!remove_tree_until(root.as_fd(), b"a", Some(Instant::now())).expect("ended"));
+        assert!(dir.path().join("a/b").exists());
+        let later = Instant::now() + std::time::Duration::from_secs(600);
+        assert!(remove_tree_until(root.as_fd(), b"a", Some(later)).expect("removed"));
+        assert!(!dir.path().join("a").exists());
+    }
+
+    /// Somebody else who removes a directory when it was just opened.
+    struct Overtaken(PathBuf);
+
+    impl Pruner for Overtaken {
+        fn enters(&mut self, _directory: Identity) -> bool {
+            std::fs::remove_dir_all(&self.0).is_ok()
+        }
+
+        fn removes(&self, _directory: Identity, _name: &[u8]) -> bool {
+            true
+        }
+
+        fn holds(&self, _directory: Identity) -> bool {
+            false
+        }
+
+        fn stays(&mut self, _path: Vec<u8>, _directory: Identity) {}
+    }
+
+    #[test]
+    fn what_another_removes_meanwhile_is_gone() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir_all(dir.path().join("a/b")).expect("made");
+        let root = Root::open(dir.path()).expect("opens");
+        let mut other = Overtaken(dir.path().join("a"));
+        assert!(remove_names(root.as_fd(), vec![b"a".to_vec()], &mut other).expect("gone"));
     }
 
     #[test]

@@ -148,11 +148,14 @@ def test_a_layer_that_is_not_there_is_not_found(layers: Layers) -> None:
     layers.delete(ABSENT, missing_ok=True)
 
 
-def test_deleting_a_layer_leaves_nothing(layers: Layers, root: Path) -> None:
+def test_deleting_a_layer_leaves_it_in_the_trash_alone(layers: Layers, root: Path) -> None:
     layers.delete(sha256(TAR))
     assert files_below(root / "layers") == []
-    assert list((root / "trash").iterdir()) == []
     assert not layers.exists(sha256(TAR))
+    (gone,) = (root / "trash").iterdir()
+    assert (gone / "tree/d/f").exists()
+    assert _core.empty_trash(root)
+    assert list((root / "trash").iterdir()) == []
 
 
 @pytest.mark.parametrize(

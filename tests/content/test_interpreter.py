@@ -137,6 +137,7 @@ CASES = {
     "FileLock.acquire": "prepare, call = lambda: _core.FileLock(f'{root}/l'), lambda lock: lock.acquire(timeout=0)",
     "sweep_ingests": "call = lambda _: _core.sweep_ingests(root)",
     "remove_tree": "call = lambda _: often(lambda: _core.remove_tree(root, 'absent'))",
+    "empty_trash": "call = lambda _: often(lambda: _core.empty_trash(root))",
     "layer_objects": "prepare, call = as_objects, lambda layer: _core.layer_objects(layer)",
     "verify_object": "prepare, call = an_object, lambda ref: often(lambda: _core.verify_object(root, ref))",
     "list_objects": "prepare, call = as_objects, lambda _: often(lambda: _core.list_objects(root))",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pyctrd
+from pyctrd.flows import removal
 from tests.archives import Tar
 from tests.children import Child
 from tests.cli.commands import is_one_error, run
@@ -162,6 +163,27 @@ def test_d04_what_is_in_the_way_can_be_removed_from_a_full_disk(make_disk: Calla
     assert (done.status, len(done.lines if done.out.startswith("{") else done.out.splitlines())) == (0, 2), done.err
     assert run("rmi", "example.com/large:1").status == 0
     assert disk.free_bytes() > 4 * MIB
+    assert_is_of_use(root)
+
+
+def test_d04_a_pull_that_finds_the_disk_full_first_removes_what_waits_for_it(
+    make_disk: Callable[..., Disk], layouts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, root = make_disk(), Path(os.environ["PYCTRD_ROOT"])
+    other = build_image([Tar().file("other", os.urandom(2 * MIB)).build()])
+    other.write_layout(layouts / "other")
+    with pyctrd.Engine() as engine:
+        for name in ("kept", "large"):
+            engine.images.load(layouts / name, name=f"example.com/{name}:1")
+        with engine._rooms.arrival_lock(shared=True):  # as if another process were pulling
+            with monkeypatch.context() as patched:
+                patched.setattr(removal, "FIRST_SECONDS", 0.0)
+                engine.images.remove("example.com/large:1")
+            ballast = disk.fill(3 * MIB)  # it takes four: the blob, and what it is unpacked to
+            with FaultyRegistry() as registry:
+                image = engine.images.pull(registry.add(other, "other"))
+            assert len(image.read_file("/other")) == 2 * MIB
+        ballast.unlink()
     assert_is_of_use(root)
 
 

@@ -65,6 +65,8 @@ _TOP = Tar().whiteout("d/g").file("late", b"third").build()
 KEPT = build_image([_SHARED, Tar().file("kept", b"stays").build()])
 FIRST = build_image([_SHARED, _OWN])
 SECOND = build_image([_SHARED, _OWN, _TOP])
+# The first in another compression: its layers need not come where their blobs are not wanted.
+AGAIN = build_image([_SHARED, _OWN], compression="zstd")
 # What a pull that was killed before it recorded anything has published.
 LEFT = build_image([Tar().file("left", b"of a killed process").build()])
 
@@ -154,7 +156,7 @@ OPENED = """
 
 def open_shop(root: Path, directory: Path, registry: FaultyRegistry) -> Shop:
     """With all that works need."""
-    for name, image in {"kept": KEPT, "first": FIRST, "second": SECOND, "left": LEFT}.items():
+    for name, image in {"kept": KEPT, "first": FIRST, "second": SECOND, "again": AGAIN, "left": LEFT}.items():
         registry.add(image, name)
         image.write_layout(directory / "layouts" / name)
     return Shop(root, registry, directory / "layouts")
@@ -242,6 +244,21 @@ def _loaded(shop: Shop, name: str) -> str:
 def _has_both(engine: pyctrd.Engine, shop: Shop) -> None:
     engine.images.pull(shop.reference("first"))
     engine.images.pull(shop.reference("second"))
+
+
+def _has_first_without_blobs(engine: pyctrd.Engine, shop: Shop) -> None:
+    engine.images.pull(shop.reference("first"), keep_blobs=False)
+
+
+def _judge_taken(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    image, first = engine.images.find(shop.reference("again")), engine.images.find(shop.reference("first"))
+    assert image is not None or "again" not in said, "again was brought in and is gone"
+    assert first is None or "removed" not in said, "first was removed and is there"
+    image = image or engine.images.pull(shop.reference("again"), keep_blobs=False)
+    if first is not None:
+        engine.images.remove(first.name)
+    assert image.manifest_digest == AGAIN.digest
+    assert (image.read_file("/d/h"), image.read_file("/d/g")) == (b"first", b"second" * 300)
 
 
 def _has_both_unnamed(engine: pyctrd.Engine, shop: Shop) -> None:
@@ -411,6 +428,15 @@ WORKS = [
         _judge_brought(Shop.reference),
     ),
     Work(
+        "pull known layers",
+        OPENED
+        + "    engine.images.pull(words[0], keep_blobs=False)\n    say('again')\n"
+        + "    engine.images.remove(words[1])\n    say('removed')",
+        lambda shop: [shop.reference("again"), shop.reference("first")],
+        _has_first_without_blobs,
+        _judge_taken,
+    ),
+    Work(
         "load",
         OPENED
         + "    for name, layout in zip(('first', 'second'), words):\n"
@@ -422,6 +448,16 @@ WORKS = [
     Work(
         "rmi",
         OPENED
+        + "    for name, reference in zip(('first', 'second'), words):\n"
+        + "        engine.images.remove(reference)\n        say(name)",
+        lambda shop: [shop.reference("first"), shop.reference("second")],
+        _has_both,
+        _judge_removed,
+    ),
+    Work(
+        "rmi in the background",
+        OPENED
+        + "    from pyctrd.flows import removal\n    removal.FIRST_SECONDS = 0.0\n"
         + "    for name, reference in zip(('first', 'second'), words):\n"
         + "        engine.images.remove(reference)\n        say(name)",
         lambda shop: [shop.reference("first"), shop.reference("second")],

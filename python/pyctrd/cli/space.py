@@ -47,3 +47,5 @@ def df_command(options: Globals, *, all_namespaces: bool, as_json: bool) -> None
         click.echo(f"store: {store.layers} layers unpacked, {size_text(store.layer_bytes)}")
         if store.objects:
             click.echo(f"store: {store.objects} contents of files, {size_text(store.object_bytes)}")
+        if store.removed_bytes:
+            click.echo(f"store: {size_text(store.removed_bytes)} on their way out; pyctrd gc frees them now")

@@ -80,7 +80,7 @@ class Layers:
         return walk_strays(self._layers)
 
     def delete(self, diff_id: str | Digest, *, missing_ok: bool = False) -> None:
-        """Rename it out of the way, then remove it: a crash in between leaves it in ``trash/``, for recovery.
+        """Rename it into ``trash/``: it is gone in one step, and what it takes is removed from there.
 
         Raises:
             NotFoundError: It is not there, and ``missing_ok`` is not set.
@@ -93,7 +93,6 @@ class Layers:
             if missing_ok:
                 return
             raise _missing(diff_id) from error
-        _core.remove_tree(self._trash, name)
 
     def rebuild(self, diff_id: str | Digest, dest: Path | None = None) -> int:
         """Write its tar again, bit for bit as it came, from the tree and what was kept of the archive around it.

@@ -17,9 +17,10 @@ from pyctrd.errors import ConflictError
 from pyctrd.flows.choose import SNAPSHOTTERS, open_snapshotter
 from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.load import get_image
-from pyctrd.flows.objects import SweptObjects, sweep_objects
+from pyctrd.flows.objects import SweptObjects, sweep_objects, sweep_stacks
 from pyctrd.flows.reach import learn_needs, learn_new_needs
 from pyctrd.flows.recover import recover
+from pyctrd.flows.removal import empty_trash
 from pyctrd.flows.remove import (
     PAGE,
     find_unrecorded,
@@ -107,14 +108,18 @@ def let_go(tx: Tables, namespace: str, digest: str) -> bool:
 
 
 def collect(rooms: Rooms) -> None:
-    """Free what no image, lease or container of any namespace reaches; skipped where others read for long."""
+    """Free what no image, lease or container of any namespace reaches; skipped where others read for long.
+
+    Of very much, some goes from disk after this, in the background.
+    """
     sweep = _Sweep(rooms)
     try:
         sweep.records()
     except _StoreBusyError as error:
         logger.debug("collection skipped: %s", error)
-    if sweep.layers:  # each object is looked at: not for nothing
-        sweep_objects(rooms)
+    if sweep.layers:
+        sweep_stacks(rooms)
+    rooms.removal.begin(objects=bool(sweep.layers))  # each object is looked at: not for nothing
 
 
 def sweep_store(rooms: Rooms) -> Swept:
@@ -127,6 +132,8 @@ def sweep_store(rooms: Rooms) -> Swept:
     except _StoreBusyError as error:
         skipped = str(error)
     sweep.disk()
+    sweep_stacks(rooms)
+    empty_trash(rooms)
     objects = sweep_objects(rooms)
     freed = sweep.freed_bytes + objects.bytes
     return Swept(sweep.blobs, sweep.layers, sweep.orphans, objects, freed, skipped, sweep.damaged)

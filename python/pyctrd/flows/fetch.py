@@ -47,6 +47,8 @@ MIN_PROGRESS_BYTES = 512
 WRITE_BEHIND_FROM_BYTES = 16 << 20
 # How often a carrier that waits for its turn looks whether its transfer was given up.
 TURN_SECONDS = 0.1
+# What a disk says that is full, or has no more inodes; and a quota of the kernel's.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # What of a want the store may give to a namespace that does not have it; see `share`. "layer": the namespace has that,
 # and of the blob nothing is needed.
 Given = Literal["nothing", "blob", "all", "layer"]
@@ -245,13 +247,25 @@ class Fetch:
         lock.release()
 
     def _bring(self, wants: list[Want]) -> None:
-        try:
-            self._transfer(wants)
-        except _GoneError:
+        relieved = False
+        while True:
+            try:
+                return self._transfer(wants)
+            except _GoneError:
+                self._share = None
+            except OSError as error:
+                # What was removed, and is there still, may be all the room that lacks.
+                if relieved or error.errno not in FULL or not self._make_disk_room():
+                    raise
+                relieved = True
             for want in wants:
                 want.start_again()
-            self._share = None
-            self._transfer(wants)
+
+    def _make_disk_room(self) -> bool:
+        try:
+            return self._rooms.removal.finish()
+        except OSError:
+            return False  # what failed before is the one to be told
 
     def _transfer(self, wants: list[Want]) -> None:
         kept = find_kept(self._rooms, wants)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
 
 logger = logging.getLogger("pyctrd.flows")
+BEING_WRITTEN = "objects not swept: a layer is being written"
 
 
 class CountedObjects(NamedTuple):
@@ -43,37 +44,49 @@ class SweptObjects(NamedTuple):
     Attributes:
         number: How many went.
         bytes: On disk, of these.
-        skipped: Why none could go; "" where those went that could.
+        skipped: Why those could not go that did not; "" where all went that could.
+        may_go_on: Whether another sweep may find more.
     """
 
     number: int = 0
     bytes: int = 0
     skipped: str = ""
+    may_go_on: bool = False
 
 
-def sweep_objects(rooms: Rooms) -> SweptObjects:
-    """Remove images of stacks that no image or snapshot has, and objects that no layer on disk names.
-
-    While a layer is being written no object is swept, by a lock of their own; the next collection does it.
-    """
+def sweep_stacks(rooms: Rooms) -> None:
+    """Remove images of stacks that no image or snapshot has."""
     stacks = Stacks(rooms.root)
     if stacks.exist() and (needed := _needed_stacks(rooms)) is not None:
         stacks.keep(needed)
+
+
+def sweep_objects(rooms: Rooms, *, seconds: float | None = None) -> SweptObjects:
+    """Remove objects that no layer on disk names.
+
+    While a layer is being written no object is swept, by a lock of their own, and a sweep ends where somebody begins to
+    write one; the next collection does the rest.
+
+    Args:
+        rooms: The engine's rooms.
+        seconds: For so long; None for all of them.
+    """
     if not (rooms.root / "objects").is_dir():
         return SweptObjects()
     try:
-        swept = _core.sweep_objects(rooms.root)
+        swept = _core.sweep_objects(rooms.root, seconds=seconds)
     except (InvalidError, NotFoundError) as error:
         # A layer that cannot be read may name any of them: `check` finds it, and a repair comes before the next sweep.
         logger.debug("objects not swept: %s", error)
         return SweptObjects(skipped=f"objects not swept: {error}")
     if swept is None:
         logger.debug("objects not swept: a layer is being written")
-        return SweptObjects(skipped="objects not swept: a layer is being written")
-    if swept[0]:
+        return SweptObjects(skipped=BEING_WRITTEN, may_go_on=True)
+    number, freed, ended_early = swept
+    if number:
         with rooms.database.write() as tx:
-            tx.events.add(STORE, "gc", "freed", "", {"objects": swept[0]})
-    return SweptObjects(*swept)
+            tx.events.add(STORE, "gc", "freed", "", {"objects": number})
+    return SweptObjects(number, freed, BEING_WRITTEN if ended_early else "", ended_early)
 
 
 def count_objects(rooms: Rooms, *, without: Collection[str] = ()) -> CountedObjects:

@@ -20,6 +20,8 @@ MOUNTS = Path("/proc/self/mounts")
 _ESCAPED = r"\\([0-7]{3})"
 # Some tens of milliseconds: opening a root is no collection.
 DOOMED_AT_OPENING = 500
+# Likewise; what is left of the trash then is for the next, or for `gc`.
+REMOVAL_AT_OPENING_SECONDS = 0.05
 
 
 def recover(rooms: Rooms) -> None:
@@ -32,7 +34,8 @@ def recover(rooms: Rooms) -> None:
     _undo_unfinished(rooms)
     _thaw(rooms)
     _unmount_trash(rooms)
-    _core.sweep_ingests(str(rooms.root), keep=[reserved.id for reserved in rooms.database.ingests.list()])
+    staying = [reserved.id for reserved in rooms.database.ingests.list()]
+    _core.sweep_ingests(str(rooms.root), keep=staying, seconds=REMOVAL_AT_OPENING_SECONDS)
     if any((rooms.settings.state / "mounts").glob("*/*")):
         from pyctrd.snapshots.images import ImageMounts
 
@@ -153,6 +156,7 @@ def unpublish(rooms: Rooms, reserved: IngestRecord) -> None:
         rooms.blobs.delete(reserved.digest, missing_ok=True)
     if reserved.diff_id is not None and database.layers.find(reserved.diff_id) is None:
         rooms.layers.delete(reserved.diff_id, missing_ok=True)
+        _core.empty_trash(rooms.root, seconds=REMOVAL_AT_OPENING_SECONDS)
 
 
 def discard(rooms: Rooms, ingest_id: str) -> None:

@@ -89,6 +89,15 @@ def size_on_disk(rooms: Rooms, kind: str, name: str) -> int:
         return 0
 
 
+def walk_trash(rooms: Rooms) -> Iterator[tuple[str, int]]:
+    """What was taken away and is still on disk: its name in the trash, and bytes."""
+    from pyctrd.snapshots.store import directory_bytes
+
+    for path in sorted((rooms.root / "trash").glob("*")):
+        with suppress(FileNotFoundError):  # it goes at this moment
+            yield path.name, directory_bytes(path)
+
+
 def _flush_folders(rooms: Rooms) -> None:
     """Make removals durable: a power cut would bring back what is written down nowhere any more."""
     for base in ("content/blobs", "layers"):

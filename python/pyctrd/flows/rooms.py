@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyctrd.content.layers import Layers
     from pyctrd.flows.behind import WriteBehind
     from pyctrd.flows.files import OpenImages
+    from pyctrd.flows.removal import Removal
     from pyctrd.flows.settings import Settings
     from pyctrd.metadata.database import Database
     from pyctrd.registry.client import Client
@@ -165,6 +166,19 @@ class Rooms:
         with self._making:
             return self.__dict__.setdefault("write_behind", WriteBehind(self.root))  # type: ignore[no-any-return] # as above
 
+    @property
+    def removal(self) -> Removal:
+        """What removes from disk what nothing needs any more."""
+        self._refuse_forked()  # its thread is not here, and may have held its lock
+        return self._removal
+
+    @cached_property
+    def _removal(self) -> Removal:
+        from pyctrd.flows.removal import Removal
+
+        with self._making:
+            return self.__dict__.setdefault("_removal", Removal(self))  # type: ignore[no-any-return] # as above
+
     def snapshotter_of(self, key: str) -> Snapshotter | None:
         """The one that made a snapshot, whichever this engine would choose; None where the key is not recorded."""
         from pyctrd.flows.choose import open_snapshotter
@@ -266,6 +280,8 @@ class Rooms:
         """
         if os.getpid() != self._process:
             return
+        if (removal := self.__dict__.pop("_removal", None)) is not None:
+            removal.close()
         if ending and self._database is not None:
             self._database.leave()
             return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pyctrd.errors import NotFoundError
 from pyctrd.flows.objects import count_objects
 from pyctrd.flows.reach import learn_needs
+from pyctrd.flows.remove import walk_trash
 from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class StoreSpace(NamedTuple):
         layer_bytes: Their files' content, wherever it is.
         objects: Contents of files that layers share, under "composefs".
         object_bytes: On disk.
+        removed_bytes: On disk as well, of what was removed and is on its way out: a `gc` frees it now.
     """
 
     blobs: int
@@ -78,6 +80,7 @@ class StoreSpace(NamedTuple):
     layer_bytes: int
     objects: int
     object_bytes: int
+    removed_bytes: int
 
 
 class Space(NamedTuple):
@@ -119,7 +122,8 @@ def survey_space(rooms: Rooms, *, all_namespaces: bool = False) -> Space:
     )
     counted = count_objects(rooms)
     objects = counted.named + counted.unnamed, counted.named_bytes + counted.unnamed_bytes
-    return own._replace(namespaces=namespaces, store=StoreSpace(*database.usage.stored(), *objects))
+    removed = sum(size for _, size in walk_trash(rooms))
+    return own._replace(namespaces=namespaces, store=StoreSpace(*database.usage.stored(), *objects, removed))
 
 
 def _image(name: str, size: ImageSize | None) -> ImageSpace:

@@ -10,7 +10,7 @@ from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.objects import CountedObjects, count_objects
 from pyctrd.flows.reach import learn_needs
 from pyctrd.flows.recover import is_held
-from pyctrd.flows.remove import PAGE, find_unrecorded, own_bytes, size_on_disk
+from pyctrd.flows.remove import PAGE, find_unrecorded, own_bytes, size_on_disk, walk_trash
 from pyctrd.flows.resume import is_kept, kept_bytes
 from pyctrd.metadata.reachability import KeptBlob, KeptLayer
 from pyctrd.oci.value import NamedTuple
@@ -158,14 +158,12 @@ def _survey_leases(rooms: Rooms, namespace: str) -> Iterator[Collected]:
 
 
 def _survey_disk(rooms: Rooms) -> Iterator[Collected]:
-    from pyctrd.snapshots.store import directory_bytes
-
     busy = {name for reserved in rooms.database.ingests.list() for name in (reserved.digest, reserved.diff_id)}
     for kind, name in find_unrecorded(rooms):
         if name not in busy:
             yield Collected(kind, name, size_on_disk(rooms, kind, name), False, "no record names it", "")  # noqa: FBT003 - a record's field
-    for path in sorted((rooms.root / "trash").glob("*")):
-        yield Collected("trash", path.name, directory_bytes(path), False, "removed already", "")  # noqa: FBT003 - a record's field
+    for name, size in walk_trash(rooms):
+        yield Collected("trash", name, size, False, "removed already", "")  # noqa: FBT003 - a record's field
 
 
 def _counted_again(items: list[Collected]) -> int:

@@ -10,8 +10,8 @@ from pyctrd.metadata.table import Table
 from pyctrd.oci.value import NamedTuple
 
 _COLUMNS = "diff_id, bytes, entries, implied, foreign_links, blob, created_ns"
-# Of a layer y, whether the namespace ?1 has it ("" for any): a blob of its own was seen to be this layer, or taken for it
-# when it had that.
+# Of a layer y, whether the namespace ?1 has it ("" for any): a blob of its own was seen to be this layer, or taken for
+# it when it had that.
 OF_NAMESPACE = """
     (?1 = '' OR (EXISTS (SELECT 1 FROM layer_blobs b JOIN content c ON c.digest = b.digest
             WHERE b.diff_id = y.diff_id AND c.namespace = ?1 AND c.claimed = '')

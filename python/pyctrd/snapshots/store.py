@@ -204,12 +204,15 @@ def as_changes(found: Iterable[tuple[str, bytes]]) -> list[Change]:
 
 
 def directory_bytes(path: Path) -> int:
-    """Bytes on disk of a tree, its own directory among them; a file with several names counts once."""
+    """Bytes on disk of a tree, its own directory among them; a file with several names counts once.
+
+    What goes meanwhile is counted or not.
+    """
     seen: set[tuple[int, int]] = set()
     total = path.lstat().st_blocks * 512
     pending = [os.fspath(path)]
     while pending:
-        with os.scandir(pending.pop()) as entries:
+        with suppress(FileNotFoundError), os.scandir(pending.pop()) as entries:
             for entry in entries:
                 stat = entry.stat(follow_symlinks=False)
                 if (stat.st_dev, stat.st_ino) not in seen:

@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use rustix::io::Errno;
 
 use crate::cas::{
-    FileLock, Key, LAYERS, OBJECTS, ObjectsLock, Swept, count_objects as count_keys, is_object,
+    FileLock, Key, LAYERS, OBJECTS, count_objects as count_keys, empty_trash as empty_below, is_object,
     list_objects as list_keys, object_path, sweep, sweep_objects as sweep_keys,
 };
 use crate::error::{Error, Result};
@@ -58,11 +58,29 @@ impl PyFileLock {
     }
 }
 
-/// Removes what dead processes left in staging, but for some ingests; gives the ids.
+/// In how many seconds something is to end.
+fn deadline(seconds: Option<f64>) -> Option<Instant> {
+    seconds.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.max(0.0)))
+}
+
+/// Takes out of staging what dead processes left there, but for some ingests; gives the ids. What is in the trash then
+/// is removed, for `seconds` at most.
 #[pyfunction]
-#[pyo3(signature = (root, *, keep = Vec::new()))]
-fn sweep_ingests(py: Python<'_>, root: PathBuf, keep: Vec<String>) -> PyResult<Vec<String>> {
-    Ok(py.detach(|| sweep(&Root::open(root)?, &keep))?)
+#[pyo3(signature = (root, *, keep = Vec::new(), seconds = None))]
+fn sweep_ingests(
+    py: Python<'_>,
+    root: PathBuf,
+    keep: Vec<String>,
+    seconds: Option<f64>,
+) -> PyResult<Vec<String>> {
+    Ok(py.detach(|| sweep(&Root::open(root)?, &keep, deadline(seconds)))?)
+}
+
+/// Removes what is in the trash, for `seconds` at most; whether nothing is left there.
+#[pyfunction]
+#[pyo3(signature = (root, *, seconds = None))]
+fn empty_trash(py: Python<'_>, root: PathBuf, seconds: Option<f64>) -> PyResult<bool> {
+    Ok(py.detach(|| empty_below(&Root::open(root)?, deadline(seconds)))?)
 }
 
 /// An object that a layer names.
@@ -124,18 +142,42 @@ fn list_objects(py: Python<'_>, root: PathBuf) -> PyResult<HashSet<String>> {
     Ok(py.detach(|| -> Result<_> { Ok(list_keys(&Root::open(root)?)?.iter().map(hex).collect()) })?)
 }
 
-/// Removes the objects that no layer of a root names: how many, and the bytes on disk that this frees. None where a layer
-/// is being written now: it may count on objects that no other names.
+/// Removes the objects that no layer of a root names, for `seconds` at most: how many, the bytes on disk that this frees,
+/// and whether it ended before it had looked at all. None where a layer is being written now: it may count on objects that
+/// no other names.
 #[pyfunction]
-fn sweep_objects(py: Python<'_>, root: PathBuf) -> PyResult<Option<(u64, u64)>> {
-    let run = || -> Result<Option<Swept>> {
+#[pyo3(signature = (root, *, seconds = None))]
+fn sweep_objects(py: Python<'_>, root: PathBuf, seconds: Option<f64>) -> PyResult<Option<(u64, u64, bool)>> {
+    let deadline = deadline(seconds);
+    let run = || {
         let root = Root::open(root)?;
-        let Some(alone) = ObjectsLock::try_alone(&root)? else { return Ok(None) };
+        let mut seen = None;
         // Looked at under the lock: a layer that came before it is among them, and none comes meanwhile.
-        let kept = named_objects(&root, &HashSet::new())?;
-        sweep_keys(&root, &alone, |key| kept.contains(key)).map(Some)
+        sweep_keys(&root, deadline, || {
+            let now = Some(indexes(&root)?);
+            if now == seen {
+                return Ok(None);
+            }
+            seen = now;
+            named_objects(&root, &HashSet::new()).map(Some)
+        })
     };
-    Ok(py.detach(run)?.map(|swept| (swept.removed, swept.freed_bytes)))
+    Ok(py.detach(run)?.map(|swept| (swept.removed, swept.freed_bytes, swept.ended_early)))
+}
+
+/// The indexes of the layers on disk: each is written under a name of its own, and never changed. Where it is, its file
+/// system's number of it, and when it was written.
+fn indexes(root: &Root) -> Result<Vec<(PathBuf, u64, i64, i64)>> {
+    use std::os::unix::fs::MetadataExt;
+    let mut found = Vec::new();
+    for (_, layer) in layers(root)? {
+        match layer.join("index").symlink_metadata() {
+            Ok(index) => found.push((layer, index.ino(), index.mtime(), index.mtime_nsec())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("look at", LAYERS, &e)),
+        }
+    }
+    Ok(found)
 }
 
 /// Counts objects: those that layers name, other than `without` (`diff_ids`), and their bytes on disk; and the same of those
@@ -143,7 +185,7 @@ fn sweep_objects(py: Python<'_>, root: PathBuf) -> PyResult<Option<(u64, u64)>> 
 #[pyfunction]
 #[pyo3(signature = (root, *, without = HashSet::new()))]
 fn count_objects(py: Python<'_>, root: PathBuf, without: HashSet<String>) -> PyResult<(u64, u64, u64, u64)> {
-    let run = || -> Result<Swept> {
+    let run = || -> Result<_> {
         let root = Root::open(root)?;
         let kept = named_objects(&root, &without)?;
         count_keys(&root, |key| kept.contains(key))
@@ -152,9 +194,9 @@ fn count_objects(py: Python<'_>, root: PathBuf, without: HashSet<String>) -> PyR
     Ok((swept.kept, swept.kept_bytes, swept.removed, swept.freed_bytes))
 }
 
-/// The objects that layers on disk name, all but some.
-fn named_objects(root: &Root, without: &HashSet<String>) -> Result<HashSet<Key>> {
-    let mut kept = HashSet::new();
+/// The layers on disk: their `diff_ids`, and where they are.
+fn layers(root: &Root) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
     let wrong = |e| Error::errno("list", LAYERS, e);
     let layers = root.directory(LAYERS)?;
     for algorithm in names(layers.as_fd()).map_err(wrong)? {
@@ -168,13 +210,22 @@ fn named_objects(root: &Root, without: &HashSet<String>) -> Result<HashSet<Key>>
         for name in names(directory.as_fd()).map_err(wrong)? {
             let name = name.to_string_lossy();
             let layer = root.path().join(LAYERS).join(&algorithm).join(name.as_ref());
-            let has_pack = layer.join(PACK).try_exists().map_err(|e| Error::io("look at", LAYERS, &e))?;
-            if has_pack && !without.contains(&format!("{algorithm}:{name}")) {
-                kept.extend(read_index(&layer)?.records.iter().filter_map(|record| match record.place {
-                    Place::Object(key) => Some(key),
-                    _ => None,
-                }));
-            }
+            found.push((format!("{algorithm}:{name}"), layer));
+        }
+    }
+    Ok(found)
+}
+
+/// The objects that layers on disk name, all but some.
+fn named_objects(root: &Root, without: &HashSet<String>) -> Result<HashSet<Key>> {
+    let mut kept = HashSet::new();
+    for (diff_id, layer) in layers(root)? {
+        let has_pack = layer.join(PACK).try_exists().map_err(|e| Error::io("look at", LAYERS, &e))?;
+        if has_pack && !without.contains(&diff_id) {
+            kept.extend(read_index(&layer)?.records.iter().filter_map(|record| match record.place {
+                Place::Object(key) => Some(key),
+                _ => None,
+            }));
         }
     }
     Ok(kept)
@@ -197,5 +248,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(sweep_objects, module)?)?;
     module.add_function(wrap_pyfunction!(count_objects, module)?)?;
     module.add_function(wrap_pyfunction!(sweep_ingests, module)?)?;
+    module.add_function(wrap_pyfunction!(empty_trash, module)?)?;
     module.add_function(wrap_pyfunction!(remove_tree, module)?)
 }

@@ -2,13 +2,19 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::objects::{Key, OBJECTS};
+use super::objects::{Key, OBJECTS, object_path};
 use crate::error::{Error, Result};
 use crate::root::{Root, names, open_directory};
+
+/// So long a sweep keeps waiting who is about to write a layer.
+const TURN: Duration = Duration::from_millis(20);
+/// Between two turns: who waits is woken meanwhile, and takes the lock.
+const BETWEEN: Duration = Duration::from_millis(2);
 
 /// A lock on the directory of all objects: shared by those who write layers, alone by whoever sweeps.
 #[derive(Debug)]
@@ -55,28 +61,69 @@ pub struct Swept {
     pub removed: u64,
     /// Bytes on disk that this freed.
     pub freed_bytes: u64,
+    /// Whether it ended before it had looked at all.
+    pub ended_early: bool,
 }
 
-/// Removes the objects that are not to be kept. What is no object is left alone.
+/// Removes the objects that no layer names. What is no object is left alone. None where a layer is being written.
 ///
-/// No layer is being written, which the lock says; `kept` knows the objects of all that have a name since it is held.
+/// It gives way: now and then it lets go of the lock, and ends where somebody begins to write a layer then, or at
+/// `deadline`. `named` is asked under the lock, whenever it was taken, for the objects that layers with a name have;
+/// None says that they are the same as before.
 ///
 /// # Errors
-/// [`Error::Io`].
-pub fn sweep_objects(root: &Root, _alone: &ObjectsLock, kept: impl Fn(&Key) -> bool) -> Result<Swept> {
+/// [`Error::Io`], and what `named` says.
+pub fn sweep_objects(
+    root: &Root,
+    deadline: Option<Instant>,
+    named: impl FnMut() -> Result<Option<HashSet<Key>>>,
+) -> Result<Option<Swept>> {
+    sweep_in_turns(root, deadline, TURN, named)
+}
+
+pub(super) fn sweep_in_turns(
+    root: &Root,
+    deadline: Option<Instant>,
+    length: Duration,
+    mut named: impl FnMut() -> Result<Option<HashSet<Key>>>,
+) -> Result<Option<Swept>> {
+    let mut alone = ObjectsLock::try_alone(root)?;
+    if alone.is_none() {
+        return Ok(None);
+    }
+    let mut kept = named()?.unwrap_or_default();
+    let mut since = Instant::now();
     let mut swept = Swept::default();
     for_each_object(root, |folder, name, key| {
-        if kept(&key) {
-            swept.kept += 1; // not looked at: that would take longer than all else
-            return Ok(());
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            swept.ended_early = true;
+        } else if since.elapsed() >= length {
+            drop(alone.take());
+            std::thread::sleep(BETWEEN);
+            alone = ObjectsLock::try_alone(root)?;
+            swept.ended_early = alone.is_none();
+            if alone.is_some()
+                && let Some(now) = named()?
+            {
+                kept = now;
+            }
+            since = Instant::now();
         }
-        let bytes = disk_bytes(folder, name)?;
-        rustix::fs::unlinkat(folder, name, AtFlags::empty())?;
+        if swept.ended_early {
+            return Ok(false);
+        }
+        if kept.contains(&key) {
+            swept.kept += 1; // not looked at: that would take longer than all else
+            return Ok(true);
+        }
+        let failed = |e| Error::errno("remove", object_path(&key), e);
+        let bytes = disk_bytes(folder, name).map_err(failed)?;
+        rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(failed)?;
         swept.removed += 1;
         swept.freed_bytes += bytes;
-        Ok(())
+        Ok(true)
     })?;
-    Ok(swept)
+    Ok(Some(swept))
 }
 
 /// What a sweep would come to, and what it would leave. One that goes meanwhile is not counted.
@@ -88,8 +135,8 @@ pub fn count_objects(root: &Root, kept: impl Fn(&Key) -> bool) -> Result<Swept> 
     for_each_object(root, |folder, name, key| {
         let bytes = match disk_bytes(folder, name) {
             Ok(bytes) => bytes,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(e) => return Err(e),
+            Err(Errno::NOENT) => return Ok(true),
+            Err(e) => return Err(Error::errno("look at", object_path(&key), e)),
         };
         if kept(&key) {
             swept.kept += 1;
@@ -98,7 +145,7 @@ pub fn count_objects(root: &Root, kept: impl Fn(&Key) -> bool) -> Result<Swept> 
             swept.removed += 1;
             swept.freed_bytes += bytes;
         }
-        Ok(())
+        Ok(true)
     })?;
     Ok(swept)
 }
@@ -108,10 +155,10 @@ fn disk_bytes(folder: BorrowedFd<'_>, name: &str) -> std::result::Result<u64, Er
     Ok(u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
 }
 
-/// Calls for each object on disk: its directory, its name there, and its key.
+/// Calls for each object on disk, until that says false: its directory, its name there, and its key.
 fn for_each_object(
     root: &Root,
-    mut call: impl FnMut(BorrowedFd<'_>, &str, Key) -> std::result::Result<(), Errno>,
+    mut call: impl FnMut(BorrowedFd<'_>, &str, Key) -> Result<bool>,
 ) -> Result<()> {
     let objects = match open_directory(root.as_fd(), OBJECTS.as_bytes()) {
         Ok(objects) => objects,
@@ -131,9 +178,10 @@ fn for_each_object(
         };
         for name in names(folder.as_fd()).map_err(wrong)? {
             let name = name.to_string_lossy();
-            if let Ok(key) = blake3::Hash::from_hex(format!("{prefix}{name}")) {
-                call(folder.as_fd(), &name, key.into())
-                    .map_err(|e| Error::errno("look at", format!("{OBJECTS}/{prefix}/{name}"), e))?;
+            if let Ok(key) = blake3::Hash::from_hex(format!("{prefix}{name}"))
+                && !call(folder.as_fd(), &name, key.into())?
+            {
+                return Ok(());
             }
         }
     }
@@ -148,7 +196,7 @@ pub fn list_objects(root: &Root) -> Result<HashSet<Key>> {
     let mut found = HashSet::new();
     for_each_object(root, |_, _, key| {
         found.insert(key);
-        Ok(())
+        Ok(true)
     })?;
     Ok(found)
 }

@@ -13,7 +13,7 @@ pub use garbage::{ObjectsLock, Swept, count_objects, list_objects, sweep_objects
 pub use locks::FileLock;
 pub use objects::{Key, NewObject, OBJECTS, ObjectWriter, Stored, is_object, object_path, open_object};
 pub use publish::{Durability, Finished, publish};
-pub use staging::{KeptBlob, Staging, sweep};
+pub use staging::{KeptBlob, Staging, empty_trash, sweep};
 
 /// Where bytes are while they arrive.
 pub const INGEST: &str = "content/ingest";

@@ -386,7 +386,11 @@ fn place_object(
 
 #[cfg(test)]
 mod tests {
-    use super::super::garbage::{ObjectsLock, Swept, count_objects, list_objects, sweep_objects};
+    use std::time::{Duration, Instant};
+
+    use super::super::garbage::{
+        ObjectsLock, Swept, count_objects, list_objects, sweep_in_turns, sweep_objects,
+    };
     use super::*;
 
     struct Store {
@@ -530,9 +534,58 @@ mod tests {
         let counted = count_objects(&store.root, |key| *key == kept).expect("counted");
         assert_eq!((counted.kept, counted.removed), (1, 1));
         assert!(counted.kept_bytes > 0 && store.path(&gone).exists());
-        let swept = sweep_objects(&store.root, &alone, |key| *key == kept).expect("swept");
+        assert_eq!(sweep_objects(&store.root, None, || panic!("not alone")).expect("tried"), None);
+        drop(alone);
+        let named = || Ok(Some(HashSet::from([kept])));
+        let late = sweep_objects(&store.root, Some(Instant::now()), named).expect("swept").expect("alone");
+        assert_eq!(late, Swept { ended_early: true, ..Swept::default() });
+        let swept = sweep_objects(&store.root, None, named).expect("swept").expect("alone");
         assert_eq!(swept, Swept { kept_bytes: 0, ..counted });
         assert!(store.path(&kept).exists() && stray.exists() && !store.path(&gone).exists());
         assert_eq!(list_objects(&store.root).expect("listed"), HashSet::from([kept]));
+    }
+
+    #[test]
+    fn a_sweep_ends_where_somebody_is_about_to_write_a_layer() {
+        let store = Store::new();
+        let objects: Vec<_> = (0..500).map(|n: u32| store.take(&n.to_le_bytes())).collect();
+        store.publish();
+        let root = Root::open(store.directory.path()).expect("opens");
+        let (asked, hears) = std::sync::mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            hears.recv().expect("asked");
+            let shared = ObjectsLock::share(&root).expect("locked");
+            while hears.recv().is_ok() {} // until the sweep is over
+            drop(shared);
+        });
+        let named = || {
+            let _ = asked.send(()); // once is enough
+            Ok(Some(HashSet::new()))
+        };
+        let swept = sweep_in_turns(&store.root, None, Duration::ZERO, named).expect("swept").expect("alone");
+        assert!(swept.ended_early && swept.removed < 500);
+        drop(asked);
+        writer.join().expect("no panic");
+        assert_eq!(objects.iter().filter(|key| !store.path(key).exists()).count() as u64, swept.removed);
+    }
+
+    #[test]
+    fn what_a_new_layer_names_between_two_turns_stays() {
+        let store = Store::new();
+        let objects: Vec<_> = (0..40).map(|n: u32| store.take(&n.to_le_bytes())).collect();
+        store.publish();
+        let mut turns = 0;
+        let named = || {
+            turns += 1;
+            // From the third turn on a layer names all that is there still.
+            Ok(match turns {
+                1 => Some(HashSet::new()),
+                3 => Some(list_objects(&store.root).expect("listed")),
+                _ => None,
+            })
+        };
+        let swept = sweep_in_turns(&store.root, None, Duration::ZERO, named).expect("swept").expect("alone");
+        assert_eq!((swept.removed, swept.kept, swept.ended_early), (1, 39, false));
+        assert_eq!(objects.iter().filter(|key| store.path(key).exists()).count(), 39);
     }
 }

@@ -14,7 +14,7 @@ use super::garbage::ObjectsLock;
 use super::objects::{OBJECTS, ObjectWriter};
 use super::{BLOBS, INGEST, LAYERS, PRIVATE_MODE, TRASH};
 use crate::error::{Error, Result};
-use crate::root::{Root, names, remove_tree, to_path};
+use crate::root::{Root, names, remove_tree, remove_tree_until, to_path};
 
 /// Blobs are written once and never changed.
 const BLOB_MODE: u32 = 0o444;
@@ -319,14 +319,14 @@ pub(super) fn prepare(root: &Root) -> Result<()> {
     root.make_directories(&[INGEST, &blobs, &layers, OBJECTS, TRASH], PRIVATE_MODE)
 }
 
-/// Removes what killed processes left in staging, but for the ingests in `keep`, and what was on its way out. Live
-/// ingests hold their lock.
+/// Removes what killed processes left in staging, but for the ingests in `keep`, and what was on its way out: up to
+/// `deadline`, what is left then is in the trash. Live ingests hold their lock.
 ///
 /// Returns the ids of the ingests that were removed.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn sweep(root: &Root, keep: &[String]) -> Result<Vec<String>> {
+pub fn sweep(root: &Root, keep: &[String], deadline: Option<Instant>) -> Result<Vec<String>> {
     prepare(root)?;
     let ingests = root.directory(INGEST)?;
     let trash = root.directory(TRASH)?;
@@ -348,10 +348,23 @@ pub fn sweep(root: &Root, keep: &[String]) -> Result<Vec<String>> {
     if alone {
         lock_directory(&ingests, FlockOperation::Unlock)?;
     }
-    for name in names(trash.as_fd()).map_err(|e| Error::errno("list", TRASH, e))? {
-        remove_tree(trash.as_fd(), name.as_bytes())?;
-    }
+    empty_trash(root, deadline)?;
     Ok(removed)
+}
+
+/// Removes what is on its way out, up to `deadline`; whether nothing of it is left. Any number may do so at once.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn empty_trash(root: &Root, deadline: Option<Instant>) -> Result<bool> {
+    prepare(root)?;
+    let trash = root.directory(TRASH)?;
+    for name in names(trash.as_fd()).map_err(|e| Error::errno("list", TRASH, e))? {
+        if !remove_tree_until(trash.as_fd(), name.as_bytes(), deadline)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether no live process holds the ingest. One whose lock file is missing or free may belong to a writer that is
