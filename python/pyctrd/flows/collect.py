@@ -28,6 +28,7 @@ from pyctrd.flows.remove import (
     remove_doomed,
     remove_unrecorded,
     size_on_disk,
+    walk_trash,
 )
 from pyctrd.metadata.events import STORE
 from pyctrd.metadata.reachability import KeptBlob, KeptLayer
@@ -49,7 +50,7 @@ class Swept(NamedTuple):
     Attributes:
         blobs: Records of blobs, by namespace.
         layers: Records of layers, with what their own directories had of files' content.
-        orphans: What was on disk without a record: kind, name and bytes.
+        orphans: What was on disk without a record, or on its way out: kind, name and bytes.
         objects: Files' contents that no layer has any more.
         freed_bytes: On disk, of all.
         skipped: Why it ended early; "" where it did not.
@@ -124,8 +125,9 @@ def collect(rooms: Rooms) -> None:
 
 def sweep_store(rooms: Rooms) -> Swept:
     """As ``collect``, and free what else no record names: what killed processes left, and what nobody recorded."""
-    recover(rooms)
     sweep = _Sweep(rooms)
+    sweep.count_trash()
+    recover(rooms)
     skipped = ""
     try:
         sweep.records()
@@ -167,6 +169,12 @@ class _Sweep:
         finally:
             remove_doomed(self._rooms)
             self._forget_needs()
+
+    def count_trash(self) -> None:
+        """Take what is on its way out for what this collection frees."""
+        for name, size in walk_trash(self._rooms):
+            self.orphans.append(("trash", name, size))
+            self.freed_bytes += size
 
     def disk(self) -> None:
         """Remove what is on disk and recorded nowhere."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
 
 NOTHING = "nothing needs it"
+REMOVED = "removed already"
 
 
 class Collected(NamedTuple):
@@ -163,7 +164,7 @@ def _survey_disk(rooms: Rooms) -> Iterator[Collected]:
         if name not in busy:
             yield Collected(kind, name, size_on_disk(rooms, kind, name), False, "no record names it", "")  # noqa: FBT003 - a record's field
     for name, size in walk_trash(rooms):
-        yield Collected("trash", name, size, False, "removed already", "")  # noqa: FBT003 - a record's field
+        yield Collected("trash", name, size, False, REMOVED, "")  # noqa: FBT003 - a record's field
 
 
 def _counted_again(items: list[Collected]) -> int:
@@ -182,7 +183,8 @@ def _all_of(swept: Swept) -> Iterator[Collected]:
     for layer in swept.layers:
         yield Collected("layer", layer.diff_id, layer.bytes, kept=False, reason=NOTHING, namespace="")
     for kind, name, size in swept.orphans:
-        yield Collected(kind, name, size, kept=False, reason="no record names it", namespace="")
+        reason = REMOVED if kind == "trash" else "no record names it"
+        yield Collected(kind, name, size, kept=False, reason=reason, namespace="")
     yield from _of_objects(CountedObjects(unnamed=swept.objects.number, unnamed_bytes=swept.objects.bytes))
 
 
