@@ -283,7 +283,7 @@ class Fetch:
 
     def _write_behind(self, wants: Sequence[Want]) -> AbstractContextManager[None]:
         """Have the disk write many files while they come; blocks are one, and see to it themselves."""
-        unpacked = [want for want in wants if want.unpack]
+        unpacked = [want for want in wants if want.unpack and not want.known]
         if (
             sum(want.descriptor.size for want in unpacked) < WRITE_BEHIND_FROM_BYTES
             or self._rooms.settings.durability == "none"
