@@ -40,6 +40,7 @@ class Memory(Disk):
     def __init__(self, image: Path, target: Path, *, size_bytes: int = 64 * MIB, inodes: int = 0) -> None:
         self.image = image
         self.target = target
+        self._beside = None
         self._options = f"size={size_bytes}" + (f",nr_inodes={inodes}" if inodes else "")
         target.mkdir()
 
@@ -57,9 +58,9 @@ def make_disk(
     monkeypatch.setenv("PYCTRD_ROOT", str(tmp_path / "disk/root"))
     with ExitStack() as used, disks.in_memory(tmp_path) as memory:
 
-        def make(**options: int) -> Disk:
+        def make(*, inodes: int = 0) -> Disk:
             kind: type[Disk] = request.param
-            return used.enter_context(kind(memory / "image", tmp_path / "disk", **options))
+            return used.enter_context(kind(memory / "image", tmp_path / "disk", inodes=inodes))
 
         yield make
         used.close()
