@@ -193,6 +193,7 @@ class Ingest:
         diff_id: str | None = None,
         unpack: bool = False,
         content_digests: bool = False,
+        file_digests: bool = False,
         keep_blob: bool = True,
         resumable: bool = False,
         limits: _Limits | None = None,
@@ -227,6 +228,47 @@ def unpack(
     limits: _Limits | None = None,
     ownership: str = "keep",
 ) -> Ingested: ...
+
+# --- toc (pipeline) -------------------------------------------------------------------------------
+
+ESTARGZ_FOOTER_BYTES: int
+
+@final
+class LayerPlan:
+    @classmethod
+    def zstd_chunked(
+        cls,
+        table: bytes,
+        split: bytes | None,
+        *,
+        digest: str,
+        end: int,
+        layers: Sequence[_Path],
+        gap: int,
+        limits: _Limits | None = None,
+    ) -> Self: ...
+    @classmethod
+    def estargz(
+        cls,
+        member: bytes,
+        *,
+        digest: str,
+        start: int,
+        layers: Sequence[_Path],
+        gap: int,
+        limits: _Limits | None = None,
+    ) -> Self: ...
+    @property
+    def range_count(self) -> int: ...
+    @property
+    def ranges(self) -> list[tuple[int, int]]: ...
+    @property
+    def fetched_bytes(self) -> int: ...
+    @property
+    def known_bytes(self) -> int: ...
+    def rebuild(self, ingest: Ingest, source: int, *, size: int) -> None: ...
+
+def estargz_table_offset(footer: bytes) -> int: ...
 
 # --- http -----------------------------------------------------------------------------------------
 

@@ -15,6 +15,10 @@ from pyctrd.oci.value import dataclass
 # RFC 6838 allows 127 characters on each side of the slash.
 MEDIA_TYPE_MAX_CHARS = 255
 
+# The annotations by which a layer tells of a table of contents, and of its digest; see ``toc``.
+ZSTD_CHUNKED_DIGEST = "io.github.containers.zstd-chunked.manifest-checksum"
+ESTARGZ_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
+
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
@@ -63,6 +67,11 @@ class Descriptor:
             artifact_type=fields.text("artifactType", ""),
             raw=fields.values,
         )
+
+    @property
+    def has_table(self) -> bool:
+        """Whether it is a layer's with a table of contents, as it says itself."""
+        return ZSTD_CHUNKED_DIGEST in self.annotations or ESTARGZ_DIGEST in self.annotations
 
 
 def _check_data(fields: Fields, digest: Digest, size: int) -> None:
