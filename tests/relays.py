@@ -30,6 +30,7 @@ class Relay:
 
     Attributes:
         host: The same of the relay.
+        passed: Bytes of what the server said that were passed on.
     """
 
     def __init__(self, server: str) -> None:
@@ -39,6 +40,7 @@ class Relay:
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._lock = threading.Condition()
         self._left: float = float("inf")
+        self.passed = 0
         self._said: list[bytearray] = []
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, name="relay")]
@@ -107,6 +109,7 @@ class Relay:
                 self._lock.wait_for(lambda: self._left > 0)
                 count = int(min(len(piece), self._left))
                 self._left -= count
+                self.passed += count
             client.sendall(piece[:count])
             piece = piece[count:]
 

@@ -186,6 +186,12 @@ def test_a_descriptor_says_where_its_table_is() -> None:
     assert digest_of(layer.content[slice(*table.place)]) == table.digest
     assert table.end == table.place[0] - 8
     assert find_table(Descriptor("application/x", Digest.parse(digest_of(b"")), 9)) is None
+    old = {
+        name.replace("io.github.", "io."): value for name, value in layer.annotations.items() if "tarsplit" not in name
+    }
+    found = find_table(described(Tabled("", layer.content, old)))
+    assert found is not None
+    assert (found.place, found.split) == (table.place, None)
 
 
 @pytest.mark.parametrize(

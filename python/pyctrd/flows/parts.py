@@ -38,7 +38,7 @@ LAYERS_MAX = 256
 TRIES = 3
 _BLOCK_BYTES = 256 << 10
 
-# One table at a time is in memory.
+# One table at a time is taken apart, which takes more memory than it has bytes.
 _reading = threading.Lock()
 
 
@@ -118,8 +118,7 @@ def choose_parts(rooms: Rooms, want: Want, stopped: threading.Event) -> Parts | 
     layers = known_layers(rooms)
     if not layers:
         return None
-    with _reading:
-        plan = _plan(rooms, want, table, layers, stopped)
+    plan = _plan(rooms, want, table, layers, stopped)
     cost = plan.fetched_bytes + plan.range_count * REQUEST_BYTES
     logger.debug(
         "layer %s: %d bytes in %d ranges of %d; %d bytes are here",
@@ -142,15 +141,17 @@ def _plan(rooms: Rooms, want: Want, table: Table, layers: list[Path], stopped: t
         both = _fetch_small(want, first, last, stopped)
         split = both[table.split[0] - first : table.split[1] - first] if table.split else None
         own = both[table.place[0] - first : table.place[1] - first]
-        return _core.LayerPlan.zstd_chunked(
-            own, split, digest=table.digest, end=table.end, layers=layers, gap=REQUEST_BYTES, limits=limits
-        )
+        with _reading:
+            return _core.LayerPlan.zstd_chunked(
+                own, split, digest=table.digest, end=table.end, layers=layers, gap=REQUEST_BYTES, limits=limits
+            )
     size, footer = want.descriptor.size, _core.ESTARGZ_FOOTER_BYTES
     start = _core.estargz_table_offset(_fetch_small(want, size - footer, size, stopped))
     member = _fetch_small(want, start, size - footer, stopped)
-    return _core.LayerPlan.estargz(
-        member, digest=table.digest, start=start, layers=layers, gap=REQUEST_BYTES, limits=limits
-    )
+    with _reading:
+        return _core.LayerPlan.estargz(
+            member, digest=table.digest, start=start, layers=layers, gap=REQUEST_BYTES, limits=limits
+        )
 
 
 def _fetch_small(want: Want, start: int, end: int, stopped: threading.Event) -> bytes:

@@ -17,6 +17,8 @@ MEDIA_TYPE_MAX_CHARS = 255
 
 # The annotations by which a layer tells of a table of contents, and of its digest; see ``toc``.
 ZSTD_CHUNKED_DIGEST = "io.github.containers.zstd-chunked.manifest-checksum"
+# What it was called before 2023, as buildah 1.28 and Podman 4.3 still do.
+OLD_ZSTD_CHUNKED_DIGEST = "io.containers.zstd-chunked.manifest-checksum"
 ESTARGZ_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 
 
@@ -71,7 +73,8 @@ class Descriptor:
     @property
     def has_table(self) -> bool:
         """Whether it is a layer's with a table of contents, as it says itself."""
-        return ZSTD_CHUNKED_DIGEST in self.annotations or ESTARGZ_DIGEST in self.annotations
+        known = (ZSTD_CHUNKED_DIGEST, OLD_ZSTD_CHUNKED_DIGEST, ESTARGZ_DIGEST)
+        return not self.annotations.keys().isdisjoint(known)
 
 
 def _check_data(fields: Fields, digest: Digest, size: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pyctrd.oci.descriptor import ESTARGZ_DIGEST, ZSTD_CHUNKED_DIGEST
+from pyctrd.oci.descriptor import ESTARGZ_DIGEST, OLD_ZSTD_CHUNKED_DIGEST, ZSTD_CHUNKED_DIGEST
 from pyctrd.oci.value import dataclass
 
 if TYPE_CHECKING:
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 ZSTD_POSITION = "io.github.containers.zstd-chunked.manifest-position"
 ZSTD_SPLIT_POSITION = "io.github.containers.zstd-chunked.tarsplit-position"
-# What the tables of a hundred thousand files come to; a larger one would be held in memory for nothing.
-TABLE_MAX_BYTES = 8 << 20
+_OLD_ZSTD_POSITION = "io.containers.zstd-chunked.manifest-position"
+# What the table of fifty thousand files takes, compressed. Each layer that comes may have one in memory; what is larger is
+# a layer of small files, which come sooner all at once.
+TABLE_MAX_BYTES = 4 << 20
 # In front of a frame that decoders skip stand its magic and its length (RFC 8878, section 3.1.2).
 _FRAME_HEADER_BYTES = 8
 # The only type of a table that there is.
@@ -50,9 +52,10 @@ def find_table(descriptor: Descriptor) -> Table | None:
         containers/storage, docs/containers-storage-zstd-chunked.md; containerd/stargz-snapshotter, docs/estargz.md.
     """
     notes = descriptor.annotations
-    if (digest := notes.get(ZSTD_CHUNKED_DIGEST)) is not None:
-        place = _place(notes.get(ZSTD_POSITION, ""), fields=4, size=descriptor.size)
-        if place is None or not notes[ZSTD_POSITION].endswith(f":{_ZSTD_TYPE}"):
+    if (digest := notes.get(ZSTD_CHUNKED_DIGEST, notes.get(OLD_ZSTD_CHUNKED_DIGEST))) is not None:
+        text = notes.get(ZSTD_POSITION, notes.get(_OLD_ZSTD_POSITION, ""))
+        place = _place(text, fields=4, size=descriptor.size)
+        if place is None or not text.endswith(f":{_ZSTD_TYPE}"):
             return None
         split = _place(notes.get(ZSTD_SPLIT_POSITION, ""), fields=3, size=descriptor.size)
         if split is None and ZSTD_SPLIT_POSITION in notes:

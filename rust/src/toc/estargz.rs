@@ -16,7 +16,7 @@ const OFFSET_DIGITS: usize = 16;
 const MAGIC: &[u8] = b"STARGZ";
 const TABLE_NAME: &[u8] = b"stargz.index.json\0";
 /// Headers that are made from a table are in memory all at once; of more than so many bytes the layer is taken whole.
-pub(super) const HEADERS_MAX_BYTES: usize = 24 << 20;
+pub(super) const HEADERS_MAX_BYTES: usize = 16 << 20;
 
 /// Where the table's member begins, by a blob's footer.
 ///

@@ -8,9 +8,8 @@ use crate::error::Result;
 use crate::tar::Limits;
 use crate::tar::digests::Sha256;
 
-/// More than images have, and what a store can have in memory beside everything else: a hundred thousand files or so. A
-/// layer with a larger table is taken whole.
-const TABLE_MAX_BYTES: u64 = 24 << 20;
+/// Fifty thousand files or so: what can be in memory beside everything else. A layer with a larger table is taken whole.
+const TABLE_MAX_BYTES: u64 = 16 << 20;
 /// The only version that there is, of both formats.
 const VERSION: i64 = 1;
 const DIGEST_PREFIX: &str = "sha256:";
