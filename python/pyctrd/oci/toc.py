@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 ZSTD_POSITION = "io.github.containers.zstd-chunked.manifest-position"
 ZSTD_SPLIT_POSITION = "io.github.containers.zstd-chunked.tarsplit-position"
 _OLD_ZSTD_POSITION = "io.containers.zstd-chunked.manifest-position"
-# What the table of fifty thousand files takes, compressed. Each layer that comes may have one in memory; what is larger is
-# a layer of small files, which come sooner all at once.
+# What the table of fifty thousand files takes, compressed. Each layer that comes may have one in memory; what is larger
+# is a layer of small files, which come sooner all at once.
 TABLE_MAX_BYTES = 4 << 20
 # In front of a frame that decoders skip stand its magic and its length (RFC 8878, section 3.1.2).
 _FRAME_HEADER_BYTES = 8
