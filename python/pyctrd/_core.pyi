@@ -12,6 +12,7 @@ _Path: TypeAlias = str | PathLike[str]
 __all__ = [
     "BLOCK_BYTES",
     "DEFAULT_LIMITS",
+    "ESTARGZ_FOOTER_BYTES",
     "INFLATE",
     "ArchiveReader",
     "Diffed",
@@ -21,6 +22,7 @@ __all__ = [
     "Ingest",
     "Ingested",
     "LayerIndex",
+    "LayerPlan",
     "Member",
     "ObjectRef",
     "ResponseHead",
@@ -39,6 +41,7 @@ __all__ = [
     "digest_bytes",
     "digest_file",
     "enter_user_namespace",
+    "estargz_table_offset",
     "file_system",
     "flatten_layers",
     "flush_file_system",

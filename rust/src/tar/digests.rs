@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::index::{Record, What};
 use super::layers::{LayerDirectory, read_index};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 const FILE: &str = "digests";
@@ -128,7 +129,7 @@ impl KnownFiles {
     pub fn open(&self, sha256: &Sha256) -> Result<(File, u64)> {
         let (number, record) = self.files.get(sha256).ok_or_else(|| Error::NotFound {
             kind: "content",
-            name: sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+            name: Digest::from_sha256(sha256).to_string(),
         })?;
         self.layers[*number].locate(record).map(|(file, start)| (file, start.unwrap_or(0)))
     }
