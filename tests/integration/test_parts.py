@@ -503,6 +503,19 @@ def test_a_layer_that_only_says_that_it_has_a_table_is_taken_whole(
     assert_second(lean, reference)
 
 
+def test_one_that_is_lost_is_let_go_of_by_a_repair_and_pulled_again(
+    lean: pyctrd.Engine, root: Path, served: tuple[str, str]
+) -> None:
+    for reference in served:
+        lean.images.pull(reference)
+    shutil.rmtree(root / "layers/sha256" / digest_of(SECOND).removeprefix("sha256:"))
+    assert {found.kind for found in lean.check()} >= {"layer"}
+    assert all(found.repaired for found in lean.check(repair=True))
+    assert lean.check() == []
+    lean.images.pull(served[1])
+    assert_second(lean, served[1])
+
+
 # by other programs
 
 
