@@ -17,7 +17,7 @@ IMAGE ?=
 PEERS_ARGS ?=
 # A directory of OCI layouts that `bench-peers` measures; without it, what it makes itself.
 LAYOUTS ?=
-TARGETS ?= archive pax apply gzip zstd index
+TARGETS ?= archive pax apply gzip zstd index toc
 ifneq ($(filter fuzz,$(MAKECMDGOALS)),)
 SECONDS ?= 60
 # `apply` makes a thousand trees a second in memory, seventy on a disk.

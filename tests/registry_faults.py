@@ -166,10 +166,11 @@ class FaultyRegistry:
         headers = {"Content-Type": blob.media_type, "Docker-Content-Digest": blob.digest}
         wanted = request.headers.get("range", "")
         if wanted:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
             size = len(blob.content)
-            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
-            return Answer(206, blob.content[start:], headers)
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end = int(first), int(last) + 1 if last else size
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+            return Answer(206, blob.content[start:end], headers)
         return Answer(200, blob.content, headers)
 
     def _issue_token(self) -> Answer:

@@ -45,6 +45,7 @@ RUST: Mapping[str, set[str]] = {
     "cas": {"error", "digest", "root", "flush"},
     "erofs": {"error"},
     "tar": {"error", "digest", "root", "flush", "cas", "erofs"},
+    "toc": {"error", "digest", "compression", "tar"},
     "pipeline": {"error", "digest", "root", "compression", "cas", "tar", "erofs"},
     "bindings": {
         "error",
@@ -57,6 +58,7 @@ RUST: Mapping[str, set[str]] = {
         "cas",
         "tar",
         "erofs",
+        "toc",
         "pipeline",
     },
     "lib": {
@@ -72,6 +74,7 @@ RUST: Mapping[str, set[str]] = {
         "root",
         "spawn",
         "tar",
+        "toc",
     },
 }
 

@@ -12,6 +12,7 @@ _Path: TypeAlias = str | PathLike[str]
 __all__ = [
     "BLOCK_BYTES",
     "DEFAULT_LIMITS",
+    "ESTARGZ_FOOTER_BYTES",
     "INFLATE",
     "ArchiveReader",
     "Diffed",
@@ -21,6 +22,7 @@ __all__ = [
     "Ingest",
     "Ingested",
     "LayerIndex",
+    "LayerPlan",
     "Member",
     "ObjectRef",
     "ResponseHead",
@@ -40,6 +42,7 @@ __all__ = [
     "digest_file",
     "empty_trash",
     "enter_user_namespace",
+    "estargz_table_offset",
     "file_system",
     "flatten_layers",
     "flush_file_system",
@@ -195,6 +198,7 @@ class Ingest:
         diff_id: str | None = None,
         unpack: bool = False,
         content_digests: bool = False,
+        file_digests: bool = False,
         keep_blob: bool = True,
         resumable: bool = False,
         limits: _Limits | None = None,
@@ -229,6 +233,47 @@ def unpack(
     limits: _Limits | None = None,
     ownership: str = "keep",
 ) -> Ingested: ...
+
+# --- toc (pipeline) -------------------------------------------------------------------------------
+
+ESTARGZ_FOOTER_BYTES: int
+
+@final
+class LayerPlan:
+    @classmethod
+    def zstd_chunked(
+        cls,
+        table: bytes,
+        split: bytes | None,
+        *,
+        digest: str,
+        end: int,
+        layers: Sequence[_Path],
+        gap: int,
+        limits: _Limits | None = None,
+    ) -> Self: ...
+    @classmethod
+    def estargz(
+        cls,
+        member: bytes,
+        *,
+        digest: str,
+        start: int,
+        layers: Sequence[_Path],
+        gap: int,
+        limits: _Limits | None = None,
+    ) -> Self: ...
+    @property
+    def range_count(self) -> int: ...
+    @property
+    def ranges(self) -> list[tuple[int, int]]: ...
+    @property
+    def fetched_bytes(self) -> int: ...
+    @property
+    def known_bytes(self) -> int: ...
+    def rebuild(self, ingest: Ingest, source: int, *, size: int) -> None: ...
+
+def estargz_table_offset(footer: bytes) -> int: ...
 
 # --- http -----------------------------------------------------------------------------------------
 

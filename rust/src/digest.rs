@@ -76,6 +76,12 @@ impl Digest {
             .collect()
     }
 
+    /// A SHA-256 that was kept as its bytes.
+    #[must_use]
+    pub fn from_sha256(bytes: &[u8; 32]) -> Self {
+        Self::from_raw(Algorithm::Sha256, bytes)
+    }
+
     fn from_raw(algorithm: Algorithm, raw: &[u8]) -> Self {
         let mut bytes = [0; 64];
         bytes[..raw.len()].copy_from_slice(raw);
@@ -125,6 +131,12 @@ impl FromStr for Digest {
 pub struct Hasher {
     algorithm: Algorithm,
     context: ring::digest::Context,
+}
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hasher").field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
 }
 
 impl Hasher {

@@ -28,3 +28,5 @@ pub mod root;
 pub mod spawn;
 #[cfg(feature = "engine")]
 pub mod tar;
+#[cfg(feature = "engine")]
+pub mod toc;

@@ -21,6 +21,7 @@ from pyctrd.metadata.database import Database
 from tests.archives import Tar
 from tests.images import BuiltImage, build_image
 from tests.registry_faults import FaultyRegistry
+from tests.tocs import go_tar, tabled_image, zstd_chunked
 
 PRELUDE = """
 import os, sys, traceback
@@ -67,6 +68,10 @@ FIRST = build_image([_SHARED, _OWN])
 SECOND = build_image([_SHARED, _OWN, _TOP])
 # The first in another compression: its layers need not come where their blobs are not wanted.
 AGAIN = build_image([_SHARED, _OWN], compression="zstd")
+# The same twice, but for one file, with tables of contents.
+_TABLED = {"d/": b"", "d/same": b"same" * 900, "d/changes": b"first"}
+TABLED_TARS = [go_tar(_TABLED), go_tar(_TABLED | {"d/changes": b"second" * 300})]
+TABLED = [tabled_image([zstd_chunked(tar)], [tar]) for tar in TABLED_TARS]
 # What a pull that was killed before it recorded anything has published.
 LEFT = build_image([Tar().file("left", b"of a killed process").build()])
 
@@ -159,6 +164,8 @@ def open_shop(root: Path, directory: Path, registry: FaultyRegistry) -> Shop:
     for name, image in {"kept": KEPT, "first": FIRST, "second": SECOND, "again": AGAIN, "left": LEFT}.items():
         registry.add(image, name)
         image.write_layout(directory / "layouts" / name)
+    for number, image in enumerate(TABLED):
+        registry.add(image, f"tabled-{number}")
     return Shop(root, registry, directory / "layouts")
 
 
@@ -234,6 +241,20 @@ def _judge_brought(name_of: Callable[[Shop, str], str]) -> Callable[[pyctrd.Engi
                 _reads(engine.images.load(shop.layout(name), name=name_of(shop, name))[0], built)
 
     return judge_brought
+
+
+def _has_tabled(engine: pyctrd.Engine, shop: Shop) -> None:
+    engine.images.pull(shop.reference("tabled-0"), keep_blobs=False)
+
+
+def _judge_parts(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    name = shop.reference("tabled-1")
+    image = engine.images.find(name)
+    assert image is not None or "second" not in said, "it was brought in and is gone"
+    for found in (image, engine.images.pull(name, keep_blobs=False)):
+        if found is not None:
+            assert found.read_file("/d/changes") == b"second" * 300
+            assert found.read_file("/d/same") == b"same" * 900
 
 
 def _loaded(shop: Shop, name: str) -> str:
@@ -435,6 +456,16 @@ WORKS = [
         lambda shop: [shop.reference("again"), shop.reference("first")],
         _has_first_without_blobs,
         _judge_taken,
+    ),
+    Work(
+        "pull in parts",
+        # As if the layers were large.
+        "    from pyctrd.flows import parts\n    parts.LAYER_MIN_BYTES = parts.REQUEST_BYTES = 0\n"
+        + OPENED
+        + "    engine.images.pull(words[0], keep_blobs=False)\n    say('second')",
+        lambda shop: [shop.reference("tabled-1")],
+        _has_tabled,
+        _judge_parts,
     ),
     Work(
         "load",

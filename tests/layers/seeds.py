@@ -11,10 +11,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pyctrd.oci.descriptor import Descriptor
+from pyctrd.oci.digest import Digest
+from pyctrd.oci.toc import find_table
 from pyctrd.snapshots.protocol import LayerRef
 from tests.archives import BLOCK, compress_gzip
 from tests.layers.forms import FORMS
 from tests.layers.ways import ingest
+from tests.tocs import go_tar, zstd_chunked
+
+TABLED = go_tar({"d/": b"", "d/a": b"a" * 900, "d/b": b"b" * 99})
+# In front of a frame's only block, as `tocs.zstd_frame` makes it.
+FRAME_BYTES = 9
 
 
 def main() -> int:
@@ -32,6 +40,13 @@ def main() -> int:
         _keep(directory, "index", name, _index(tar))
     for number, body in enumerate((b"20 path=some/longer\n", b"30 mtime=1700000000.123456789\n", b"12 size=17\n")):
         _keep(directory, "pax", str(number), b"\0" + body)
+    for name, layer in (("zstd-chunked", zstd_chunked(TABLED)), ("frames", zstd_chunked(TABLED, split=False))):
+        table = find_table(Descriptor("a/b", Digest.of(b""), len(layer.content), annotations=dict(layer.annotations)))
+        assert table is not None
+        assert table.place is not None
+        text = layer.content[slice(*table.place)][FRAME_BYTES:]
+        split = layer.content[slice(*table.split)][FRAME_BYTES:] if table.split is not None else b""
+        _keep(directory, "toc", name, len(text).to_bytes(2, "little") + text + split)
     _keep(directory, "gzip", "members", b"\0" + (gzip.compress(b"one") + gzip.compress(b"two"))[3:])
     return 0
 

@@ -56,6 +56,10 @@ class Layers:
         index = self.open_index(diff_id)
         return (index.pack_bytes if form == "objects" else index.blocks_bytes) is not None
 
+    def lists_contents(self, diff_id: str | Digest) -> bool:
+        """Whether it has a list of its files' contents, by which a table of contents is looked up."""
+        return (self.path(diff_id) / "digests").exists()
+
     def open_index(self, diff_id: str | Digest) -> _core.LayerIndex:
         """Its index: every entry with all metadata, with no look at the tree.
 

@@ -14,12 +14,14 @@ from pyctrd.flows.load import load_config, load_manifest
 from pyctrd.flows.objects import named_objects, object_path
 from pyctrd.flows.recover import is_held
 from pyctrd.flows.resume import is_kept
+from pyctrd.flows.share import has_content
 from pyctrd.oci.value import NamedTuple
 from pyctrd.snapshots.imaged import Stacks
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
+    from pyctrd.oci.manifest import Manifest
 
 # What ``repair`` does about a kind of thing and what is wrong with it.
 REPAIRS = {
@@ -189,12 +191,21 @@ def _check_images(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: AR
 def check_image(rooms: Rooms, record: ImageRecord) -> Iterator[Finding]:
     """What an image lacks; it raises where its documents cannot be read."""
     manifest = load_manifest(rooms, record)
-    if manifest.is_image:
-        manifest.check_config(load_config(rooms, record))
+    diff_ids = diff_ids_of(rooms, record, manifest)
     for descriptor in (manifest.config, *manifest.layers):
-        if rooms.database.content.find(record.namespace, str(descriptor.digest)) is None:
+        digest = str(descriptor.digest)
+        if not has_content(rooms.database, record.namespace, digest, diff_ids.get(digest)):
             problem = f"needs {descriptor.digest}, which is not recorded"
             yield Finding("image", record.name, problem, "incomplete", namespace=record.namespace)
+
+
+def diff_ids_of(rooms: Rooms, record: ImageRecord, manifest: Manifest) -> dict[str, str]:
+    """Of an image that belongs together, what its config says that each layer's blob is."""
+    if not manifest.is_image:
+        return {}
+    config = load_config(rooms, record)
+    manifest.check_config(config)
+    return {str(blob.digest): str(d) for blob, d in zip(manifest.layers, config.rootfs.diff_ids, strict=True)}
 
 
 def _check_leftovers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage

@@ -13,6 +13,7 @@ from pyctrd import _core
 from pyctrd.errors import (
     CancelledError,
     IntegrityError,
+    PyctrdError,
     QuotaError,
     UnavailableError,
     UnreachableError,
@@ -84,6 +85,9 @@ class Want:
         local: The namespace has the blob already: it is read from the store, and not stored again.
         known: The namespace has the layer, unpacked as it should be, that the blob is said to be.
         given: What the store gave of it; what is read then is read from there as well.
+        ranges: Makes a body of a part of it, by its first byte and the one behind its last, where a table of contents
+            says which parts are needed; None where the whole is taken.
+        rebuilt: Its tar was made from parts, and hashed; nobody has seen all of the blob.
     """
 
     descriptor: Descriptor
@@ -97,6 +101,8 @@ class Want:
     local: bool = False
     known: bool = False
     given: Given = "nothing"
+    ranges: Callable[[int, int], Body] | None = None
+    rebuilt: bool = False
     ingest: _core.Ingest | None = None
     result: _core.Ingested | None = None
     state: LayerState = "waiting"
@@ -111,6 +117,7 @@ class Want:
         """Forget what came of it: it is as it was wanted first."""
         self.given = "nothing"
         self.known = False
+        self.rebuilt = False
         self.ingest = self.result = None
         self.state = "waiting"
 
@@ -120,7 +127,7 @@ class Want:
         size = self.descriptor.size
         finished = self.state in ("present", "done")
         # What an earlier pull left is there from the start, though it is only now being read.
-        received = max(ingest.received, ingest.kept) if ingest else 0
+        received = min(max(ingest.received, ingest.kept), size) if ingest else 0  # a tar that is made again is longer
         return LayerProgress(
             digest=str(self.descriptor.digest),
             state=self.state,
@@ -206,7 +213,8 @@ class Fetch:
 
     def _admit(self, tables: Tables, wants: Sequence[Want]) -> None:
         if self._charged:
-            sizes = {str(want.descriptor.digest): want.descriptor.size for want in wants}  # one wanted twice comes once
+            # One wanted twice comes once.
+            sizes = {_charged_name(tables, self._rooms.namespace, want): want.descriptor.size for want in wants}
             tables.usage.admit(self._rooms.namespace, sizes)
 
     def _admit_all(self, wants: Sequence[Want]) -> None:
@@ -332,6 +340,13 @@ def _is_there(rooms: Rooms, tx: Tables, want: Want) -> bool:
     return tx.content.is_stored(digest) if want.keep else tx.content.is_recorded(digest)
 
 
+def _charged_name(tables: Tables, namespace: str, want: Want) -> str:
+    """By which record a namespace is charged for a want: of a layer that was made from parts, that is its tar's."""
+    if want.ranges is not None and want.diff_id is not None and tables.content.find(namespace, want.diff_id):
+        return want.diff_id
+    return str(want.descriptor.digest)
+
+
 class _Carriers:
     """A few threads that carry bodies into ingests, largest first."""
 
@@ -450,6 +465,8 @@ class _Carriers:
         want.state = "done"
 
     def _carry_through(self, want: Want, ingest_id: str) -> None:
+        if want.ranges is not None and not want.is_stored and self._carry_parts(want, ingest_id):
+            return
         ingest = self._begin(want, ingest_id)
         try:
             self._fill(want, ingest)
@@ -460,21 +477,51 @@ class _Carriers:
             ingest.abort()
             self._fill(want, self._begin(want, ingest_id))
 
-    def _begin(self, want: Want, ingest_id: str) -> _core.Ingest:
-        """An ingest, which goes on from what an earlier one of its id left, if one did."""
+    def _carry_parts(self, want: Want, ingest_id: str) -> bool:
+        """Whether the layer could be made from parts of its blob. What speaks against that is judged by the whole."""
+        from pyctrd.flows.parts import choose_parts  # for layers with a table of contents alone
+
+        try:
+            parts = choose_parts(self._rooms, want, self._stopped)
+            if parts is None:
+                return False
+            with parts:
+                parts.fetch(self._stopped)
+                ingest = self._begin(want, ingest_id, rebuilt=True)
+                parts.rebuild(ingest)
+            want.result = ingest.finish()
+        except (PyctrdError, OSError) as error:
+            if self._stopped.is_set() or isinstance(error, CancelledError):
+                raise
+            logger.debug("layer %s is taken whole: %s", want.descriptor.digest, error)
+            if want.ingest is not None:
+                want.ingest.abort()
+                want.ingest = None
+            return False
+        want.rebuilt = True
+        return True
+
+    def _begin(self, want: Want, ingest_id: str, *, rebuilt: bool = False) -> _core.Ingest:
+        """An ingest, which goes on from what an earlier one of its id left, if one did.
+
+        Into one of a layer that is rebuilt its tar comes, as if that were the blob: its diff_id is the only word on it.
+        """
+        settings = self._rooms.settings
         unpacks = want.unpack and not want.known  # of a layer that is there, it need only be seen that the blob is it
         ingest = _core.Ingest(
             str(self._rooms.root),
             ingest_id,
-            digest=str(want.descriptor.digest),
-            size=want.descriptor.size,
+            digest=str(want.diff_id if rebuilt else want.descriptor.digest),
+            size=None if rebuilt else want.descriptor.size,
             diff_id=want.diff_id,
             unpack=unpacks,
             form=(want.form or self._rooms.snapshotter.form) if unpacks else "tree",
-            content_digests=self._rooms.settings.content_digests,
+            content_digests=settings.content_digests,
+            # What a later table is looked up in.
+            file_digests=want.ranges is not None or settings.content_digests,
             keep_blob=want.keep and not want.is_stored,
             resumable=want.resumable and want.keep and not want.is_stored,
-            limits=self._rooms.settings.limits,
+            limits=settings.limits,
         )
         want.ingest = ingest
         if self._stopped.is_set():

@@ -15,6 +15,7 @@ from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, P
 from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved, resolve
 from pyctrd.flows.share import has_layer, knows_layer, share
 from pyctrd.metadata.images import ImageRecord
+from pyctrd.oci.media_types import layer_media_type
 from pyctrd.snapshots.protocol import LayerRef
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool, 
             keep=keep_blobs or not unpacks,
             shareable=True,
             resumable=not origin.is_local,
+            ranges=_ranges_of(origin, blob) if unpacks and not keep_blobs else None,
         )
         wants.setdefault((str(blob.digest), diff_id or ""), want)
     for document in resolved.documents:
@@ -170,6 +172,11 @@ def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool, 
     return list(wants.values())
 
 
+def _ranges_of(origin: Origin, blob: Descriptor) -> Callable[[int, int], Body] | None:
+    """What gives parts of a layer that has a table of contents; from files here the whole is as near."""
+    return partial(origin.open_range, blob) if blob.has_table and isinstance(origin, RegistryOrigin) else None
+
+
 def is_present(rooms: Rooms, want: Want) -> bool:
     """Whether this namespace has all that is wanted: the blob, if that is to be kept, and the tree if one is wanted.
 
@@ -178,6 +185,11 @@ def is_present(rooms: Rooms, want: Want) -> bool:
     """
     record = rooms.database.content.find(rooms.namespace, str(want.descriptor.digest))
     want.local = record is not None and record.is_stored
+    if record is None and want.ranges is not None and want.diff_id is not None:
+        # The tar itself is what the namespace may be known to have: for that a config's word is enough.
+        tar = rooms.database.content.find(rooms.namespace, want.diff_id)
+        if tar is not None and has_layer(rooms, want, want.diff_id):
+            return True
     knows = knows_layer(rooms, want)
     want.known = knows and (record is None or want.keep)
     if record is None or (want.keep and not want.local):
@@ -192,6 +204,9 @@ def record_content(rooms: Rooms, source: str, tx: Tables, wants: Sequence[Want])
     for want in wants:
         if want.given == "layer":
             record_claimed(rooms, source, tx, want)
+            continue
+        if want.rebuilt:
+            _record_rebuilt(rooms, tx, want)
             continue
         digest = str(want.descriptor.digest)
         before = tx.content.find(rooms.namespace, digest)
@@ -223,11 +238,27 @@ def record_claimed(rooms: Rooms, source: str, tx: Tables, want: Want) -> None:
     )
 
 
+def _record_rebuilt(rooms: Rooms, tx: Tables, want: Want) -> None:
+    """Record what was seen of a layer that was made from parts: a tar, and whose it is from now on.
+
+    Not the blob: nobody hashed it, and who has a record of a blob is taken for one who could have it. It is charged as
+    the blob that stands for it.
+    """
+    if want.diff_id is None:
+        return
+    media_type = layer_media_type("none")
+    tx.content.add(
+        rooms.namespace, want.diff_id, size=want.descriptor.size, media_type=media_type, source="", is_stored=False
+    )
+    record_layer(tx, want)
+
+
 def record_layer(tx: Tables, want: Want) -> None:
     """Record which layer a blob turned out to be, and its tree, if it has one."""
     if want.diff_id is None or want.result is None:
         return
-    tx.layers.add_blob(str(want.descriptor.digest), want.diff_id)
+    blob = want.result.digest  # as it came: of a layer that was made from parts, its tar
+    tx.layers.add_blob(blob, want.diff_id)
     if want.unpack and not want.known:
         tx.layers.add(
             want.diff_id,
@@ -235,7 +266,7 @@ def record_layer(tx: Tables, want: Want) -> None:
             entries=want.result.layer_entries,
             implied=want.result.implied,
             foreign_links=want.result.foreign_links,
-            blob=str(want.descriptor.digest),
+            blob=blob,
         )
 
 

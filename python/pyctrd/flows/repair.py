@@ -18,13 +18,14 @@ from pyctrd.errors import (
     RegistryError,
     UnavailableError,
 )
-from pyctrd.flows.check import STAGES, Finding, check_image
+from pyctrd.flows.check import STAGES, Finding, check_image, diff_ids_of
 from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
 from pyctrd.flows.freeze import thaw
 from pyctrd.flows.objects import named_objects, object_path
 from pyctrd.flows.pull import BytesBody, record_layer
 from pyctrd.flows.recover import undo
 from pyctrd.flows.resolve import RegistryOrigin
+from pyctrd.flows.share import has_content
 from pyctrd.metadata.salvage import flush_directory
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
@@ -282,9 +283,10 @@ def _mend_image(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     known = [item for item in rooms.database.content.walk(record.namespace) if item.source]
     source = next((item.source for item in known if item.digest == record.manifest_digest), "")
     missing = []
+    diff_ids = diff_ids_of(rooms, record, manifest)
     for descriptor in (manifest.config, *manifest.layers):
         digest = str(descriptor.digest)
-        if rooms.database.content.find(record.namespace, digest) is not None:
+        if has_content(rooms.database, record.namespace, digest, diff_ids.get(digest)):
             continue
         if rooms.blobs.exists(digest):
             rooms.blobs.verify(digest)

@@ -102,6 +102,10 @@ class RegistryOrigin:
         """See ``Origin``."""
         return self._registry.open_blob(self._reference, descriptor, offset=offset, retry=False)  # `fetch` tries again
 
+    def open_range(self, descriptor: Descriptor, start: int, end: int) -> Body:
+        """A part of a blob, from one byte to before another."""
+        return self._registry.open_range(self._reference, descriptor, start, end)
+
 
 def resolve(rooms: Rooms, reference: Reference, *, platform: Platform) -> Resolved:
     """Ask the registry what ``reference`` is, down to the config of one platform's manifest.

@@ -49,7 +49,8 @@ class Settings:
         credentials: User and password by registry host, before any configuration file.
         limits: What a layer may have.
         content_digests: Whether the index of a layer that is unpacked gets the BLAKE3 of each file's content; of one
-            whose contents become objects it has them anyway.
+            whose contents become objects it has them anyway. The layer also gets a list of them by SHA-256, which a
+            table of contents is looked up in.
         keep_blobs: Whether the blob of a layer that is unpacked is stored too.
     """
 

@@ -23,6 +23,7 @@ from pyctrd.errors import NotFoundError
 if TYPE_CHECKING:
     from pyctrd.flows.fetch import Given, Want
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.reference import Reference
 
@@ -54,15 +55,20 @@ def knows_layer(rooms: Rooms, want: Want) -> bool:
     return rooms.database.layers.belongs_to(rooms.namespace, want.diff_id) and _is_unpacked(rooms, want)
 
 
-def has_layer(rooms: Rooms, want: Want) -> bool:
+def has_layer(rooms: Rooms, want: Want, blob: str = "") -> bool:
     """Whether all that is wanted of a blob beside its bytes is there.
 
     That the store has a layer of the wanted diff_id is not enough: this very blob must have been seen to be that layer,
     or a config could show a namespace another one's.
+
+    Args:
+        rooms: The engine's rooms.
+        want: The layer.
+        blob: Another blob that the namespace has, and that may be the layer as well.
     """
     if want.diff_id is None:
         return True
-    if not rooms.database.layers.is_layer_of(str(want.descriptor.digest), want.diff_id):
+    if not rooms.database.layers.is_layer_of(blob or str(want.descriptor.digest), want.diff_id):
         return False
     return not want.unpack or _is_unpacked(rooms, want)
 
@@ -71,6 +77,15 @@ def _is_unpacked(rooms: Rooms, want: Want) -> bool:
     if want.diff_id is None or rooms.database.layers.find(want.diff_id) is None:
         return False
     return rooms.layers.has_form(want.diff_id, want.form or rooms.snapshotter.form)
+
+
+def has_content(tables: Tables, namespace: str, digest: str, diff_id: str | None) -> bool:
+    """Whether a namespace has a blob, or the tar that it comes to: all there is of a layer that was made from parts."""
+    if tables.content.find(namespace, digest) is not None:
+        return True
+    if diff_id is None or tables.content.find(namespace, diff_id) is None:
+        return False
+    return tables.layers.is_layer_of(diff_id, diff_id)
 
 
 def _may_have(rooms: Rooms, reference: Reference | None, blob: Descriptor) -> bool:

@@ -8,13 +8,14 @@ from pyctrd.metadata.layers import OF_NAMESPACE
 from pyctrd.metadata.table import Table
 from pyctrd.oci.value import NamedTuple
 
-# Of a namespace's blob: an image of the same namespace that needs it, and a lease.
+# Of a namespace's blob: an image of the same namespace that needs it, and a lease. A tar that is recorded because its
+# layer was made from parts is kept by who needs the layer.
 _BLOB_KEEPERS = """
     (SELECT i.name FROM reachable r JOIN image_roots t ON t.id = r.root
         JOIN images i ON i.target_digest = t.target_digest AND i.manifest_digest = t.manifest_digest
-        WHERE r.name = c.digest AND r.kind = 'blob' AND i.namespace = c.namespace LIMIT 1),
+        WHERE r.name = c.digest AND (r.kind = 'blob' OR NOT c.is_stored) AND i.namespace = c.namespace LIMIT 1),
     (SELECT trim(l.purpose || ' ' || l.id) FROM lease_resources r JOIN leases l ON l.id = r.lease
-        WHERE r.name = c.digest AND r.kind = 'blob' AND l.namespace = c.namespace LIMIT 1)
+        WHERE r.name = c.digest AND (r.kind = 'blob' OR NOT c.is_stored) AND l.namespace = c.namespace LIMIT 1)
 """
 # Of a layer: an image and a lease of any namespace, or where one is given (second parameter) of that.
 _LAYER_KEEPERS = """
@@ -124,6 +125,12 @@ class Reachability(Table):
             WHERE {OF_NAMESPACE} ORDER BY y.diff_id"""
         return [KeptLayer(*row) for row in self._run(sql, (namespace,))]
 
+    def newest_layers(self, namespace: str, limit: int) -> list[str]:
+        """diff_ids of the layers that a namespace has and that came last, at most ``limit``."""
+        sql = f"""SELECT y.diff_id FROM layers y WHERE {OF_NAMESPACE}
+            ORDER BY y.created_ns DESC, y.diff_id LIMIT ?2"""
+        return [row[0] for row in self._run(sql, (namespace, limit))]
+
     def find_layer(self, diff_id: str) -> KeptLayer | None:
         """A layer and what of any namespace keeps it; None where it is not recorded."""
         sql = f"SELECT y.diff_id, y.bytes, {_LAYER_KEEPERS} FROM layers y WHERE y.diff_id = ?2"
@@ -133,10 +140,11 @@ class Reachability(Table):
     def image_sizes(self, namespace: str) -> list[ImageSize]:
         """The images of a namespace of which it is known what they need, by name."""
         sql = """WITH needs AS (
-                SELECT i.name AS image, r.name AS digest, c.size AS size FROM images i
+                SELECT DISTINCT i.name AS image, r.name AS digest, c.size AS size FROM images i
                 JOIN image_roots t ON t.target_digest = i.target_digest AND t.manifest_digest = i.manifest_digest
-                JOIN reachable r ON r.root = t.id AND r.kind = 'blob'
+                JOIN reachable r ON r.root = t.id
                 JOIN content c ON c.namespace = i.namespace AND c.digest = r.name
+                    AND (r.kind = 'blob' OR NOT c.is_stored)
                 WHERE i.namespace = ?),
             users AS (SELECT digest, count(*) AS count FROM needs GROUP BY digest)
             SELECT image, sum(size), sum(CASE count WHEN 1 THEN size ELSE 0 END)

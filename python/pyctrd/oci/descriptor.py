@@ -15,6 +15,12 @@ from pyctrd.oci.value import dataclass
 # RFC 6838 allows 127 characters on each side of the slash.
 MEDIA_TYPE_MAX_CHARS = 255
 
+# The annotations by which a layer tells of a table of contents, and of its digest; see ``toc``.
+ZSTD_CHUNKED_DIGEST = "io.github.containers.zstd-chunked.manifest-checksum"
+# What it was called before 2023, as buildah 1.28 and Podman 4.3 still do.
+OLD_ZSTD_CHUNKED_DIGEST = "io.containers.zstd-chunked.manifest-checksum"
+ESTARGZ_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
+
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
@@ -63,6 +69,12 @@ class Descriptor:
             artifact_type=fields.text("artifactType", ""),
             raw=fields.values,
         )
+
+    @property
+    def has_table(self) -> bool:
+        """Whether it is a layer's with a table of contents, as it says itself."""
+        known = (ZSTD_CHUNKED_DIGEST, OLD_ZSTD_CHUNKED_DIGEST, ESTARGZ_DIGEST)
+        return not self.annotations.keys().isdisjoint(known)
 
 
 def _check_data(fields: Fields, digest: Digest, size: int) -> None:

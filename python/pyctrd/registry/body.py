@@ -90,3 +90,19 @@ def body_offset(answer: Answer, wanted: int, url: str) -> tuple[int, int | None]
             status=206,
         )
     return wanted, length
+
+
+def check_range(answer: Answer, start: int, end: int, url: str) -> None:
+    """See that an answer has the range that was asked for: these bytes, no more and no fewer.
+
+    Raises:
+        RegistryError: It has all of the blob, or another range.
+    """
+    span = answer.headers.get("content-range", "").partition("/")[0] if answer.status == 206 else "all"
+    if span != f"bytes {start}-{end - 1}" or answer.headers.get("content-length", str(end - start)) != str(end - start):
+        raise RegistryError(
+            f"wrong range: {url}: asked for bytes {start} to {end - 1}, got {span[:80]!r}",
+            method="GET",
+            url=url,
+            status=answer.status,
+        )

@@ -29,7 +29,7 @@ from pyctrd.oci.document import DOCUMENT_MAX_BYTES
 from pyctrd.oci.index import detect
 from pyctrd.oci.media_types import ACCEPT, INDEXES, MANIFESTS
 from pyctrd.oci.value import NamedTuple
-from pyctrd.registry.body import BlobBody, body_offset
+from pyctrd.registry.body import BlobBody, body_offset, check_range
 from pyctrd.registry.challenge import TOKEN_MAX_BYTES, Challenge, Tokens, parse_challenges
 from pyctrd.registry.connection import ProtocolError
 from pyctrd.registry.credentials import CredentialStore
@@ -152,6 +152,34 @@ class Client:
             return self.open_blob(reference, descriptor, retry=retry)
         start, length = span
         return BlobBody(answer, offset=start, length=length, url=url)
+
+    def open_range(self, reference: Reference, descriptor: Descriptor, start: int, end: int) -> BlobBody:
+        """Ask for a part of a blob, and for no more than that. Nothing of it is verified here.
+
+        Args:
+            reference: Whose registry and repository.
+            descriptor: Which blob.
+            start: Its first byte that is wanted.
+            end: The one behind the last.
+
+        Raises:
+            NotFoundError: The registry has no such blob.
+            RegistryError: It refused, could not be reached, or has another part or all of the blob to give.
+
+        Spec:
+            RFC 9110, section 14 (ranges).
+        """
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+        path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
+        answer = self._get(reference, path, "blob", headers, subject=str(descriptor.digest), retry=False)
+        url = redacted(answer.url or path)
+        try:
+            _check_not_encoded(answer, url)
+            check_range(answer, start, end, url)
+        except BaseException:
+            answer.close()
+            raise
+        return BlobBody(answer, offset=start, length=end - start, url=url)
 
     def has_blob(self, reference: Reference, descriptor: Descriptor) -> bool:
         """Whether the registry says, to these credentials, that it has a blob of these many bytes in a repository.

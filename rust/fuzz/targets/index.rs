@@ -9,7 +9,7 @@ fuzz_target!(|data: &[u8]| {
     let mut bytes = data.to_vec();
     bytes.extend_from_slice(blake3::hash(data).as_bytes());
     let Ok(read) = index::decode(&bytes, "fuzzed") else { return };
-    let again = index::encode(&read.records, read.pack.as_ref());
+    let again = index::encode(&read.records, read.pack.as_ref(), read.blocks);
     assert_eq!(index::decode(&again, "again").expect("what was written can be read").records, read.records);
     let layers = [read];
     if let Ok(view) = View::applied(&layers) {

@@ -13,6 +13,7 @@ mod mount;
 mod pipeline;
 mod root;
 mod spawn;
+mod toc;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -32,7 +33,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     mount::register(module)?;
     pipeline::register(module)?;
     root::register(module)?;
-    spawn::register(module)
+    spawn::register(module)?;
+    toc::register(module)
 }
 
 /// What a class keeps, also after a thread has panicked with it: each change of it is whole.

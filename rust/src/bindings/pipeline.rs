@@ -16,7 +16,8 @@ use crate::cas::Durability;
 use crate::compression::Compression;
 use crate::error::{Error, Result};
 use crate::pipeline::{
-    Block, Form, IN_BLOCK_BYTES, Ingest, IngestOptions, Keep, Outcome, PACKED_BYTES, StageTimes, unpack_file,
+    Block, Form, IN_BLOCK_BYTES, Ingest, IngestOptions, Keep, Outcome, PACKED_BYTES, Pipeline, StageTimes,
+    unpack_file,
 };
 use crate::root::Root;
 use crate::tar::{Limits, Ownership};
@@ -180,7 +181,7 @@ impl PyBlock {
 
 /// One blob's single pass into a store.
 #[pyclass(frozen, module = "pyctrd._core", name = "Ingest")]
-struct PyIngest {
+pub(super) struct PyIngest {
     ingest: Ingest,
     current: Mutex<Option<Py<PyBlock>>>,
 }
@@ -190,7 +191,7 @@ impl PyIngest {
     #[new]
     #[pyo3(signature = (
         root, ingest_id, *, digest, size = None, diff_id = None, unpack = false, content_digests = false,
-        keep_blob = true, resumable = false, limits = None, form = "tree", packed_bytes = None
+        file_digests = false, keep_blob = true, resumable = false, limits = None, form = "tree", packed_bytes = None
     ))]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "keyword-only in Python")]
     fn new(
@@ -202,6 +203,7 @@ impl PyIngest {
         diff_id: Option<&str>,
         unpack: bool,
         content_digests: bool,
+        file_digests: bool,
         keep_blob: bool,
         resumable: bool,
         limits: Option<PyLimits>,
@@ -215,6 +217,7 @@ impl PyIngest {
             unpack,
             form: Form::parse(form, packed_bytes.unwrap_or(PACKED_BYTES))?,
             content_digests,
+            file_digests,
             blob: match (keep_blob, resumable) {
                 (false, _) => Keep::Nothing,
                 (true, false) => Keep::Blob,
@@ -336,6 +339,13 @@ impl PyIngest {
             found.set_item(name, Py::new(py, PyStageTimes(times))?)?;
         }
         Ok(found)
+    }
+}
+
+impl PyIngest {
+    /// Its stages, for whoever makes bytes for them in Rust.
+    pub(super) fn pipeline(&self) -> &Pipeline {
+        self.ingest.pipeline()
     }
 }
 

@@ -83,6 +83,8 @@ pub struct IngestOptions {
     pub form: Form,
     /// Have the BLAKE3 of every file's content in the layer's index.
     pub content_digests: bool,
+    /// Have a list of files' contents by SHA-256 beside it.
+    pub file_digests: bool,
     /// What becomes of the blob itself.
     pub blob: Keep,
     /// What of a layer is too much.
@@ -131,6 +133,9 @@ impl Ingest {
             };
             if options.content_digests {
                 writer = writer.with_content_digests();
+            }
+            if options.file_digests {
+                writer = writer.with_file_digests();
             }
             Some(Apply::Layer(Box::new(writer)))
         } else {

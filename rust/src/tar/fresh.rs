@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
 use super::blocks::BlocksForm;
+use super::digests;
 use super::entry::{Entry, Kind};
 use super::form::{Ended, Form};
 use super::frame::FrameWriter;
@@ -21,6 +22,7 @@ use super::stream::{Sink, Stream};
 use super::tree::{TreeForm, check_special, check_symlink};
 use super::{AppliedLayer, refuse};
 use crate::cas::ObjectWriter;
+use crate::digest::{Algorithm, Hasher};
 use crate::error::{Error, Result};
 
 /// Makes a layer's directory from an archive that is pushed in: `index`, `frame`, and what its form says.
@@ -69,6 +71,7 @@ impl LayerWriter {
             frame,
             current: None,
             digests: false,
+            contents: None,
             meter: Meter::new(limits),
         };
         Ok(Self { stream: Stream::new(limits), layer })
@@ -79,6 +82,14 @@ impl LayerWriter {
     #[must_use]
     pub fn with_content_digests(mut self) -> Self {
         self.layer.digests = true;
+        self
+    }
+
+    /// The same writer, which also makes the list by which a table of contents finds what the layer has; see
+    /// [`super::digests`].
+    #[must_use]
+    pub fn with_file_digests(mut self) -> Self {
+        self.layer.contents = Some(Vec::new());
         self
     }
 
@@ -108,6 +119,7 @@ struct Layer {
     frame: FrameWriter,
     current: Option<Current>,
     digests: bool,
+    contents: Option<Vec<digests::Content>>,
     meter: Meter,
 }
 
@@ -116,6 +128,7 @@ struct Layer {
 struct Current {
     node: NodeId,
     hasher: Option<Box<blake3::Hasher>>,
+    sha256: Option<Hasher>,
 }
 
 impl Sink for Layer {
@@ -147,6 +160,9 @@ impl Sink for Layer {
         if let Some(hasher) = &mut current.hasher {
             hasher.update(bytes);
         }
+        if let Some(hasher) = &mut current.sha256 {
+            hasher.update(bytes);
+        }
         self.form.data(entry, offset, bytes)?;
         self.frame.content(current.node, offset, bytes.len() as u64)
     }
@@ -156,7 +172,13 @@ impl Sink for Layer {
     }
 
     fn end(&mut self, entry: &Entry) -> Result<()> {
-        let Some(Current { node, hasher }) = self.current.take() else { return Ok(()) };
+        let Some(Current { node, hasher, sha256 }) = self.current.take() else { return Ok(()) };
+        if let (Some(contents), Some(hasher), Some(offset)) =
+            (&mut self.contents, sha256, entry.content_offset)
+        {
+            let found = hasher.finish().as_bytes().try_into().ok();
+            contents.extend(found.map(|sha256| (sha256, entry.size, offset)));
+        }
         let Ended { place, extent, blake3, skipped_xattrs } = self.form.end_file(&self.nodes, entry, node)?;
         let inode = self.nodes.inode_mut(node);
         (inode.place, inode.extent) = (place, extent);
@@ -235,7 +257,9 @@ impl Layer {
         if entry.kind == Kind::File {
             let hasher =
                 (self.digests && !entry.sparse && !self.form.digests()).then(Box::<blake3::Hasher>::default);
-            self.current = Some(Current { node, hasher });
+            let listed = self.contents.is_some() && !entry.sparse && entry.size > 0;
+            let sha256 = listed.then(|| Hasher::new(Algorithm::Sha256));
+            self.current = Some(Current { node, hasher, sha256 });
         }
         Ok(())
     }
@@ -332,6 +356,9 @@ impl Layer {
         let fd = rustix::fs::openat(&self.directory, "index", flags, Mode::from_raw_mode(0o600))
             .map_err(|e| Error::errno("create", "index", e))?;
         index::write(&mut File::from(fd), &records, made.pack.as_ref(), made.blocks)?;
+        if let Some(contents) = self.contents {
+            digests::write(self.directory.as_fd(), contents)?;
+        }
         Ok(applied)
     }
 }

@@ -10,6 +10,7 @@ mod blocks;
 pub mod changes;
 pub mod compose;
 pub mod diff;
+pub mod digests;
 mod entry;
 mod facts;
 mod form;
