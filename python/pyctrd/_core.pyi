@@ -321,6 +321,46 @@ def list_changes(
     upper: _Path, layers: Sequence[_Path], *, overlay: bool, user_marks: bool = False
 ) -> list[tuple[str, bytes]]: ...
 
+# --- convert (pipeline) ---------------------------------------------------------------------------
+
+COMPRESSION_LEVELS: list[tuple[str, int, int, int]]
+
+@final
+class Converted:
+    @property
+    def digest(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def tar_bytes(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
+    @property
+    def annotations(self) -> list[tuple[str, str]]: ...
+    @property
+    def without_table(self) -> str: ...
+
+@final
+class Conversion:
+    def __new__(
+        cls,
+        source: _Path,
+        dest: _Path,
+        *,
+        diff_id: str,
+        digest: str | None = None,
+        size: int = 0,
+        compression: str = "gzip",
+        level: int | None = None,
+        limits: _Limits | None = None,
+    ) -> Self: ...
+    def run(self) -> Converted: ...
+    def cancel(self) -> None: ...
+    @property
+    def bytes_read(self) -> int: ...
+
+def detect_compression(prefix: bytes) -> str: ...
+
 # --- layer (tar) ----------------------------------------------------------------------------------
 
 @final

@@ -5,9 +5,16 @@
 
 mod archive;
 mod blocks;
+mod chunked;
+mod contents;
+mod convert;
+mod crc64;
+mod cuts;
 mod ingest;
+mod measured;
 mod options;
 mod pack;
+mod packer;
 mod pool;
 mod run;
 mod stage;
@@ -15,8 +22,11 @@ mod work;
 
 pub use archive::{Archive, Member};
 pub use blocks::{Block, IN_BLOCK_BYTES};
+pub use chunked::Table;
+pub use convert::{Conversion, ConversionOptions, Source};
 pub use ingest::{Form, Ingest, IngestOptions, Keep, PACKED_BYTES, unpack_file};
 pub use options::{Apply, Options, Outcome};
 pub use pack::{Packed, Stop, pack};
+pub use packer::{Packing, Repacked};
 pub use run::Pipeline;
 pub use stage::{STAGES, StageTimes};
