@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use ::zstd::stream::write::Encoder as ZstdEncoder;
+use ::zstd::zstd_safe::CParameter;
 use flate2::GzBuilder;
 use flate2::write::GzEncoder;
 
@@ -17,6 +18,20 @@ const GZIP_OS_UNKNOWN: u8 = 255;
 const ZSTD_LEVEL: u32 = 3;
 /// Beyond it, zstd's levels take up to a gigabyte for what they compress, and as large a window for whoever reads it.
 const ZSTD_LEVEL_MAX: u32 = 19;
+
+/// What a worker of zstd's takes at once. By itself zstd gives each four windows, and as many megabytes more to keep.
+const JOB_BYTES: u32 = 2 << 20;
+/// Workers at the most: with buffers and tables each takes 8 MiB, and hashing does not keep up with more.
+const WORKERS_MAX: usize = 4;
+/// Above this level tables take tens of megabytes, for each worker.
+const SHARED_LEVEL_MAX: u32 = 9;
+
+/// How many threads zstd may have beside the one that writes.
+fn workers(level: u32) -> u32 {
+    let most = if level > SHARED_LEVEL_MAX { 1 } else { WORKERS_MAX };
+    let there = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(there.min(most)).unwrap_or(1)
+}
 
 /// The levels of a compression: the fastest, the one where none is asked for, the smallest. None where it has none.
 #[must_use]
@@ -72,6 +87,9 @@ impl<W: Write> Encoder<W> {
                 let make = || {
                     let mut encoder = ZstdEncoder::new(out, level.cast_signed())?;
                     encoder.include_checksum(true)?;
+                    // One worker gives the same bytes as several, and none does not.
+                    encoder.multithread(workers(level))?;
+                    encoder.set_parameter(CParameter::JobSize(JOB_BYTES))?;
                     Ok(encoder)
                 };
                 Kind::Zstd(Box::new(make().map_err(|e: io::Error| Error::io("zstd", "", &e))?))

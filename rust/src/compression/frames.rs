@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 /// A frame of at most so many bytes is compressed at once: its header says its size, and tables are made for that, not for
 /// the two megabytes that an unknown size is taken for. Nearly all frames of a layer's files are shorter.
-const AT_ONCE_BYTES: usize = 256 << 10;
+pub const LONG_FRAME_BYTES: usize = 256 << 10;
 /// What a longer one is written out in.
 const OUTPUT_BYTES: usize = 128 << 10;
 
@@ -40,7 +40,7 @@ impl Frames {
         };
         Ok(Self {
             context: make().map_err(|e: io::Error| Error::io("zstd", "", &e))?,
-            input: Vec::with_capacity(AT_ONCE_BYTES),
+            input: Vec::with_capacity(LONG_FRAME_BYTES),
             output: Vec::new(),
             is_long: false,
         })
@@ -52,10 +52,10 @@ impl Frames {
     /// The writer's.
     pub fn write(&mut self, mut bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
         while !bytes.is_empty() {
-            if self.input.len() == AT_ONCE_BYTES {
+            if self.input.len() == LONG_FRAME_BYTES {
                 self.write_long(out)?;
             }
-            let count = bytes.len().min(AT_ONCE_BYTES - self.input.len());
+            let count = bytes.len().min(LONG_FRAME_BYTES - self.input.len());
             self.input.extend_from_slice(&bytes[..count]);
             bytes = &bytes[count..];
         }
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn each_frame_is_decoded_by_itself_and_is_the_same_whatever_pieces_it_came_in() {
-        let lengths = [1, 100, AT_ONCE_BYTES, AT_ONCE_BYTES + 1, 3 * AT_ONCE_BYTES + 5, 7];
+        let lengths = [1, 100, LONG_FRAME_BYTES, LONG_FRAME_BYTES + 1, 3 * LONG_FRAME_BYTES + 5, 7];
         let mut whole: Vec<Vec<u8>> = Vec::new();
         for piece in [usize::MAX, 4096, 100_003] {
             let mut frames = Frames::new(None).expect("memory");

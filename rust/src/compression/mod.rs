@@ -7,7 +7,7 @@ mod inflate;
 mod zstd;
 
 pub use encode::{Encoder, levels};
-pub use frames::Frames;
+pub use frames::{Frames, LONG_FRAME_BYTES};
 
 use crate::error::{Error, Result};
 

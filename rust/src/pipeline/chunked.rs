@@ -5,17 +5,20 @@
 //! contents, tar-split's record of the archive, and a footer that says where these are. An archive that no table can tell in full
 //! is written as any zstd layer, in the frames that it has by then.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::Path;
 
+use super::batches::Batches;
 use super::contents::{Chunk, Contents, Described, Spooled};
 use super::crc64::Crc64;
 use super::cuts::{Cutter, Piece};
 use super::measured::Measured;
-use crate::compression::{Compression, Frames, levels};
+use super::wrong_layer;
+use crate::compression::{Compression, levels};
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tar::{Entry, Kind};
 
 /// RFC 8878, 3.1.2: a frame of the user's, and four bytes of its length.
@@ -66,40 +69,45 @@ impl Table {
     }
 }
 
-/// The blob, to which frames are written one after the other.
+/// The blob, and the file whose content goes by.
 struct Body {
-    frames: Frames,
-    out: Measured<File>,
+    frames: Batches,
     /// Whether files are in frames of their own: not without a table.
     cuts: bool,
     file: Option<Content>,
 }
 
-/// The content of the file that goes by.
+/// The content of a file.
 struct Content {
     cutter: Cutter,
     whole: Hasher,
     sum: Crc64,
     /// Of the chunk that is open, but for the first, whose digest is that of the whole so far.
     chunk: Option<Hasher>,
-    at: u64,
+    /// The frame that the chunk is in.
+    frame: u64,
     size: u64,
+    /// Where each begins is the number of its frame, until that is written.
     chunks: Vec<Chunk>,
+}
+
+/// An entry that the table has not, since not all frames before it are written.
+struct Pending {
+    entry: Described,
+    /// The digest, the frame behind the last one, and the chunks.
+    content: Option<(Digest, u64, Vec<Chunk>)>,
 }
 
 /// Writes a layer's archive so.
 pub(super) struct Chunked {
     body: Body,
     contents: Option<Contents>,
+    pending: VecDeque<Pending>,
     /// Why there is no table.
     untold: Option<&'static str>,
     entry: Option<Described>,
     /// Whether the entry's header was told by its reader, and its bytes were not yet.
     header_due: bool,
-}
-
-fn wrong(error: &io::Error) -> Error {
-    Error::io("write", "layer", error)
 }
 
 impl Chunked {
@@ -108,8 +116,9 @@ impl Chunked {
         let own = levels(Compression::Zstd).map_or(0, |(_, own, _)| own);
         let around = level.unwrap_or(own).min(AROUND_LEVEL_MAX).cast_signed();
         Ok(Self {
-            body: Body { frames: Frames::new(level)?, out: Measured::new(out), cuts: true, file: None },
+            body: Body { frames: Batches::new(out, level)?, cuts: true, file: None },
             contents: Some(Contents::create(beside, around)?),
+            pending: VecDeque::new(),
             untold: None,
             entry: None,
             header_due: false,
@@ -120,6 +129,7 @@ impl Chunked {
     fn give_up(&mut self, why: &'static str) {
         self.untold = Some(why);
         self.contents = None;
+        self.pending.clear();
         self.entry = None;
         self.header_due = false;
         self.body.cuts = false;
@@ -138,29 +148,54 @@ impl Chunked {
     }
 
     pub(super) fn data(&mut self, bytes: &[u8]) -> Result<()> {
-        self.body.content(bytes).map_err(|e| wrong(&e))
+        self.body.content(bytes)
     }
 
     pub(super) fn end(&mut self, entry: &Entry) -> Result<()> {
         if entry.kind != Kind::File || entry.size == 0 || !self.body.cuts {
             return Ok(()); // it has been told with its header
         }
-        let Some((content, end)) = self.body.end_content().map_err(|e| wrong(&e))? else { return Ok(()) };
+        let Some(content) = self.body.end_content()? else { return Ok(()) };
         if let (Some(contents), Some(entry)) = (&mut self.contents, self.entry.take()) {
-            let told = (content.sum.value(), content.whole.finish(), end, content.chunks.as_slice());
-            contents.entry(&entry, Some(told))?;
+            contents.record(&entry, Some(content.sum.value()))?;
+            let end = self.body.frames.number();
+            let content = Some((content.whole.finish(), end, content.chunks));
+            self.pending.push_back(Pending { entry, content });
         }
-        Ok(())
+        self.tell()
     }
 
     pub(super) fn frame(&mut self, bytes: &[u8]) -> Result<()> {
-        self.body.write(bytes).map_err(|e| wrong(&e))?;
+        self.body.frames.write(bytes)?;
         let Some(contents) = &mut self.contents else { return Ok(()) };
         contents.raw(bytes)?;
         if std::mem::take(&mut self.header_due)
             && let Some(entry) = self.entry.take_if(|entry| !entry.has_content())
         {
-            contents.entry(&entry, None)?;
+            contents.record(&entry, None)?;
+            self.pending.push_back(Pending { entry, content: None });
+            return self.tell();
+        }
+        Ok(())
+    }
+
+    /// Puts into the table what can be told by now.
+    fn tell(&mut self) -> Result<()> {
+        let Some(contents) = &mut self.contents else { return Ok(()) };
+        let frames = &mut self.body.frames;
+        while let Some(first) = self.pending.front_mut() {
+            match &mut first.content {
+                None => contents.entry(&first.entry, None)?,
+                Some((digest, end, chunks)) => {
+                    let Some(place) = frames.place(*end) else { return Ok(()) };
+                    for chunk in &mut *chunks {
+                        chunk.at = frames.place(chunk.at).unwrap_or_default(); // it is before the end
+                    }
+                    contents.entry(&first.entry, Some((*digest, place, chunks)))?;
+                    frames.forget(*end);
+                }
+            }
+            self.pending.pop_front();
         }
         Ok(())
     }
@@ -173,19 +208,16 @@ impl Chunked {
         if foreign {
             self.give_up("a global header");
         }
-        let Body { mut frames, mut out, .. } = self.body;
-        let mut finish = || -> Result<_> {
-            frames.end(&mut out).map_err(|e| wrong(&e))?;
-            if out.bytes() == 0 {
-                // Of an archive of no bytes the blob has a frame all the same: no blob is none of zstd's.
-                frames.write_empty(&mut out).map_err(|e| wrong(&e))?;
+        self.body.frames.finish_frames()?;
+        self.tell()?;
+        let mut out = self.body.frames.finish()?;
+        let table = match self.contents {
+            None => Err(self.untold.unwrap_or_default()),
+            Some(contents) => {
+                let (table, record) = contents.finish()?;
+                Ok(append(&mut out, table, record).map_err(|e| wrong_layer(&e))?)
             }
-            let Some(contents) = self.contents.take() else { return Ok(Err(self.untold.unwrap_or(""))) };
-            let (table, record) = contents.finish()?;
-            let write = || append(&mut out, table, record);
-            Ok(Ok(write().map_err(|e| wrong(&e))?))
         };
-        let table = finish()?;
         let (_, digest, size) = out.finish();
         Ok((digest, size, table))
     }
@@ -227,19 +259,15 @@ fn head(out: &mut Measured<File>, bytes: u64) -> io::Result<()> {
 }
 
 impl Body {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.frames.write(bytes, &mut self.out)
+    /// Ends the frame; the number of the next one.
+    fn cut(&mut self) -> Result<u64> {
+        self.frames.end()?;
+        Ok(self.frames.number())
     }
 
-    /// Ends the frame; where the next one begins.
-    fn cut(&mut self) -> io::Result<u64> {
-        self.frames.end(&mut self.out)?;
-        Ok(self.out.bytes())
-    }
-
-    fn content(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn content(&mut self, bytes: &[u8]) -> Result<()> {
         if !self.cuts {
-            return self.write(bytes);
+            return self.frames.write(bytes);
         }
         let mut content = match self.file.take() {
             Some(content) => content,
@@ -253,30 +281,29 @@ impl Body {
         Ok(())
     }
 
-    /// The content that has ended, and where its last frame does.
-    fn end_content(&mut self) -> io::Result<Option<(Content, u64)>> {
+    /// The content that has ended.
+    fn end_content(&mut self) -> Result<Option<Content>> {
         let Some(mut content) = self.file.take() else { return Ok(None) };
         std::mem::take(&mut content.cutter).finish(&mut |piece| content.take(self, piece))?;
         content.close_chunk(self, false)?;
-        let end = self.cut()?;
-        Ok(Some((content, end)))
+        Ok(Some(content))
     }
 }
 
 impl Content {
-    fn new(at: u64) -> Self {
+    fn new(frame: u64) -> Self {
         Self {
             cutter: Cutter::default(),
             whole: Hasher::new(Algorithm::Sha256),
             sum: Crc64::default(),
             chunk: None,
-            at,
+            frame,
             size: 0,
             chunks: Vec::new(),
         }
     }
 
-    fn take(&mut self, body: &mut Body, piece: Piece<'_>) -> io::Result<()> {
+    fn take(&mut self, body: &mut Body, piece: Piece<'_>) -> Result<()> {
         match piece {
             Piece::Data(bytes, ends) => {
                 self.put(body, bytes)?;
@@ -294,28 +321,28 @@ impl Content {
         }
     }
 
-    fn put(&mut self, body: &mut Body, bytes: &[u8]) -> io::Result<()> {
+    fn put(&mut self, body: &mut Body, bytes: &[u8]) -> Result<()> {
         self.whole.update(bytes);
         if let Some(chunk) = &mut self.chunk {
             chunk.update(bytes);
         }
         self.size += bytes.len() as u64;
-        body.write(bytes)
+        body.frames.write(bytes)
     }
 
     /// Ends the chunk where there is room for another one behind it.
-    fn end_chunk(&mut self, body: &mut Body, hole: bool) -> io::Result<()> {
+    fn end_chunk(&mut self, body: &mut Body, hole: bool) -> Result<()> {
         if self.chunks.len() + 1 < CHUNKS_MAX { self.close_chunk(body, hole) } else { Ok(()) }
     }
 
-    fn close_chunk(&mut self, body: &mut Body, hole: bool) -> io::Result<()> {
+    fn close_chunk(&mut self, body: &mut Body, hole: bool) -> Result<()> {
         if self.size == 0 {
             return Ok(());
         }
         let hasher = self.chunk.take().unwrap_or_else(|| self.whole.clone());
-        let chunk = Chunk { digest: hasher.finish(), at: self.at, size: self.size, hole };
+        let chunk = Chunk { digest: hasher.finish(), at: self.frame, size: self.size, hole };
         self.chunks.push(chunk);
-        self.at = body.cut()?;
+        self.frame = body.cut()?;
         self.size = 0;
         self.chunk = Some(Hasher::new(Algorithm::Sha256));
         Ok(())

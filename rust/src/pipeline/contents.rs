@@ -159,13 +159,8 @@ impl Contents {
         self.record.write(&self.text).map_err(|e| wrong(&e))
     }
 
-    /// An entry, behind its headers. `content`: of a file that has some, the sum for tar-split, the digest, where the last
-    /// frame ends, and its chunks.
-    pub(super) fn entry(
-        &mut self,
-        entry: &Described,
-        content: Option<(u64, Digest, u64, &[Chunk])>,
-    ) -> Result<()> {
+    /// An entry goes into the record, behind its headers; of a file that has content, with tar-split's sum of it.
+    pub(super) fn record(&mut self, entry: &Described, sum: Option<u64>) -> Result<()> {
         self.end_segment()?;
         self.text.clear();
         self.text.extend_from_slice(b"{\"type\":1");
@@ -176,22 +171,30 @@ impl Contents {
             number(&mut self.text, "size", entry.size);
         }
         self.text.extend_from_slice(b",\"payload\":");
-        match content {
-            Some((sum, ..)) => {
+        match sum {
+            Some(sum) => {
                 self.text.push(b'"');
                 base64(&sum.to_be_bytes(), &mut self.text);
                 self.text.push(b'"');
             }
             None => self.text.extend_from_slice(b"null"),
         }
-        self.end_line()?;
+        self.end_line()
+    }
+
+    /// An entry goes into the table; of a file that has content, with its digest, where its last frame ends, and its chunks.
+    pub(super) fn entry(
+        &mut self,
+        entry: &Described,
+        content: Option<(Digest, u64, &[Chunk])>,
+    ) -> Result<()> {
         self.text.clear();
         if self.entries > 0 {
             self.text.push(b',');
         }
         self.entries += 1;
         self.text.extend_from_slice(&entry.text);
-        if let Some((_, digest, end, chunks)) = content {
+        if let Some((digest, end, chunks)) = content {
             text(&mut self.text, "digest", digest.to_string().as_bytes());
             self.chunks(&entry.name, end, chunks);
         }

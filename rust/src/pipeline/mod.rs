@@ -4,6 +4,7 @@
 //! process, not threads of their own; blocks of bytes from one bounded supply go from stage to stage without a copy.
 
 mod archive;
+mod batches;
 mod blocks;
 mod chunked;
 mod contents;
@@ -30,3 +31,10 @@ pub use pack::{Packed, Stop, pack};
 pub use packer::{Packing, Repacked};
 pub use run::Pipeline;
 pub use stage::{STAGES, StageTimes};
+
+use crate::error::Error;
+
+/// What a layer's new blob could not be written for.
+fn wrong_layer(error: &std::io::Error) -> Error {
+    Error::io("write", "layer", error)
+}
