@@ -25,7 +25,12 @@ from pyctrd.oci.media_types import (
 _STALE = frozenset({"container", "container_config", "docker_version", "id", "parent", "parent_id", "throwaway"})
 
 # What annotations with these beginnings say of a layer is said of the blob's bytes: of other bytes it is wrong.
-_OF_BYTES = ("io.github.containers.zstd-chunked.", "containerd.io/snapshot/stargz/", "io.containers.estargz.")
+_OF_BYTES = (
+    "io.github.containers.zstd-chunked.",
+    "io.containers.zstd-chunked.",
+    "io.containers.estargz.",
+    "containerd.io/snapshot/stargz/",
+)
 # Likewise where its bytes were, and they themselves.
 _PLACES = frozenset({"data", "urls"})
 

@@ -53,18 +53,20 @@ impl Table {
     pub fn annotations(&self) -> Vec<(&'static str, String)> {
         let (offset, compressed, bytes) = self.position;
         let (record, record_compressed, record_bytes) = self.record_position;
+        let checksum = self.digest.to_string();
+        let position = format!("{offset}:{compressed}:{bytes}:{TABLE_KIND}");
         vec![
-            ("io.github.containers.zstd-chunked.manifest-checksum", self.digest.to_string()),
-            (
-                "io.github.containers.zstd-chunked.manifest-position",
-                format!("{offset}:{compressed}:{bytes}:{TABLE_KIND}"),
-            ),
+            ("io.github.containers.zstd-chunked.manifest-checksum", checksum.clone()),
+            ("io.github.containers.zstd-chunked.manifest-position", position.clone()),
             (
                 "io.github.containers.zstd-chunked.tarsplit-position",
                 format!("{record}:{record_compressed}:{record_bytes}"),
             ),
             // The table says it too; Podman 4.8 to 5.1 look for it here.
             ("io.github.containers.zstd-chunked.tarsplit-checksum", self.record_digest.to_string()),
+            // As Podman up to 4.3 calls them.
+            ("io.containers.zstd-chunked.manifest-checksum", checksum),
+            ("io.containers.zstd-chunked.manifest-position", position),
         ]
     }
 }
