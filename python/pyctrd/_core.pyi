@@ -11,9 +11,12 @@ _Path: TypeAlias = str | PathLike[str]
 
 __all__ = [
     "BLOCK_BYTES",
+    "COMPRESSION_LEVELS",
     "DEFAULT_LIMITS",
     "INFLATE",
     "ArchiveReader",
+    "Conversion",
+    "Converted",
     "Diffed",
     "Entry",
     "FileLock",
@@ -34,6 +37,7 @@ __all__ = [
     "compose_sample",
     "copy_attributes",
     "count_objects",
+    "detect_compression",
     "diff",
     "diff_layers",
     "digest_bytes",
