@@ -252,3 +252,62 @@ impl Batches {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(number: usize, length: usize) -> Vec<u8> {
+        (0..length).map(|at| ((at / 3 + number) % 251).to_le_bytes()[0]).collect()
+    }
+
+    #[test]
+    fn frames_are_written_in_order_and_each_is_where_it_is_said_to_be() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let lengths: Vec<usize> =
+            (0..3000).map(|n| if n % 700 == 5 { LONG_FRAME_BYTES + n } else { n % 900 + 1 }).collect();
+        let mut blobs = Vec::new();
+        for piece in [77, usize::MAX] {
+            let path = dir.path().join(piece.to_string());
+            let file = File::create_new(&path).expect("made");
+            let mut batches = Batches::new(file, None).expect("memory");
+            for (number, &length) in lengths.iter().enumerate() {
+                assert_eq!(batches.number(), number as u64);
+                for piece in content(number, length).chunks(piece.min(length)) {
+                    batches.write(piece).expect("written");
+                }
+                batches.end().expect("ended");
+                batches.end().expect("nothing to end");
+            }
+            batches.finish_frames().expect("written");
+            let places: Vec<u64> =
+                (0..=lengths.len()).map(|number| batches.place(number as u64).expect("written")).collect();
+            batches.forget(7);
+            assert_eq!((batches.place(6), batches.place(7)), (None, Some(places[7])));
+            let (_, _, size) = batches.finish().expect("written").finish();
+            assert_eq!(places.last(), Some(&size));
+            let blob = std::fs::read(&path).expect("read");
+            for (number, &length) in lengths.iter().enumerate() {
+                let [from, to] =
+                    [places[number], places[number + 1]].map(|at| usize::try_from(at).expect("small"));
+                assert!(
+                    zstd::decode_all(&blob[from..to]).expect("a frame") == content(number, length),
+                    "{number}"
+                );
+            }
+            blobs.push(blob);
+        }
+        assert!(blobs[0] == blobs[1]);
+    }
+
+    #[test]
+    fn what_has_no_frame_has_an_empty_one() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("empty");
+        let batches = Batches::new(File::create_new(&path).expect("made"), None).expect("memory");
+        batches.finish().expect("written");
+        let blob = std::fs::read(&path).expect("read");
+        assert!(!blob.is_empty());
+        assert_eq!(zstd::decode_all(&*blob).expect("a frame"), b"");
+    }
+}
