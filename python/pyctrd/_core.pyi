@@ -11,10 +11,13 @@ _Path: TypeAlias = str | PathLike[str]
 
 __all__ = [
     "BLOCK_BYTES",
+    "COMPRESSION_LEVELS",
     "DEFAULT_LIMITS",
     "ESTARGZ_FOOTER_BYTES",
     "INFLATE",
     "ArchiveReader",
+    "Conversion",
+    "Converted",
     "Diffed",
     "Entry",
     "FileLock",
@@ -36,6 +39,7 @@ __all__ = [
     "compose_sample",
     "copy_attributes",
     "count_objects",
+    "detect_compression",
     "diff",
     "diff_layers",
     "digest_bytes",
@@ -367,6 +371,46 @@ def diff_layers(
 def list_changes(
     upper: _Path, layers: Sequence[_Path], *, overlay: bool, user_marks: bool = False
 ) -> list[tuple[str, bytes]]: ...
+
+# --- convert (pipeline) ---------------------------------------------------------------------------
+
+COMPRESSION_LEVELS: list[tuple[str, int, int, int]]
+
+@final
+class Converted:
+    @property
+    def digest(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def tar_bytes(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
+    @property
+    def annotations(self) -> list[tuple[str, str]]: ...
+    @property
+    def without_table(self) -> str: ...
+
+@final
+class Conversion:
+    def __new__(
+        cls,
+        source: _Path,
+        dest: _Path,
+        *,
+        diff_id: str,
+        digest: str | None = None,
+        size: int = 0,
+        compression: str = "gzip",
+        level: int | None = None,
+        limits: _Limits | None = None,
+    ) -> Self: ...
+    def run(self) -> Converted: ...
+    def cancel(self) -> None: ...
+    @property
+    def bytes_read(self) -> int: ...
+
+def detect_compression(prefix: bytes) -> str: ...
 
 # --- layer (tar) ----------------------------------------------------------------------------------
 

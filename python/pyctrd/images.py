@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.errors import InvalidError
@@ -378,6 +378,62 @@ class Images:
         wanted = Platform.parse(platform) if platform else Platform.host()
         records = load(self._rooms, source, platform=wanted, name=name, unpack=unpack, progress=progress)
         return [Image(self._rooms, record) for record in records]
+
+    def convert(
+        self,
+        source: str,
+        target: str,
+        *,
+        compression: Literal["gzip", "zstd", "zstd:chunked", "none"] = "gzip",
+        level: int | None = None,
+        progress: pyctrd.ProgressCallback | None = None,
+    ) -> Image:
+        """Make an image of another one's layers, compressed otherwise; nothing is fetched.
+
+        The tars stay what they are, and with them the diff_ids, the config and what is unpacked: blobs, their media
+        types and annotations change. A layer that has the form already is left as it is, unless a level is asked for.
+        Of a layer whose blob was not kept the tar is put together again from what was unpacked, bit for bit, or
+        refused. The same tar, compression and level give the same bytes, wherever and whenever.
+
+        Of an index the platform that is in the store is converted: the new image is that one manifest, and others'
+        entries and attestations are not in it. A manifest of Docker schema 2 stays one with "gzip" and "none"; with
+        zstd, for which Docker has no media type, it becomes OCI's.
+
+        "zstd:chunked" has a table of contents, by which Podman, CRI-O and others fetch single files, and is zstd to all
+        else. A layer that such a table cannot tell in full (a name that is not UTF-8 or stands twice, a sparse file, a
+        global header) is written as zstd without one, and its descriptor says nothing of a table.
+
+        Args:
+            source: The image, as ``get`` takes it.
+            target: The new image's reference, with a tag; one that exists means the new image from then on.
+            compression: What the layers' blobs are to be.
+            level: 1 (fast) to 9 for gzip, 1 to 19 for zstd; 6 and 3 by default. Above 9, zstd takes up to 90 MB.
+            progress: As for ``pull``; layers by their digests in the source.
+
+        Raises:
+            NotFoundError: There is no such image, or a layer is neither stored nor unpacked.
+            InvalidError: The target, compression or level is none; the source is no image but another artifact.
+            IntegrityError, UnsafeArchiveError: A layer is not what its digests say, is no tar, or has too much of
+                something.
+            QuotaError: The namespace may not have so much.
+            OSError: The disk. After any error nothing is left.
+
+        Spec:
+            image-spec v1.1 manifest.md, layer.md "+zstd"; RFC 1952; RFC 8878.
+        """
+        from pyctrd.flows.convert import convert_image
+        from pyctrd.flows.load import get_image
+        from pyctrd.oci.reference import Reference
+
+        record = convert_image(
+            self._rooms,
+            get_image(self._rooms, source),
+            Reference.parse(target),
+            compression=compression,
+            level=level,
+            progress=progress,
+        )
+        return Image(self._rooms, record)
 
     def get(self, name: str) -> Image:
         """The image of a reference, or of a digest (or its first characters, twelve or more).

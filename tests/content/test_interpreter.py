@@ -93,6 +93,10 @@ absent = f"{root}/absent"
 def view():
     return _core.ImageView([layer])
 
+def conversion():
+    target = f"{root}/converted-{next(made)}"
+    return _core.Conversion(tar, target, digest=digest, size=len(content), diff_id=digest, compression="zstd")
+
 WRITE = (os.O_WRONLY | os.O_CREAT, 0o600)
 opened = []
 
@@ -196,6 +200,9 @@ CASES = {
     "diff": "call = lambda _: _core.diff(layer, f'{root}/made')",
     "diff_layers": "call = lambda _: _core.diff_layers(f'{layer}/tree', f'{root}/made', [layer], overlay=False)",
     "list_changes": "call = lambda _: often(lambda: _core.list_changes(f'{layer}/tree', [layer], overlay=False))",
+    "Conversion": "call = lambda _: conversion()",
+    "Conversion.run": "prepare, call = conversion, lambda begun: begun.run()",
+    "Conversion.cancel": "prepare, call = conversion, lambda begun: begun.cancel()",
     "Workspace": "call = lambda _: _core.Workspace(root, f'w{next(made)}')",
     "Workspace.close": (
         "prepare, call = lambda: _core.Workspace(root, f'w{next(made)}'), lambda workspace: workspace.close()"
@@ -229,6 +236,8 @@ AT_ONCE = {
         "ViewWalk",
         "ViewWalk.read",
     ),
+    "Converted",
+    "detect_compression",  # four bytes
     "parse_response_head",  # 64 KiB at most
     "estargz_table_offset",  # of 51 bytes
 }

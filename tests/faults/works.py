@@ -333,6 +333,16 @@ def _judge_committed(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None
     assert container.status.state == "created"
 
 
+def _judge_converted(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    image = engine.images.find("example.com/converted:1")
+    assert image is not None or "converted" not in said
+    before = engine.images.get(shop.reference("first"))
+    image = image or engine.images.convert(before.name, "example.com/converted:1", compression="zstd:chunked")
+    assert image.config == before.config
+    assert all("annotations" in layer.raw for layer in image.manifest.layers)
+    assert image.read_file("/d/g") == b"second" * 300
+
+
 def _has_old(engine: pyctrd.Engine, shop: Shop) -> None:
     engine.containers.create(shop.reference("kept"), ["true"], name="old")
 
@@ -501,6 +511,15 @@ WORKS = [
         lambda shop: [],
         _has_container,
         _judge_committed,
+    ),
+    Work(
+        "convert",
+        OPENED
+        + "    engine.images.convert(words[0], 'example.com/converted:1', compression='zstd:chunked')\n"
+        + "    say('converted')",
+        lambda shop: [shop.reference("first")],
+        _has_both,
+        _judge_converted,
     ),
     Work(
         "create",

@@ -21,6 +21,7 @@ COMMANDS = {
     "cat": "pyctrd.cli.files",
     "check": "pyctrd.cli.store",
     "commit": "pyctrd.cli.commit",
+    "convert": "pyctrd.cli.convert",
     "df": "pyctrd.cli.space",
     "diff": "pyctrd.cli.commit",
     "events": "pyctrd.cli.events",

@@ -535,7 +535,7 @@ class _Carriers:
         try:
             want.result = ingest.finish()
         except UnsafeArchiveError as error:
-            raise _of_layer(error, want) from error
+            raise of_layer(error, str(want.descriptor.digest)) from error
         _tell_oddities(want, want.result)
 
     def _carry_rest(self, want: Want, ingest: _core.Ingest) -> None:
@@ -581,11 +581,11 @@ def _tell_oddities(want: Want, result: _core.Ingested) -> None:
         logger.debug("layer %s: %d extended attributes were not set", result.digest, result.skipped_xattrs)
 
 
-def _of_layer(error: UnsafeArchiveError, want: Want) -> UnsafeArchiveError:
+def of_layer(error: UnsafeArchiveError, digest: str) -> UnsafeArchiveError:
     """The error with the layer's name: the archive does not know its own."""
     entry = f"{error.entry!r:.200}: "[1:] if error.entry else ""
     return UnsafeArchiveError(
-        f"unsafe archive: layer {want.descriptor.digest}: {entry}{error.reason} (at byte {error.offset})",
+        f"unsafe archive: layer {digest}: {entry}{error.reason} (at byte {error.offset})",
         entry=error.entry,
         offset=error.offset,
         reason=error.reason,

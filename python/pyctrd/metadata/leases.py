@@ -20,7 +20,7 @@ class LeaseRecord(NamedTuple):
     Attributes:
         id: 32 hex digits; names its lock file too.
         namespace: Whose.
-        purpose: "" for one that a user made, else what is under way: "pull", "load" or "commit".
+        purpose: "" for one that a user made, else what is under way: "pull", "load", "commit" or "convert".
         labels: The caller's own.
         created_ns: When, in nanoseconds since 1970.
         expires_ns: Until when it lives without a holder; None: no longer than its holder.

@@ -1,4 +1,4 @@
-"""Documents that are made here: of an image that is another one with a layer more, or that came without a manifest."""
+"""Documents that are made here: of an image that is made of another one, or that came without a manifest."""
 
 from __future__ import annotations
 
@@ -12,10 +12,27 @@ from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
 from pyctrd.oci.manifest import Manifest
-from pyctrd.oci.media_types import OCI_MANIFEST, oci_layer
+from pyctrd.oci.media_types import (
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_MANIFEST,
+    layer_compression,
+    oci_layer,
+    repacked_layer,
+)
 
 # What Docker's builder adds of the container that a layer came from: of another image it would be wrong.
 _STALE = frozenset({"container", "container_config", "docker_version", "id", "parent", "parent_id", "throwaway"})
+
+# What annotations with these beginnings say of a layer is said of the blob's bytes: of other bytes it is wrong.
+_OF_BYTES = (
+    "io.github.containers.zstd-chunked.",
+    "io.containers.zstd-chunked.",
+    "io.containers.estargz.",
+    "containerd.io/snapshot/stargz/",
+)
+# Likewise where its bytes were, and they themselves.
+_PLACES = frozenset({"data", "urls"})
 
 
 def derive_config(
@@ -75,6 +92,53 @@ def derive_manifest(base: Manifest, config: Descriptor, layer: Descriptor) -> by
     """
     layers = [{**described.raw, "mediaType": oci_layer(described.media_type)} for described in base.layers]
     return _manifest(config, [*layers, _describe(layer)])
+
+
+def repack_descriptor(
+    base: Descriptor, compression: str, digest: str, size: int, annotations: Mapping[str, str], *, docker: bool
+) -> Descriptor:
+    """The descriptor of a layer whose tar is the same, and whose blob is another.
+
+    Args:
+        base: Of the blob before.
+        compression: "none", "gzip" or "zstd".
+        digest: Of the new blob.
+        size: Of the new blob, in bytes.
+        annotations: What there is to say of it; what was said of the old blob's bytes is dropped.
+        docker: Whether it is for a manifest of Docker schema 2.
+    """
+    kept = {key: value for key, value in base.annotations.items() if not key.startswith(_OF_BYTES)}
+    media_type = repacked_layer(base.media_type, compression, docker=docker)
+    described = {"mediaType": media_type, "digest": digest, "size": size}
+    gone = {*described, *_PLACES, "annotations"}
+    raw = described | {key: value for key, value in base.raw.items() if key not in gone}
+    said = kept | dict(annotations)
+    return Descriptor(
+        media_type=media_type,
+        digest=Digest.parse(digest),
+        size=size,
+        annotations=said,
+        raw=raw | ({"annotations": said} if said else {}),
+    )
+
+
+def repack_manifest(base: Manifest, layers: Sequence[Descriptor]) -> tuple[str, bytes]:
+    """The manifest of an image whose layers are other blobs of the same tars: its media type and itself.
+
+    All else stays as it is, unless a manifest of Docker schema 2 has a layer in zstd, for which Docker has no type:
+    then it and what it names get OCI's types.
+
+    Spec:
+        image-spec v1.1 manifest.md; media-types.md, "Compatibility Matrix".
+    """
+    values = dict(base.raw)
+    listed = [dict(layer.raw) for layer in layers]
+    media_type = base.media_type
+    if media_type == DOCKER_MANIFEST and any(layer_compression(layer.media_type) == "zstd" for layer in layers):
+        media_type = values["mediaType"] = OCI_MANIFEST
+        values["config"] = {**base.config.raw, "mediaType": OCI_CONFIG}
+        listed = [{**layer, "mediaType": oci_layer(layer["mediaType"])} for layer in listed]
+    return media_type, orjson.dumps(values | {"layers": listed})
 
 
 def assemble_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:

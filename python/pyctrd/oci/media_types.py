@@ -60,6 +60,19 @@ def layer_media_type(compression: str) -> str:
     return _OCI_LAYER if compression == "none" else f"{_OCI_LAYER}+{compression}"
 
 
+def repacked_layer(media_type: str, compression: str, *, docker: bool) -> str:
+    """The type, of OCI or of Docker schema 2, of a layer whose tar is compressed by "none", "gzip" or "zstd" now.
+
+    What may not be passed on stays so. Docker has no type for zstd that all its readers know.
+    """
+    may_pass = not any(part in media_type for part in (".foreign.", ".nondistributable."))
+    if docker:
+        plain = f"application/vnd.docker.image.rootfs.{'' if may_pass else 'foreign.'}diff.tar"
+        return plain if compression == "none" else f"{plain}.{compression}"
+    plain = layer_media_type(compression)
+    return plain if may_pass else plain.replace(".layer.", ".layer.nondistributable.")
+
+
 def oci_layer(media_type: str) -> str:
     """OCI's type for what Docker calls by its own; others as they are."""
     compression = layer_compression(media_type)

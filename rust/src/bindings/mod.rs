@@ -4,6 +4,7 @@
 
 mod archive;
 mod cas;
+mod convert;
 mod diff;
 mod digest;
 mod errors;
@@ -26,6 +27,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INFLATE", crate::compression::inflater())?;
     archive::register(module)?;
     cas::register(module)?;
+    convert::register(module)?;
     diff::register(module)?;
     digest::register(module)?;
     http::register(module)?;

@@ -1,11 +1,13 @@
 //! Detection, decompression and compression of layer blobs.
 
 mod encode;
+mod frames;
 mod gzip;
 mod inflate;
 mod zstd;
 
-pub use encode::Encoder;
+pub use encode::{Encoder, levels};
+pub use frames::{Frames, LONG_FRAME_BYTES};
 
 use crate::error::{Error, Result};
 
@@ -90,6 +92,17 @@ enum Kind {
 }
 
 impl Decoder {
+    /// One for what is known to be a tar as it is, whatever its first bytes look like.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self {
+            front_len: Compression::PREFIX,
+            front_used: Compression::PREFIX,
+            kind: Some(Kind::Plain),
+            ..Self::default()
+        }
+    }
+
     /// Decodes as much as both sides allow. A step that neither consumes nor produces wants more input.
     ///
     /// # Errors

@@ -146,6 +146,7 @@ impl Ingest {
             digest: Some(options.digest),
             size: options.size,
             layer: options.diff_id.is_some() || options.unpack,
+            plain: false,
             diff_id: options.diff_id,
             store,
             kept,
@@ -342,7 +343,7 @@ pub fn unpack_file<E: From<Error>>(
 }
 
 /// Reads until all of a space is filled, or the file has ended: how many bytes.
-fn fill(file: &mut File, space: &mut [u8], name: &Path) -> Result<usize> {
+pub(super) fn fill(file: &mut File, space: &mut [u8], name: &Path) -> Result<usize> {
     let mut filled = 0;
     while filled < space.len() {
         match file.read(&mut space[filled..]) {

@@ -2,18 +2,21 @@
 
 use std::fs::File;
 
+use super::packer::{Packer, Repacked};
 use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::tar::merge::Merger;
 use crate::tar::{AppliedLayer, LayerWriter, Limits};
 
-/// What unpacks.
+/// What becomes of the tar.
 #[derive(Debug)]
 pub enum Apply {
     /// Into a layer's own directory.
     Layer(Box<LayerWriter>),
     /// Into a directory that holds the layers below.
     Merge(Box<Merger>),
+    /// Into another blob.
+    Pack(Box<Packer>),
 }
 
 /// What is to be done with a blob, and what it must be.
@@ -33,7 +36,9 @@ pub struct Options {
     pub store: Option<File>,
     /// How many of the first bytes are in it already: they go through the stages, and are not written.
     pub kept: u64,
-    /// What unpacks the tar.
+    /// Whether it is a tar as it is, whatever its first bytes look like.
+    pub plain: bool,
+    /// What becomes of the tar.
     pub apply: Option<Apply>,
     /// How much of the tar is too much for its compressed bytes; what unpacks has its own.
     pub limits: Limits,
@@ -52,4 +57,6 @@ pub struct Outcome {
     pub diff_id: Option<Digest>,
     /// What was unpacked.
     pub applied: AppliedLayer,
+    /// What it was packed into, where it was.
+    pub repacked: Option<Repacked>,
 }

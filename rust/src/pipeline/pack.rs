@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::measured::Measured;
 use crate::compression::{Compression, Encoder};
-use crate::digest::{Algorithm, Digest, Hasher};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::tar::diff::Plan;
 
@@ -72,39 +73,13 @@ fn pass(
     stop: Stop<'_>,
 ) -> Result<Packed> {
     let failed = |e: io::Error| Error::io("write", target, &e);
-    let blob = Measured { out: file, hasher: Hasher::new(Algorithm::Sha256), bytes: 0 };
-    let encoder = Encoder::new(compression, Blocks::new(blob))?;
-    let tar = Measured { out: encoder, hasher: Hasher::new(Algorithm::Sha256), bytes: 0 };
-    let tar = Stopping { out: tar, stop };
+    let blob = Measured::new(file);
+    let encoder = Encoder::new(compression, None, Blocks::new(blob))?;
+    let tar = Stopping { out: Measured::new(encoder), stop };
     let tar = plan.write(Blocks::new(tar), clamp)?.finish().map_err(failed)?.out;
-    let blob = tar.out.finish().and_then(Blocks::finish).map_err(failed)?;
-    Ok(Packed {
-        digest: blob.hasher.finish(),
-        size: blob.bytes,
-        diff_id: tar.hasher.finish(),
-        tar_bytes: tar.bytes,
-        entries: plan.entries(),
-    })
-}
-
-/// Counts and hashes what goes through.
-struct Measured<W> {
-    out: W,
-    hasher: Hasher,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Measured<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write_all(bytes)?;
-        self.hasher.update(bytes);
-        self.bytes += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
+    let (encoder, diff_id, tar_bytes) = tar.finish();
+    let (_, digest, size) = encoder.finish().and_then(Blocks::finish).map_err(failed)?.finish();
+    Ok(Packed { digest, size, diff_id, tar_bytes, entries: plan.entries() })
 }
 
 /// Asks, before it hands anything on, whether anybody still wants it.

@@ -10,9 +10,33 @@ use crate::error::{Error, Result};
 /// On one core a second worker still overlaps work with waiting for the disk.
 const WORKERS_MINIMUM: usize = 2;
 
-struct Task {
-    pipeline: Arc<Shared>,
-    stage: Stage,
+/// Work of a stage that other workers may take over.
+pub(super) trait Job: Send + Sync {
+    /// Does it, unless somebody has begun.
+    fn run(&self);
+}
+
+enum Task {
+    Stage(Arc<Shared>, Stage),
+    Job(Arc<dyn Job>),
+}
+
+impl Task {
+    /// What goes first: a job, since a stage holds memory until it is done; then the stage that frees memory soonest, of the
+    /// pipeline that has most left.
+    fn rank(&self) -> (bool, u8, u64) {
+        match self {
+            Self::Stage(pipeline, stage) => (false, stage.urgency(), pipeline.bytes_left()),
+            Self::Job(_) => (true, 0, 0),
+        }
+    }
+
+    fn run(self) {
+        match self {
+            Self::Stage(pipeline, stage) => pipeline.step(stage),
+            Self::Job(job) => job.run(),
+        }
+    }
 }
 
 struct State {
@@ -54,9 +78,26 @@ pub(super) fn check_process() -> Result<()> {
 
 /// Hands a stage to the workers.
 pub(super) fn submit(pipeline: &Arc<Shared>, stage: Stage) {
+    if !push(Task::Stage(Arc::clone(pipeline), stage)) {
+        pipeline.fail(Error::Io { errno: 11, operation: "start thread", path: "pyctrd-worker".into() });
+    }
+}
+
+/// Hands a job to the workers: the stage that has it will do it, if nobody else does.
+pub(super) fn submit_job(job: Arc<dyn Job>) {
+    push(Task::Job(job));
+}
+
+/// How many workers there are at the most.
+pub(super) fn workers() -> usize {
+    *WANTED
+}
+
+/// Whether there is anybody to do it.
+fn push(task: Task) -> bool {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
-    state.ready.push(Task { pipeline: Arc::clone(pipeline), stage });
-    if state.idle == 0 && state.workers < *WANTED {
+    state.ready.push(task);
+    if state.idle == 0 && state.workers < workers() {
         let name = format!("pyctrd-worker-{}", state.workers);
         // Without a thread the tasks wait for those that there are; with none at all the caller would hang.
         if std::thread::Builder::new().name(name).spawn(work).is_ok() {
@@ -65,11 +106,10 @@ pub(super) fn submit(pipeline: &Arc<Shared>, stage: Stage) {
     }
     let lost = state.workers == 0;
     drop(state);
-    if lost {
-        pipeline.fail(Error::Io { errno: 11, operation: "start thread", path: "pyctrd-worker".into() });
-        return;
+    if !lost {
+        WORK.notify_one();
     }
-    WORK.notify_one();
+    !lost
 }
 
 fn work() {
@@ -77,12 +117,8 @@ fn work() {
         let task = {
             let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
-                let best = state
-                    .ready
-                    .iter()
-                    .enumerate()
-                    .max_by_key(|(_, task)| (task.stage.urgency(), task.pipeline.bytes_left()))
-                    .map(|(at, _)| at);
+                let best =
+                    state.ready.iter().enumerate().max_by_key(|(_, task)| task.rank()).map(|(at, _)| at);
                 if let Some(at) = best {
                     break state.ready.swap_remove(at);
                 }
@@ -91,6 +127,6 @@ fn work() {
                 state.idle -= 1;
             }
         };
-        task.pipeline.step(task.stage);
+        task.run();
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::blocks::{self, Block, Usage};
 use super::options::{Apply, Options, Outcome};
+use super::packer::Repacked;
 use super::pool;
 use super::stage::{Clock, Doing, STAGES, Stage, StageTimes};
 use crate::compression::{Compression, Decoder};
@@ -45,6 +46,7 @@ pub(super) struct State {
     pub(super) diff_id: Option<Digest>,
     pub(super) compression: Compression,
     pub(super) applied: AppliedLayer,
+    pub(super) repacked: Option<Repacked>,
 }
 
 /// What waits in front of a stage.
@@ -116,7 +118,8 @@ impl Pipeline {
             written: 0,
             flushed: 0,
         };
-        let inflate = Inflate { decoder: None, input: None, output: None, compressed: 0, expanded: 0 };
+        let decoder = options.plain.then(Decoder::plain);
+        let inflate = Inflate { decoder, input: None, output: None, compressed: 0, expanded: 0 };
         Ok(Self(Arc::new(Shared {
             subject: options.subject,
             expected: options.digest,
@@ -136,6 +139,7 @@ impl Pipeline {
                 diff_id: None,
                 compression: Compression::None,
                 applied: AppliedLayer::default(),
+                repacked: None,
             }),
             changed: Condvar::new(),
             actors: Actors {
@@ -237,6 +241,7 @@ impl Pipeline {
             compression: state.compression,
             diff_id: state.diff_id,
             applied: state.applied,
+            repacked: state.repacked,
         }))
     }
 

@@ -162,6 +162,11 @@ impl Shared {
                 None => AppliedLayer::default(),
                 Some(Apply::Layer(writer)) => writer.finish()?,
                 Some(Apply::Merge(merger)) => merger.finish()?,
+                Some(Apply::Pack(packer)) => {
+                    let repacked = packer.finish()?;
+                    self.lock().repacked = Some(repacked);
+                    AppliedLayer::default()
+                }
             };
             self.lock().applied = applied;
             return Ok(Turn::Ended);
@@ -170,6 +175,7 @@ impl Shared {
             None => {}
             Some(Apply::Layer(writer)) => writer.write(block.content())?,
             Some(Apply::Merge(merger)) => merger.write(block.content())?,
+            Some(Apply::Pack(packer)) => packer.write(block.content())?,
         }
         self.unpacked.fetch_add(block.filled() as u64, Ordering::Relaxed);
         Ok(Turn::Over)

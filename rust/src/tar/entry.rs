@@ -21,6 +21,21 @@ pub enum Kind {
     Fifo,
 }
 
+/// What a header says that makes nothing, for those who tell it on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The whole mode: some writers repeat the type in it.
+    pub mode: i64,
+    /// The device's numbers, whatever the entry is.
+    pub device: (i64, i64),
+    /// Last access.
+    pub atime: Option<Time>,
+    /// Last change of the inode.
+    pub ctime: Option<Time>,
+    /// Why Go's archive/tar would read another entry here than we do; None where it would not.
+    pub unlike_go: Option<&'static str>,
+}
+
 /// One entry; its buffers are used again for the next.
 #[derive(Debug)]
 pub struct Entry {
@@ -46,6 +61,8 @@ pub struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether the file has holes: data may come at any offset, and its size is set at the end.
     pub sparse: bool,
+    /// What the header says beside that.
+    pub said: Said,
     /// Where its header starts in the uncompressed stream, in bytes.
     pub offset: u64,
     /// Where its content starts there; of a sparse file, its first stored piece. None where nothing is stored.
@@ -66,6 +83,7 @@ impl Default for Entry {
             device: (0, 0),
             xattrs: Vec::new(),
             sparse: false,
+            said: Said::default(),
             offset: 0,
             content_offset: None,
         }

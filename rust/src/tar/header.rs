@@ -18,6 +18,11 @@ pub(super) const MAGIC: Range<usize> = 257..263;
 pub(super) const DEVICE_MAJOR: Range<usize> = 329..337;
 pub(super) const DEVICE_MINOR: Range<usize> = 337..345;
 pub(super) const PREFIX: Range<usize> = 345..500;
+/// GNU has times where ustar has the prefix: of the last access, and of the inode's last change.
+const GNU_TIMES: [usize; 2] = [345, 357];
+const GNU_MAGIC: &[u8] = b"ustar  \0";
+/// Schilling's star says at the end that the header is its own.
+const STAR_TRAILER: Range<usize> = 508..512;
 /// Old GNU sparse: four (offset, length) pairs, "more follows", real size.
 const SPARSE_PAIRS: usize = 386;
 const SPARSE_EXTENDED: usize = 482;
@@ -73,6 +78,31 @@ impl<'a> Header<'a> {
     pub(super) fn mode(&self) -> Read<u32> {
         let mode = number(&self.0[MODE]).map_err(|e| format!("mode {e}"))?;
         Ok(u32::try_from(mode & 0o7777).unwrap_or(0))
+    }
+
+    /// As it stands there.
+    pub(super) fn whole_mode(&self) -> Read<i64> {
+        number(&self.0[MODE])
+    }
+
+    /// As they stand there; nothing where the header is older than these fields.
+    pub(super) fn device_numbers(&self) -> Read<(i64, i64)> {
+        if !self.0[MAGIC].starts_with(b"ustar") {
+            return Ok((0, 0));
+        }
+        Ok((number(&self.0[DEVICE_MAJOR])?, number(&self.0[DEVICE_MINOR])?))
+    }
+
+    /// Whether the header is of a form that everybody reads alike: ustar's own, or GNU's without times of its own, or older.
+    pub(super) fn is_common(&self) -> bool {
+        let magic = &self.0[MAGIC.start..MAGIC.start + GNU_MAGIC.len()];
+        if magic.starts_with(b"ustar\0") {
+            return &self.0[STAR_TRAILER] != b"tar\0";
+        }
+        if magic == GNU_MAGIC {
+            return GNU_TIMES.iter().all(|&at| self.0[at] == 0);
+        }
+        !magic.starts_with(b"ustar") && !matches!(self.kind(), b'3' | b'4')
     }
 
     pub(super) fn size(&self) -> Read<u64> {

@@ -98,7 +98,7 @@ impl Limits {
 
 /// What an archive has come to so far, held against its limits.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub struct Meter {
     limits: Limits,
     entries: u64,
     bytes: u64,
@@ -109,7 +109,9 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new(limits: Limits) -> Self {
+    /// Starts at nothing.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
         Self {
             limits,
             entries: 0,
@@ -122,7 +124,10 @@ impl Meter {
     }
 
     /// Counts an entry in, by its header alone: nothing of it has been made.
-    pub(super) fn count(&mut self, entry: &Entry) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::OverLimit`].
+    pub fn count(&mut self, entry: &Entry) -> Result<()> {
         self.entries += 1;
         self.check_entries(entry)?;
         self.bytes = self.bytes.saturating_add(entry.size);
@@ -168,7 +173,8 @@ impl Meter {
     }
 
     /// What a layer came to, but for what its writer knows.
-    pub(super) fn applied(&self) -> AppliedLayer {
+    #[must_use]
+    pub fn applied(&self) -> AppliedLayer {
         AppliedLayer {
             entries: self.entries,
             bytes: self.bytes,

@@ -37,9 +37,9 @@ pub mod view;
 mod write;
 
 pub use below::{Below, Layers};
-pub use entry::{Entry, Kind, Time};
+pub use entry::{Entry, Kind, Said, Time};
 pub use fresh::LayerWriter;
-pub use limits::Limits;
+pub use limits::{Limits, Meter};
 pub use ownership::{IdMaps, Ownership};
 pub use stream::{Sink, Stream};
 pub use write::{Pieces, TarWriter};

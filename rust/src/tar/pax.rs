@@ -16,6 +16,12 @@ pub(super) struct Extensions {
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<Time>,
+    pub(super) atime: Option<Time>,
+    pub(super) ctime: Option<Time>,
+    /// How many extended headers there were: some readers go by the last of them alone.
+    pub(super) headers: u32,
+    /// Whether one has xattrs in libarchive's form, which few read.
+    pub(super) libarchive: bool,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Where each name stands among them: a header can have fifty thousand.
     places: HashMap<Vec<u8>, usize>,
@@ -50,6 +56,7 @@ impl Extensions {
     /// Takes in the records of one `x` header; a later record of a key wins.
     pub(super) fn read(&mut self, mut body: &[u8]) -> Read<()> {
         self.any = true;
+        self.headers = self.headers.saturating_add(1);
         while !body.is_empty() {
             let (key, value, rest) = record(body)?;
             self.set(key, value)?;
@@ -66,10 +73,14 @@ impl Extensions {
             b"uid" => self.uid = id(value, "uid")?,
             b"gid" => self.gid = id(value, "gid")?,
             b"mtime" => self.mtime = if value.is_empty() { None } else { Some(time(value)?) },
+            // Nothing is made of them, so that nothing is refused for them.
+            b"atime" => self.atime = time(value).ok(),
+            b"ctime" => self.ctime = time(value).ok(),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattr(name.to_vec(), value.to_vec());
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
+                    self.libarchive = true;
                     self.xattr(percent(name)?, base64(value)?);
                 } else if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.set(name, value)?;

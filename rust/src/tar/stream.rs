@@ -1,6 +1,6 @@
 //! The archive as a stream of blocks: pushed in by any chunking, told to a sink entry by entry. No I/O.
 
-use super::entry::{Entry, Kind, Time};
+use super::entry::{Entry, Kind, Said, Time};
 use super::header::{BLOCK, Header, sparse_extension};
 use super::limits::Limits;
 use super::pax::{Extensions, decimal};
@@ -89,6 +89,8 @@ pub struct Stream {
     pair_done: u64,
     written: u64,
     zero_blocks: u32,
+    /// Whether there were headers that stand for no entry and that others take for one.
+    foreign_headers: bool,
     offset: u64,
     header_offset: u64,
 }
@@ -114,6 +116,7 @@ impl Stream {
             pair_done: 0,
             written: 0,
             zero_blocks: 0,
+            foreign_headers: false,
             offset: 0,
             header_offset: 0,
         }
@@ -179,6 +182,12 @@ impl Stream {
         if self.state == State::Data { self.left } else { 0 }
     }
 
+    /// Whether there were global headers, or Solaris' extended ones: Go's archive/tar takes either for an entry.
+    #[must_use]
+    pub fn has_foreign_headers(&self) -> bool {
+        self.foreign_headers
+    }
+
     /// Whether the end marks were seen.
     #[must_use]
     pub fn is_ended(&self) -> bool {
@@ -234,8 +243,15 @@ impl Stream {
         self.header_offset = self.block_offset();
         header.check_sum().map_err(|e| self.refuse(e))?;
         match header.kind() {
-            b'x' | b'X' => self.enter_extension(&header, Extension::Pax),
-            b'g' => self.enter_extension(&header, Extension::Ignored),
+            b'x' => self.enter_extension(&header, Extension::Pax),
+            b'X' => {
+                self.foreign_headers = true;
+                self.enter_extension(&header, Extension::Pax)
+            }
+            b'g' => {
+                self.foreign_headers = true;
+                self.enter_extension(&header, Extension::Ignored)
+            }
             b'L' => self.enter_extension(&header, Extension::LongName),
             b'K' => self.enter_extension(&header, Extension::LongLink),
             _ => self.entry(&header, sink),
@@ -336,6 +352,8 @@ impl Stream {
     /// Fills `self.entry` from header and extensions; returns the type flag.
     fn describe(&mut self, header: &Header<'_>, extensions: &mut Extensions) -> Result<u8> {
         header.name(&mut self.entry.name);
+        let clash = (extensions.path.is_some() && extensions.long_name.is_some())
+            || (extensions.link.is_some() && extensions.long_link.is_some());
         let sparse_name = extensions.sparse.name.take();
         if let Some(name) = sparse_name.or(extensions.path.take()).or(extensions.long_name.take()) {
             self.entry.name = name;
@@ -376,6 +394,7 @@ impl Stream {
         if let Some(fault) = self.entry.xattrs.iter().find_map(|(name, value)| xattr_fault(name, value)) {
             return Err(self.refuse(fault));
         }
+        self.entry.said = say(header, extensions, &self.entry, clash);
         self.entry.offset = self.header_offset;
         Ok(flag)
     }
@@ -493,6 +512,34 @@ impl Stream {
         })();
         self.body = body;
         result.map_err(|e| self.refuse(e))
+    }
+}
+
+/// What a header says beside what it makes.
+fn say(header: &Header<'_>, extensions: &Extensions, entry: &Entry, clash: bool) -> Said {
+    let (mode, device) = (header.whole_mode(), header.device_numbers());
+    let data = matches!(entry.kind, Kind::File);
+    let unlike_go = if !header.is_common() || mode.is_err() || device.is_err() {
+        Some("a header of a rare form")
+    } else if matches!(header.kind(), b'7' | b'S') || extensions.sparse.is_used() {
+        Some("a sparse or a contiguous file")
+    } else if header.kind() == b'0' && !data {
+        Some("a directory by its name that is a file by its type")
+    } else if !data && extensions.size.map_or_else(|| header.size(), Ok) != Ok(0) {
+        Some("data of what is no file")
+    } else if clash || extensions.headers > 1 {
+        Some("several extended headers in front of one entry")
+    } else if extensions.libarchive {
+        Some("xattrs in libarchive's form")
+    } else {
+        None
+    };
+    Said {
+        mode: mode.unwrap_or(0),
+        device: device.unwrap_or((0, 0)),
+        atime: extensions.atime,
+        ctime: extensions.ctime,
+        unlike_go,
     }
 }
 
