@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import urlencode, urlsplit
@@ -32,7 +33,6 @@ from pyctrd.oci.value import NamedTuple
 from pyctrd.registry.body import BlobBody, body_offset
 from pyctrd.registry.challenge import TOKEN_MAX_BYTES, Challenge, Tokens, parse_challenges
 from pyctrd.registry.connection import ProtocolError
-from pyctrd.registry.credentials import CredentialStore
 from pyctrd.registry.hosts import api_host, host_of, is_internal, is_loopback, may_be_plain
 from pyctrd.registry.pool import CONNECT_TIMEOUT_SECONDS
 from pyctrd.registry.transport import Transport, redacted, retry_after_seconds
@@ -40,6 +40,7 @@ from pyctrd.registry.transport import Transport, redacted, retry_after_seconds
 if TYPE_CHECKING:
     from pyctrd.oci.reference import Reference
     from pyctrd.registry.connection import Answer
+    from pyctrd.registry.credentials import CredentialStore
 
 ERROR_BODY_MAX_BYTES = 64 * 1024
 ERROR_MESSAGE_MAX_CHARS = 200
@@ -72,7 +73,7 @@ class Client:
         credentials: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         self._plain_http = frozenset(plain_http)
-        self._credentials = CredentialStore(credentials)
+        self._given = dict(credentials or {})
         self._transport = Transport(ca=ca)
         self._tokens = Tokens(self._fetch_token)
         self._lock = threading.Lock()
@@ -204,6 +205,13 @@ class Client:
     def close(self) -> None:
         """Close the connections; idempotent."""
         self._transport.close()
+
+    @cached_property
+    def _credentials(self) -> CredentialStore:
+        """Looked for where a registry asks for them: most pulls need none."""
+        from pyctrd.registry.credentials import CredentialStore
+
+        return CredentialStore(self._given)
 
     def _get(
         self,
