@@ -30,7 +30,7 @@ from pyctrd.oci.document import DOCUMENT_MAX_BYTES
 from pyctrd.oci.index import detect
 from pyctrd.oci.media_types import ACCEPT, INDEXES, MANIFESTS
 from pyctrd.oci.value import NamedTuple
-from pyctrd.registry.body import BlobBody, body_offset
+from pyctrd.registry.body import BlobBody, Ranges, body_offset
 from pyctrd.registry.challenge import TOKEN_MAX_BYTES, Challenge, Tokens, parse_challenges
 from pyctrd.registry.connection import ProtocolError
 from pyctrd.registry.hosts import api_host, host_of, is_internal, is_loopback, may_be_plain
@@ -80,6 +80,7 @@ class Client:
         self._schemes: dict[str, str] = {}
         # What a repository's last request was let in with: (registry, scope) → Authorization.
         self._grants: dict[tuple[str, str], str] = {}
+        self._without_ranges: set[str] = set()
 
     def manifest(self, reference: Reference) -> FetchedManifest:
         """Get the manifest or index of a reference, by its digest where it has one, else by its tag.
@@ -131,12 +132,14 @@ class Client:
         Spec:
             distribution-spec v1.1, "Pulling blobs"; RFC 9110, section 14 (ranges).
         """
-        headers = {"Accept-Encoding": "identity"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
         path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
+
+        def ask(span: str, *, retry: bool = False) -> Answer:
+            headers = {"Accept-Encoding": "identity"} | ({"Range": span} if span else {})
+            return self._get(reference, path, "blob", headers, subject=str(descriptor.digest), retry=retry)
+
         try:
-            answer = self._get(reference, path, "blob", headers, subject=str(descriptor.digest), retry=retry)
+            answer = ask(f"bytes={offset}-" if offset else "", retry=retry)
         except RegistryError as error:
             if offset and error.status == 416:  # it has no such range: from the start, then
                 return self.open_blob(reference, descriptor, retry=retry)
@@ -152,7 +155,8 @@ class Client:
             answer.close()
             return self.open_blob(reference, descriptor, retry=retry)
         start, length = span
-        return BlobBody(answer, offset=start, length=length, url=url)
+        ranges = Ranges(ask, reference.registry, self._without_ranges)
+        return BlobBody(answer, offset=start, length=length, url=url, ranges=ranges)
 
     def has_blob(self, reference: Reference, descriptor: Descriptor) -> bool:
         """Whether the registry says, to these credentials, that it has a blob of these many bytes in a repository.
