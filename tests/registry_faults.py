@@ -32,6 +32,8 @@ class Answer:
         announced: Content-Length, where it is not the body's.
         cut: Close the connection after so many bytes of the body.
         chunked: Send without a Content-Length.
+        garbled: Send other bytes, as many.
+        of_parts: Where bytes from one to another are asked for; what else is asked for meanwhile is told the truth.
         stall: Send half of the body, set ``stalled``, and go on when this is set (or the registry closes).
         stall_after: Bytes of the body before it stands still, where they are not its half.
     """
@@ -42,6 +44,8 @@ class Answer:
     announced: int | None = None
     cut: int | None = None
     chunked: bool = False
+    garbled: bool = False
+    of_parts: bool = False
     stall: threading.Event | None = None
     stall_after: int | None = None
 
@@ -147,10 +151,11 @@ class FaultyRegistry:
 
         return Handler
 
-    def _next_fault(self, path: str) -> Answer | None:
+    def _next_fault(self, request: Seen) -> Answer | None:
+        is_part = request.headers.get("range", "-")[-1] != "-"
         with self._lock:
             for suffix, answers in self._faults.items():
-                if answers and path.endswith(suffix):
+                if answers and request.path.endswith(suffix) and (is_part or not answers[0].of_parts):
                     return answers.popleft()
         return None
 
@@ -239,10 +244,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         request = Seen(self.command, parts.path, dict(parse_qsl(parts.query)), headers, body)
         self.owner.seen.append(request)
         truth = self.owner._true_answer(request)
-        self._send(self.owner._next_fault(request.path) or truth, truth)
+        self._send(self.owner._next_fault(request) or truth, truth)
 
     def _send(self, answer: Answer, truth: Answer) -> None:
         body = (truth.body if answer.body is None else answer.body) or b""
+        if answer.garbled:
+            body = bytes(len(body))
         headers = dict(answer.headers) if answer.body is not None else {**truth.headers, **answer.headers}
         if answer.chunked:
             headers["Transfer-Encoding"] = "chunked"

@@ -6,12 +6,17 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from types import TracebackType
 from typing import NamedTuple, Self
 
 _HEAD = re.compile(rb"(\w+) (\S+) HTTP/1\.1\r\n(.*?)\r\n\r\n", re.DOTALL)
 _RANGE = re.compile(rb"^range: *(.*)$", re.IGNORECASE | re.MULTILINE)
 _PIECE_BYTES = 1 << 16
+# A connection that said nothing for so long is not one of those at work.
+_SILENCE_SECONDS = 0.2
+# Threads wake up late: what they were to pass on in so long they may make up for.
+_BURST_SECONDS = 0.05
 
 
 class Asked(NamedTuple):
@@ -103,10 +108,13 @@ class Relay:
                     continue
                 with self._lock:
                     said += piece
-                target.sendall(piece)
+                self._ask(target, piece)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _ask(self, server: socket.socket, piece: bytes) -> None:
+        server.sendall(piece)
 
     def _answer(self, client: socket.socket, piece: bytes) -> None:
         while piece:
@@ -140,3 +148,66 @@ class Relay:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class SlowRelay(Relay):
+    """A network between: of a rate, a latency and connections that break.
+
+    Args:
+        server: ``host:port``.
+        rate: Bytes a second of each connection, at the most.
+        total: Of all of them together.
+        latency: Seconds that a request takes to be heard.
+        breaks_after: Bytes of answers after which each connection breaks.
+
+    Attributes:
+        connections_most: Connections on which answers came at once.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        rate: float = float("inf"),
+        total: float = float("inf"),
+        latency: float = 0.0,
+        breaks_after: float = float("inf"),
+    ) -> None:
+        self._rate = rate
+        self._total = total
+        self._latency = latency
+        self._breaks_after = breaks_after
+        self._closed = threading.Event()
+        self._turn = threading.Lock()
+        self._total_due = 0.0
+        self._dues: dict[socket.socket, float] = {}
+        self._passed: dict[socket.socket, int] = {}
+        self._spoke: dict[socket.socket, float] = {}
+        self.connections_most = 0
+        super().__init__(server)
+
+    def _ask(self, server: socket.socket, piece: bytes) -> None:
+        self._closed.wait(self._latency)
+        super()._ask(server, piece)
+
+    def _answer(self, client: socket.socket, piece: bytes) -> None:
+        now = time.monotonic()
+        with self._turn:
+            due = self._dues[client] = max(now - _BURST_SECONDS, self._dues.get(client, 0.0)) + len(piece) / self._rate
+            self._total_due = max(now - _BURST_SECONDS, self._total_due) + len(piece) / self._total
+            due = max(due, self._total_due)
+            self._spoke[client] = now
+            at_once = sum(spoke > now - _SILENCE_SECONDS for spoke in self._spoke.values())
+            self.connections_most = max(self.connections_most, at_once)
+            left = self._breaks_after - self._passed.get(client, 0)
+            self._passed[client] = self._passed.get(client, 0) + len(piece)
+        self._closed.wait(max(0.0, due - time.monotonic()))
+        super()._answer(client, piece[: int(min(left, len(piece)))])
+        if left <= len(piece):
+            raise ConnectionAbortedError
+
+    def close(self) -> None:
+        """End every connection."""
+        self._rate = self._total = float("inf")
+        self._closed.set()
+        super().close()

@@ -40,6 +40,9 @@ class Engine:
         keep_blobs: Store the blob of a layer beside what it is unpacked to; ``$PYCTRD_KEEP_BLOBS``, else so. Without,
             it is verified and never written: less disk, but nothing is there to unpack it from once more. What is not
             unpacked is always stored.
+        layer_connections: Connections that one large layer may come over at once, 1 to 6, where its registry gives one
+            connection less than the machine can take and the total grows with more; ``$PYCTRD_LAYER_CONNECTIONS``, else
+            6. Never more than ``concurrency`` together with those of other layers. 1: each layer over one.
 
     Raises:
         InvalidError: An option has a value that is not allowed.
@@ -62,6 +65,7 @@ class Engine:
         limits: pyctrd.Limits | None = None,
         content_digests: bool | None = None,
         keep_blobs: bool | None = None,
+        layer_connections: int | None = None,
     ) -> None:
         self._rooms = Rooms(
             read_settings(
@@ -78,6 +82,7 @@ class Engine:
                 limits=limits,
                 content_digests=content_digests,
                 keep_blobs=keep_blobs,
+                layer_connections=layer_connections,
             )
         )
         self.images = Images(self._rooms)

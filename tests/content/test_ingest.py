@@ -369,3 +369,70 @@ def test_one_that_is_given_up_before_its_first_byte_holds_nothing_open(
     getattr(ingest, way)()
     opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
     assert [path for path in opened if path.startswith(str(root))] == []
+
+
+# blocks ahead
+
+AHEAD_BLOCKS = 128  # 32 MiB for all ingests of the process
+
+
+def test_blocks_that_came_ahead_are_handed_over_in_their_turn(new_ingest: NewIngest) -> None:
+    content = os.urandom(2 * _core.BLOCK_BYTES + 10)
+    ingest = new_ingest(content)
+    parts = [content[at : at + _core.BLOCK_BYTES] for at in range(0, len(content), _core.BLOCK_BYTES)]
+    blocks = []
+    for part in parts[1:]:
+        block = ingest.block_ahead()
+        assert block is not None
+        with block.view() as view:
+            view[: len(part)] = part
+        blocks.append(block)
+    first = ingest.block()
+    with first.view() as view:
+        view[:] = parts[0]
+    for block, part in zip([first, *blocks], parts, strict=True):
+        ingest.push(block, len(part))
+    assert ingest.finish().digest == sha256(content)
+
+
+def test_blocks_ahead_are_bounded_for_all_ingests_together(new_ingest: NewIngest) -> None:
+    ingests = [new_ingest(CONTENT), new_ingest(CONTENT)]
+    blocks = [ingests[at % 2].block_ahead() for at in range(AHEAD_BLOCKS)]
+    assert None not in blocks
+    assert ingests[0].block_ahead() is None
+    for ingest in ingests:  # what stands in front is not kept waiting by it
+        put(ingest, CONTENT)
+    blocks.pop()
+    assert new_ingest(CONTENT).block_ahead() is not None
+
+
+def test_a_block_is_handed_over_once_and_without_views(new_ingest: NewIngest) -> None:
+    ingest = new_ingest(CONTENT)
+    block = ingest.block()
+    view = block.view()
+    with pytest.raises(BufferError):
+        ingest.push(block, 1)
+    view.release()
+    with pytest.raises(InvalidError):
+        ingest.push(block, _core.BLOCK_BYTES + 1)
+    ingest.push(block, 1)
+    with pytest.raises(ConflictError):
+        ingest.push(block, 1)
+    with pytest.raises(BufferError):
+        block.view()
+
+
+def test_nobody_gets_a_block_of_an_ingest_that_was_given_up(new_ingest: NewIngest) -> None:
+    ingest = new_ingest(CONTENT)
+    held = ingest.block_ahead()
+    assert held is not None
+    ingest.abort()
+    for call in (ingest.block, ingest.block_ahead, lambda: ingest.push(held, 1)):
+        with pytest.raises(CancelledError):
+            call()
+
+
+def test_an_ingest_has_no_backlog_once_its_bytes_were_read(new_ingest: NewIngest) -> None:
+    ingest = new_ingest(CONTENT)
+    put(ingest, CONTENT)
+    assert ingest.backlog == 0

@@ -44,6 +44,13 @@ def filled():
         view[:len(content)] = content
     return started
 
+def taken():
+    started = ingest()
+    block = started.block()
+    with block.view() as view:
+        view[:len(content)] = content
+    return started, block
+
 def done(**options):
     started = ingest(**options)
     started.write(content)
@@ -170,6 +177,9 @@ CASES = {
     "Ingest": "call = lambda _: ingest()",
     "Ingest.buffer": "prepare, call = ingest, lambda started: started.buffer()",
     "Ingest.commit": "prepare, call = filled, lambda started: started.commit(len(content))",
+    "Ingest.block": "prepare, call = ingest, lambda started: started.block()",
+    "Ingest.block_ahead": "prepare, call = ingest, lambda started: often(lambda: started.block_ahead())",
+    "Ingest.push": "prepare, call = taken, lambda pair: pair[0].push(pair[1], len(content))",
     "Ingest.write": "prepare, call = ingest, lambda started: started.write(content)",
     "Ingest.finish": "prepare, call = written, lambda started: started.finish()",
     "Ingest.replay": "prepare, call = resumed, lambda started: started.replay()",
@@ -225,6 +235,7 @@ CASES = {
 AT_ONCE = {
     "enter_user_namespace",
     *("Entry", "FileLock", "FileLock.release", "Ingest.stages", "Ingested", "LayerIndex.find", "LayerIndex.walk"),
+    *("Block", "Block.view"),
     *(
         "Diffed",
         "LayerPlan",

@@ -74,6 +74,12 @@ def registry_options(function: Any) -> Any:
 @digests_option
 @unpack_option
 @keep_option
+@click.option(
+    "--layer-connections",
+    metavar="N",
+    type=click.IntRange(1, 6),
+    help="Connections for one large layer, where more are faster [PYCTRD_LAYER_CONNECTIONS, 6].",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
 @click.option("--stages", is_flag=True, help="Add the busy, starved and blocked time of each stage (with --json).")
 @json_option
@@ -89,6 +95,7 @@ def pull_command(
     content_digests: bool | None,
     no_unpack: bool,
     no_keep_blobs: bool | None,
+    layer_connections: int | None,
     quiet: bool,
     stages: bool,
     as_json: bool,
@@ -109,7 +116,13 @@ def pull_command(
         "keep_blobs": False if no_keep_blobs else None,
     }
     with (
-        options.engine(ca=ca, plain_http=plain_http, limits=limits, content_digests=content_digests) as engine,
+        options.engine(
+            ca=ca,
+            plain_http=plain_http,
+            limits=limits,
+            content_digests=content_digests,
+            layer_connections=layer_connections,
+        ) as engine,
         show_progress(quiet=quiet or as_json) as progress,
     ):
         if len(references) > 1:

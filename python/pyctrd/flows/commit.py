@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError
-from pyctrd.flows.fetch import Fetch, FileBody, Want
+from pyctrd.flows.bodies import FileBody
+from pyctrd.flows.fetch import Fetch, Want
 from pyctrd.flows.freeze import held_still
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.pull import BytesBody, is_present, note_unpacked, record_content, swept_after_failure

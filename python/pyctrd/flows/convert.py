@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pyctrd import _core
 from pyctrd.errors import CancelledError, InvalidError, NotFoundError, UnsafeArchiveError
-from pyctrd.flows.fetch import Fetch, FileBody, Want, of_layer
+from pyctrd.flows.bodies import FileBody
+from pyctrd.flows.fetch import Fetch, Want, of_layer
 from pyctrd.flows.lease import HeldLease, kept, resources_of
 from pyctrd.flows.log import logger
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, LayerProgress, LayerState, ProgressCallback, PullProgress

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -19,6 +19,7 @@ from pyctrd.errors import (
     UnreachableError,
     UnsafeArchiveError,
 )
+from pyctrd.flows.bodies import RETRY_PAUSE_SECONDS, Body, Connections, FileBody, Pace, feed_block, skip
 from pyctrd.flows.log import logger
 from pyctrd.flows.progress import LayerProgress, LayerState
 from pyctrd.flows.recover import digest_locks, discard, hold, take_locks, transfer_locks
@@ -27,16 +28,14 @@ from pyctrd.oci.media_types import layer_compression
 from pyctrd.oci.value import dataclass
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from pyctrd.flows.bodies import Rates
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.snapshots.protocol import LayerForm
 
-# A body that breaks off is asked for again from where it broke, this often; each time after a pause.
+# A body that breaks off is asked for again so often; each time after a longer pause.
 MAX_BODY_RETRIES = 5
-RETRY_PAUSE_SECONDS = 0.5
 # A registry that asks for a longer pause has told the user something; it is not waited for.
 RETRY_PAUSE_MAX_SECONDS = 60.0
 # Each has locks and files open until all of them are recorded, at most eight: 1,024 descriptors are what most processes
@@ -46,8 +45,8 @@ MAX_CLAIMED = 100
 MIN_PROGRESS_BYTES = 512
 # Layers that are unpacked before the disk would have written anything are as fast without.
 WRITE_BEHIND_FROM_BYTES = 16 << 20
-# How often a carrier that waits for its turn looks whether its transfer was given up.
-TURN_SECONDS = 0.1
+# Smaller ones are there before it was seen how fast they come.
+SPREAD_MIN_BYTES = 16 << 20
 # What a disk says that is full, or has no more inodes; and a quota of the kernel's.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # What of a want the store may give to a namespace that does not have it; see `share`. "layer": the namespace has that,
@@ -55,14 +54,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 Given = Literal["nothing", "blob", "all", "layer"]
 
 
-class Body(Protocol):
-    """Where a blob's bytes come from: a registry's answer, or a file."""
-
-    offset: int
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the front of ``buffer``; 0 at the end."""
-        ...
+class Closable(Protocol):
+    """What brings bytes, and can be ended."""
 
     def close(self) -> None:
         """End it, from any thread."""
@@ -88,6 +81,9 @@ class Want:
         ranges: Makes a body of a part of it, by its first byte and the one behind its last, where a table of contents
             says which parts are needed; None where the whole is taken.
         rebuilt: Its tar was made from parts, and hashed; nobody has seen all of the blob.
+        is_spread: Parts of it came over several connections.
+        whole: It is to come over one.
+        body: What is to be closed so that it ends.
     """
 
     descriptor: Descriptor
@@ -103,10 +99,12 @@ class Want:
     given: Given = "nothing"
     ranges: Callable[[int, int], Body] | None = None
     rebuilt: bool = False
+    is_spread: bool = False
+    whole: bool = False
     ingest: _core.Ingest | None = None
     result: _core.Ingested | None = None
     state: LayerState = "waiting"
-    body: Body | None = field(default=None, repr=False)
+    body: Closable | None = field(default=None, repr=False)
 
     @property
     def is_stored(self) -> bool:
@@ -172,7 +170,7 @@ class Fetch:
         watch: Callable[[], None] | None = None,
         watch_seconds: float = 0.1,
         charged: bool = True,
-        bodies: threading.Semaphore | None = None,
+        bodies: Connections | None = None,
         claims: int = MAX_CLAIMED,
         flushes: bool = True,
     ) -> None:
@@ -356,11 +354,11 @@ class _Carriers:
         wants: Sequence[Want],
         ids: Sequence[str],
         share: Callable[[Want], Given] | None,
-        bodies: threading.Semaphore | None,
+        bodies: Connections | None,
     ) -> None:
         self._rooms = rooms
         self._share = share
-        self._bodies = bodies
+        self._connections = bodies or Connections(rooms.settings.concurrency)
         self._queue = list(zip(wants, ids, strict=True))[::-1]
         self._wants = wants
         self._lock = threading.Lock()
@@ -413,7 +411,7 @@ class _Carriers:
     def _work(self) -> None:
         try:
             while (item := self._next()) is not None:
-                with self._turn():
+                with self._connections.turn(self._stopped):
                     self._carry(*item)
         except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, whatever it is
             with self._lock:
@@ -424,20 +422,6 @@ class _Carriers:
             with self._done:
                 self._running -= 1
                 self._done.notify_all()
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """One of the bodies that may come at once; nobody who has one waits for another's locks."""
-        if self._bodies is None:
-            yield
-            return
-        while not self._bodies.acquire(timeout=TURN_SECONDS):
-            if self._stopped.is_set():
-                raise CancelledError("cancelled")
-        try:
-            yield
-        finally:
-            self._bodies.release()
 
     def _next(self) -> tuple[Want, str] | None:
         with self._lock:
@@ -471,9 +455,10 @@ class _Carriers:
         try:
             self._fill(want, ingest)
         except (IntegrityError, OSError) as error:
-            if not (ingest.kept and may_be_damage(error)):
+            if not ((ingest.kept or want.is_spread) and may_be_damage(error)):
                 raise
-            logger.debug("begun anew: %s: what was kept of it is not its beginning: %s", want.descriptor.digest, error)
+            want.whole = True  # a server may give wrong parts of what it gives rightly whole
+            logger.debug("begun anew: %s: not all that was put together is of it: %s", want.descriptor.digest, error)
             ingest.abort()
             self._fill(want, self._begin(want, ingest_id))
 
@@ -559,12 +544,47 @@ class _Carriers:
         try:
             if self._stopped.is_set():
                 raise CancelledError("cancelled")
-            _skip(body, ingest.received)
-            while feed_block(ingest, body):
-                pass
+            most = self._connections_of(want) if body.offset == ingest.received else 1
+            skip(body, ingest.received)
+            self._feed(want, ingest, body, most)
         finally:
             want.body = None
             body.close()
+
+    def _connections_of(self, want: Want) -> int:
+        """How many a want may come over."""
+        if want.whole or want.is_stored or not want.resumable or want.descriptor.size < SPREAD_MIN_BYTES:
+            return 1
+        return min(self._rooms.settings.layer_connections, self._rooms.settings.concurrency)
+
+    def _feed(self, want: Want, ingest: _core.Ingest, body: Body, most: int) -> None:
+        """Hand over what comes, and see whether it would come faster over more connections."""
+        pace = Pace(self._connections)
+        more = True
+        while more:
+            before = ingest.received
+            more = feed_block(ingest, body)
+            self._connections.count(ingest.received - before)
+            if most > 1 and more:
+                rates = pace.note(ingest.received - before, ingest.backlog)
+                more = rates is None or not self._spread(want, ingest, body, pace, rates, most)
+
+    def _spread(self, want: Want, ingest: _core.Ingest, body: Body, pace: Pace, rates: Rates, most: int) -> bool:
+        """Try more connections; whether they brought the rest."""
+        from pyctrd.flows.ranges import Spread, gives_ranges
+
+        if not gives_ranges(body):
+            return False
+        size = want.descriptor.size
+        spread = Spread(ingest, body, size=size, connections=self._connections, pace=pace, rates=rates, most=most)
+        want.body = spread
+        try:
+            if self._stopped.is_set():
+                raise CancelledError("cancelled")
+            return spread.carry()
+        finally:
+            want.is_spread = want.is_spread or spread.is_proven
+            want.body = body
 
     def _open(self, want: Want, offset: int) -> Body:
         if want.given == "blob":
@@ -592,52 +612,3 @@ def of_layer(error: UnsafeArchiveError, digest: str) -> UnsafeArchiveError:
         limit=error.limit,
         hint=error.hint,
     )
-
-
-def feed_block(ingest: _core.Ingest, body: Body) -> bool:
-    """Fill one block of the ingest from the body and hand it over; whether more may come."""
-    filled = 0
-    more = True
-    try:
-        with ingest.buffer() as view:
-            while filled < len(view):
-                with view[filled:] as rest:
-                    count = body.readinto(rest)
-                if count == 0:
-                    more = False
-                    break
-                filled += count
-    finally:
-        # What came before a connection broke is good: the next body starts behind it.
-        if filled or not more:
-            ingest.commit(filled)
-    return more
-
-
-def _skip(body: Body, target: int) -> None:
-    """Read past what is there already, where the server ignored the range that was asked for."""
-    left = target - body.offset
-    scratch = bytearray(min(left, 1 << 16))
-    while left > 0:
-        with memoryview(scratch)[: min(left, len(scratch))] as view:
-            count = body.readinto(view)
-        if count == 0:
-            return
-        left -= count
-
-
-class FileBody:
-    """A blob of this store as a body."""
-
-    def __init__(self, path: Path, offset: int) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._file.seek(offset)
-        self.offset = offset
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the front of ``buffer``; 0 at the end."""
-        return self._file.readinto(buffer)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pyctrd.errors import CancelledError, InvalidError
+from pyctrd.flows.bodies import Connections
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullManyProgress, PullProgress
 from pyctrd.flows.pull import bring
 from pyctrd.flows.resolve import Document, RegistryOrigin, Resolved, resolve_top
@@ -144,7 +145,7 @@ class ManyPulls:
         self._turns: Turns[tuple[str, Reference]] = Turns(per_host or max(1, images - images // 4))
         self._seen: set[str] = set()
         # Bodies under way of each host: as many as of one pull alone, whatever the images that they are of.
-        self._bodies: dict[str, threading.Semaphore] = {}
+        self._bodies: dict[str, Connections] = {}
         self._changed = threading.Condition()
         self._workers = 0
         self._idle = 0
@@ -346,11 +347,11 @@ class ManyPulls:
         if self._stopped:
             raise CancelledError("cancelled")
 
-    def _bodies_of(self, host: str) -> threading.Semaphore:
+    def _bodies_of(self, host: str) -> Connections:
         with self._changed:
             found = self._bodies.get(host)
             if found is None:
-                found = self._bodies[host] = threading.Semaphore(self._rooms.settings.concurrency)
+                found = self._bodies[host] = Connections(self._rooms.settings.concurrency)
             return found
 
 

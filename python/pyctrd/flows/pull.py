@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import QuotaError, UnsafeArchiveError
-from pyctrd.flows.fetch import MAX_CLAIMED, Body, Fetch, FileBody, Want
+from pyctrd.flows.bodies import Body, FileBody
+from pyctrd.flows.fetch import MAX_CLAIMED, Fetch, Want
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
 from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved, resolve
@@ -19,8 +20,7 @@ from pyctrd.oci.media_types import layer_media_type
 from pyctrd.snapshots.protocol import LayerRef
 
 if TYPE_CHECKING:
-    from threading import Semaphore
-
+    from pyctrd.flows.bodies import Connections
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
@@ -72,7 +72,7 @@ def bring(
     unpack: bool,
     keep_blobs: bool,
     progress: ProgressCallback | None,
-    bodies: Semaphore | None = None,
+    bodies: Connections | None = None,
     claims: int = MAX_CLAIMED,
 ) -> ImageRecord:
     """All of a pull behind its documents; see ``pull``.

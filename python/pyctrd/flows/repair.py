@@ -18,8 +18,9 @@ from pyctrd.errors import (
     RegistryError,
     UnavailableError,
 )
+from pyctrd.flows.bodies import Body, FileBody
 from pyctrd.flows.check import STAGES, Finding, check_image, diff_ids_of
-from pyctrd.flows.fetch import Body, Fetch, FileBody, Want
+from pyctrd.flows.fetch import Fetch, Want
 from pyctrd.flows.freeze import thaw
 from pyctrd.flows.objects import named_objects, object_path
 from pyctrd.flows.pull import BytesBody, record_layer

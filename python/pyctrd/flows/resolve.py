@@ -15,7 +15,7 @@ from pyctrd.oci.value import dataclass
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyctrd.flows.fetch import Body
+    from pyctrd.flows.bodies import Body
     from pyctrd.flows.rooms import Rooms
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.platform import Platform

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError, InvalidError, PyctrdError
+from pyctrd.flows.bodies import Body, FileBody
 from pyctrd.flows.check import side_by_side
 from pyctrd.flows.choose import SNAPSHOTTERS
-from pyctrd.flows.fetch import Body, Fetch, FileBody
+from pyctrd.flows.fetch import Fetch
 from pyctrd.flows.pull import image_record, is_present, note_unpacked, record_content, wants_of
 from pyctrd.flows.reach import needs_of
 from pyctrd.flows.resolve import Document, resolve_top

@@ -24,11 +24,14 @@ SNAPSHOTTER_VARIABLE = "PYCTRD_SNAPSHOTTER"
 DURABILITY_VARIABLE = "PYCTRD_DURABILITY"
 CONTENT_DIGESTS_VARIABLE = "PYCTRD_CONTENT_DIGESTS"
 KEEP_BLOBS_VARIABLE = "PYCTRD_KEEP_BLOBS"
+LAYER_CONNECTIONS_VARIABLE = "PYCTRD_LAYER_CONNECTIONS"
 _SWITCH = {"0": False, "1": True}
 
 DEFAULT_NAMESPACE = "default"
 # Enough requests in flight to hide a registry's latency; Podman uses six, containerd three.
 DEFAULT_CONCURRENCY = 6
+# As many as of several layers at once; with more, what one connection brings ahead would not fit in the blocks for it.
+LAYER_CONNECTIONS_MAX = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,7 @@ class Settings:
             whose contents become objects it has them anyway. The layer also gets a list of them by SHA-256, which a
             table of contents is looked up in.
         keep_blobs: Whether the blob of a layer that is unpacked is stored too.
+        layer_connections: Connections that one layer may come over at once, where that is faster; 1 for never more.
     """
 
     root: Path
@@ -67,6 +71,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     content_digests: bool = False
     keep_blobs: bool = True
+    layer_connections: int = LAYER_CONNECTIONS_MAX
 
 
 def default_root() -> Path:
@@ -113,6 +118,18 @@ def _switch(variable: str, *, default: bool) -> bool:
     return _SWITCH[value]
 
 
+def _layer_connections(given: int | None) -> int:
+    value = os.environ.get(LAYER_CONNECTIONS_VARIABLE, "") if given is None else str(given)
+    if not value:
+        return LAYER_CONNECTIONS_MAX
+    if not (len(value) == 1 and value.isascii() and value.isdigit() and 1 <= int(value) <= LAYER_CONNECTIONS_MAX):
+        name = LAYER_CONNECTIONS_VARIABLE if given is None else "layer_connections"
+        raise InvalidError(
+            f"invalid {name}: {value[:80]!r}: expected 1 to {LAYER_CONNECTIONS_MAX}", field=name, value=value[:80]
+        )
+    return int(value)
+
+
 def read_settings(
     *,
     root: str | os.PathLike[str] | None = None,
@@ -128,6 +145,7 @@ def read_settings(
     limits: Limits | None = None,
     content_digests: bool | None = None,
     keep_blobs: bool | None = None,
+    layer_connections: int | None = None,
 ) -> Settings:
     """Options first, then the environment, then the defaults.
 
@@ -164,4 +182,5 @@ def read_settings(
         if content_digests is None
         else content_digests,
         keep_blobs=_switch(KEEP_BLOBS_VARIABLE, default=True) if keep_blobs is None else keep_blobs,
+        layer_connections=_layer_connections(layer_connections),
     )

@@ -3,31 +3,129 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 from pyctrd.errors import RegistryError, UnavailableError
 from pyctrd.registry.connection import ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
     from types import TracebackType
 
     from pyctrd.registry.connection import Answer
 
 
+class RangeRefusedError(Exception):
+    """A server that does not give parts of a blob as they are asked for; never gets to a caller."""
+
+
+class Ranges:
+    """Asks a registry for parts of one blob.
+
+    Args:
+        ask: Has an answer to a request with this value of ``Range``, whatever it answers with.
+        registry: Its host.
+        refusing: Registries that were seen to give no parts, or wrong ones.
+    """
+
+    def __init__(self, ask: Callable[[str], Answer], registry: str, refusing: set[str]) -> None:
+        self.ask = ask
+        self._registry = registry
+        self._refusing = refusing
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the registry is known not to give them."""
+        return self._registry in self._refusing
+
+    def refuse(self) -> None:
+        """Ask this registry for none again, of whatever blob."""
+        self._refusing.add(self._registry)
+
+
 class BlobBody:
     """One answer's body. ``readinto`` in one thread; ``close`` from any.
+
+    Args:
+        answer: Its body is unread.
+        offset: See below.
+        length: See below.
+        url: For messages.
+        ranges: Asks for its parts.
 
     Attributes:
         offset: Which byte of the blob comes first: 0 where the server ignored the range that was asked for.
         length: Bytes that will come, None where the server did not say.
+        ranges: What ``open_range`` asks.
     """
 
-    def __init__(self, answer: Answer, *, offset: int, length: int | None, url: str) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        offset: int,
+        length: int | None,
+        url: str,
+        ranges: Ranges,
+    ) -> None:
         self._answer = answer
         self._url = url
         self._came = 0
         self._ended = False
         self.offset = offset
         self.length = length
+        self.ranges = ranges
+
+    def open_range(self, start: int, end: int, size: int) -> BlobBody:
+        """Ask for bytes of the same blob, on another connection.
+
+        Args:
+            start: The first that is wanted.
+            end: The first behind them.
+            size: The blob's.
+
+        Returns:
+            A body of exactly these bytes, or of fewer if the connection breaks.
+
+        Raises:
+            RangeRefusedError: All came, or other bytes, or from another host than this body, or of another blob.
+            RegistryError, NotFoundError: As ``Client.open_blob``; nothing is tried again here.
+
+        Spec:
+            RFC 9110, sections 14.2 and 14.4 (ranges), 8.8.3 (entity tags).
+        """
+        asked = f"bytes={start}-{end - 1}"
+        try:
+            answer = self.ranges.ask(asked)
+        except RegistryError as error:
+            if error.status != 416:
+                raise
+            self.ranges.refuse()
+            raise RangeRefusedError(f"{self._url}: asked for {asked}, got status 416") from error
+        if (why := self._difference(answer, start, end, size)) is not None:
+            answer.close()
+            self.ranges.refuse()
+            raise RangeRefusedError(f"{self._url}: asked for {asked}, got {why:.160}")
+        return BlobBody(answer, offset=start, length=end - start, url=self._url, ranges=self.ranges)
+
+    def _difference(self, answer: Answer, start: int, end: int, size: int) -> str | None:
+        """In what an answer is not the part of this body's blob that it should be."""
+        headers = answer.headers
+        spans = {f"bytes {start}-{end - 1}/{total}" for total in (size, "*")}
+        hosts = [urlsplit(url).netloc for url in (self._answer.url, answer.url)]
+        found: list[tuple[str, object, Collection[object]]] = [
+            ("status", answer.status, {206}),
+            ("range", headers.get("content-range"), spans),
+            ("length", headers.get("content-length"), {str(end - start)}),
+            ("encoding", headers.get("content-encoding", "identity"), {"", "identity"}),
+            ("host", hosts[1], {hosts[0]}),
+        ]
+        found += [  # not all answers have them: those of blob servers have no digest
+            (name, headers[name], {self._answer.headers[name]})
+            for name in ("etag", "docker-content-digest")
+            if name in headers and name in self._answer.headers
+        ]
+        return next((f"{name} {is_!r}" for name, is_, allowed in found if is_ not in allowed), None)
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the front of ``buffer``; 0 at the end.

@@ -6,13 +6,15 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from pyctrd.errors import AuthenticationError, RegistryError
 from pyctrd.oci.value import dataclass
-from pyctrd.registry.credentials import Credentials
+
+if TYPE_CHECKING:
+    from pyctrd.registry.credentials import Credentials
 
 # A token without `expires_in` lives 60 seconds (distribution's token specification).
 DEFAULT_TOKEN_SECONDS = 60

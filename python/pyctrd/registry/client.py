@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Collection, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import urlencode, urlsplit
@@ -29,10 +30,9 @@ from pyctrd.oci.document import DOCUMENT_MAX_BYTES
 from pyctrd.oci.index import detect
 from pyctrd.oci.media_types import ACCEPT, INDEXES, MANIFESTS
 from pyctrd.oci.value import NamedTuple
-from pyctrd.registry.body import BlobBody, body_offset, check_range
+from pyctrd.registry.body import BlobBody, Ranges, body_offset, check_range
 from pyctrd.registry.challenge import TOKEN_MAX_BYTES, Challenge, Tokens, parse_challenges
 from pyctrd.registry.connection import ProtocolError
-from pyctrd.registry.credentials import CredentialStore
 from pyctrd.registry.hosts import api_host, host_of, is_internal, is_loopback, may_be_plain
 from pyctrd.registry.pool import CONNECT_TIMEOUT_SECONDS
 from pyctrd.registry.transport import Transport, redacted, retry_after_seconds
@@ -40,6 +40,7 @@ from pyctrd.registry.transport import Transport, redacted, retry_after_seconds
 if TYPE_CHECKING:
     from pyctrd.oci.reference import Reference
     from pyctrd.registry.connection import Answer
+    from pyctrd.registry.credentials import CredentialStore
 
 ERROR_BODY_MAX_BYTES = 64 * 1024
 ERROR_MESSAGE_MAX_CHARS = 200
@@ -72,13 +73,14 @@ class Client:
         credentials: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         self._plain_http = frozenset(plain_http)
-        self._credentials = CredentialStore(credentials)
+        self._given = dict(credentials or {})
         self._transport = Transport(ca=ca)
         self._tokens = Tokens(self._fetch_token)
         self._lock = threading.Lock()
         self._schemes: dict[str, str] = {}
         # What a repository's last request was let in with: (registry, scope) → Authorization.
         self._grants: dict[tuple[str, str], str] = {}
+        self._without_ranges: set[str] = set()
 
     def manifest(self, reference: Reference) -> FetchedManifest:
         """Get the manifest or index of a reference, by its digest where it has one, else by its tag.
@@ -130,17 +132,13 @@ class Client:
         Spec:
             distribution-spec v1.1, "Pulling blobs"; RFC 9110, section 14 (ranges).
         """
-        headers = {"Accept-Encoding": "identity"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
-        path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
         try:
-            answer = self._get(reference, path, "blob", headers, subject=str(descriptor.digest), retry=retry)
+            answer = self._ask_blob(reference, descriptor, f"bytes={offset}-" if offset else "", retry=retry)
         except RegistryError as error:
             if offset and error.status == 416:  # it has no such range: from the start, then
                 return self.open_blob(reference, descriptor, retry=retry)
             raise
-        url = redacted(answer.url or path)
+        url = redacted(answer.url or str(descriptor.digest))
         try:
             _check_not_encoded(answer, url)
             span = body_offset(answer, offset, url)
@@ -151,7 +149,7 @@ class Client:
             answer.close()
             return self.open_blob(reference, descriptor, retry=retry)
         start, length = span
-        return BlobBody(answer, offset=start, length=length, url=url)
+        return BlobBody(answer, offset=start, length=length, url=url, ranges=self._ranges_of(reference, descriptor))
 
     def open_range(self, reference: Reference, descriptor: Descriptor, start: int, end: int) -> BlobBody:
         """Ask for a part of a blob, and for no more than that. Nothing of it is verified here.
@@ -169,17 +167,26 @@ class Client:
         Spec:
             RFC 9110, section 14 (ranges).
         """
-        headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
-        path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
-        answer = self._get(reference, path, "blob", headers, subject=str(descriptor.digest), retry=False)
-        url = redacted(answer.url or path)
+        answer = self._ask_blob(reference, descriptor, f"bytes={start}-{end - 1}")
+        url = redacted(answer.url or str(descriptor.digest))
         try:
             _check_not_encoded(answer, url)
             check_range(answer, start, end, url)
         except BaseException:
             answer.close()
             raise
-        return BlobBody(answer, offset=start, length=end - start, url=url)
+        return BlobBody(
+            answer, offset=start, length=end - start, url=url, ranges=self._ranges_of(reference, descriptor)
+        )
+
+    def _ranges_of(self, reference: Reference, descriptor: Descriptor) -> Ranges:
+        return Ranges(partial(self._ask_blob, reference, descriptor), reference.registry, self._without_ranges)
+
+    def _ask_blob(self, reference: Reference, descriptor: Descriptor, span: str = "", *, retry: bool = False) -> Answer:
+        """The answer to a request for a blob, or for what the header ``Range`` says of it."""
+        headers = {"Accept-Encoding": "identity"} | ({"Range": span} if span else {})
+        path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
+        return self._get(reference, path, "blob", headers, subject=str(descriptor.digest), retry=retry)
 
     def has_blob(self, reference: Reference, descriptor: Descriptor) -> bool:
         """Whether the registry says, to these credentials, that it has a blob of these many bytes in a repository.
@@ -232,6 +239,13 @@ class Client:
     def close(self) -> None:
         """Close the connections; idempotent."""
         self._transport.close()
+
+    @cached_property
+    def _credentials(self) -> CredentialStore:
+        """Looked for where a registry asks for them: most pulls need none."""
+        from pyctrd.registry.credentials import CredentialStore
+
+        return CredentialStore(self._given)
 
     def _get(
         self,

@@ -139,6 +139,11 @@ struct PyBlock {
 
 #[pymethods]
 impl PyBlock {
+    /// All of it, writable; to be released before the block is handed over.
+    fn view<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyMemoryView>> {
+        PyMemoryView::from(slf.as_any())
+    }
+
     #[allow(unsafe_code, reason = "the buffer protocol is a C interface")]
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let this = slf.get();
@@ -167,6 +172,12 @@ impl PyBlock {
     }
 }
 
+impl From<Block> for PyBlock {
+    fn from(block: Block) -> Self {
+        Self { block: Mutex::new(Some(block)), views: AtomicUsize::new(0) }
+    }
+}
+
 impl PyBlock {
     fn take(&self) -> PyResult<Option<Block>> {
         let mut block = lock(&self.block);
@@ -176,6 +187,26 @@ impl PyBlock {
             ));
         }
         Ok(block.take())
+    }
+
+    /// The block with its first `count` bytes; once.
+    fn take_filled(&self, count: usize) -> PyResult<Block> {
+        if count > IN_BLOCK_BYTES {
+            let reason = format!("a block has {IN_BLOCK_BYTES} bytes");
+            return Err(Error::Invalid { field: "count", value: count.to_string(), reason }.into());
+        }
+        let mut filled = self.take()?.ok_or_else(not_taken)?;
+        filled.set_filled(count);
+        Ok(filled)
+    }
+}
+
+fn not_taken() -> Error {
+    Error::Conflict {
+        kind: "block",
+        name: "current".to_owned(),
+        state: "not taken".to_owned(),
+        allowed: "taken by buffer()".to_owned(),
     }
 }
 
@@ -236,7 +267,7 @@ impl PyIngest {
             block
         } else {
             let block = py.detach(|| self.ingest.pipeline().block())?;
-            let block = Py::new(py, PyBlock { block: Mutex::new(Some(block)), views: AtomicUsize::new(0) })?;
+            let block = Py::new(py, PyBlock::from(block))?;
             *lock(&self.current) = Some(block.clone_ref(py));
             block
         };
@@ -246,22 +277,31 @@ impl PyIngest {
     /// Hands over the first `count` bytes of the current block.
     fn commit(&self, py: Python<'_>, count: usize) -> PyResult<()> {
         let held = lock(&self.current).as_ref().map(|block| block.clone_ref(py));
-        let nothing = || Error::Conflict {
-            kind: "block",
-            name: "current".to_owned(),
-            state: "not taken".to_owned(),
-            allowed: "taken by buffer()".to_owned(),
-        };
-        let block = held.ok_or_else(nothing)?;
-        if count > IN_BLOCK_BYTES {
-            let reason = format!("a block has {IN_BLOCK_BYTES} bytes");
-            return Err(Error::Invalid { field: "count", value: count.to_string(), reason }.into());
-        }
-        let mut filled = block.get().take()?.ok_or_else(nothing)?;
+        let filled = held.ok_or_else(not_taken)?.get().take_filled(count)?;
         *lock(&self.current) = None;
-        filled.set_filled(count);
-        py.detach(|| self.ingest.pipeline().push(filled))?;
-        Ok(())
+        Ok(py.detach(|| self.ingest.pipeline().push(filled))?)
+    }
+
+    /// A free block for bytes whose turn has not come, or None: none is waited for.
+    fn block_ahead(&self, py: Python<'_>) -> PyResult<Option<PyBlock>> {
+        Ok(py.detach(|| self.ingest.pipeline().block_ahead())?.map(PyBlock::from))
+    }
+
+    /// A free block for the bytes whose turn it is, in the place of `buffer`; waits for one.
+    fn block(&self, py: Python<'_>) -> PyResult<PyBlock> {
+        Ok(py.detach(|| self.ingest.pipeline().block())?.into())
+    }
+
+    /// Hands over the first `count` bytes of such a block; once.
+    fn push(&self, py: Python<'_>, block: &Bound<'_, PyBlock>, count: usize) -> PyResult<()> {
+        let filled = block.get().take_filled(count)?;
+        Ok(py.detach(|| self.ingest.pipeline().push(filled))?)
+    }
+
+    /// Blocks handed over that the slower of the stages has not begun.
+    #[getter]
+    fn backlog(&self) -> usize {
+        self.ingest.pipeline().backlog()
     }
 
     /// Copies bytes in: for small documents.
@@ -466,6 +506,7 @@ fn default_limits() -> [(&'static str, u64); 7] {
 
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyBlock>()?;
     module.add_class::<PyIngest>()?;
     module.add_class::<PyIngested>()?;
     module.add_class::<PyStageTimes>()?;

@@ -16,6 +16,8 @@ pub(super) const OUT_BLOCK_BYTES: usize = 1 << 20;
 const IN_SHARED: usize = 48;
 /// Blocks of output for all pipelines together: 24 MiB.
 const OUT_SHARED: usize = 24;
+/// Blocks for what comes before its turn, for all pipelines together: 32 MiB. Six connections of one layer hold 20 to 24.
+const AHEAD_SHARED: usize = 128;
 /// What each pipeline gets even when others have taken all: so none waits for another to end.
 const IN_MINIMUM: usize = 2;
 const OUT_MINIMUM: usize = 3;
@@ -26,12 +28,21 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 pub(super) enum Side {
     In,
     Out,
+    /// Input that waits for what stands in front of it. Nobody is owed any.
+    Ahead,
+}
+
+impl Side {
+    /// Which blocks are as long as its own: input is input, whether it waits or not.
+    fn lengths(self) -> usize {
+        usize::from(self == Self::Out)
+    }
 }
 
 /// Blocks that a pipeline has.
 #[derive(Debug, Default)]
 pub(super) struct Usage {
-    used: [AtomicUsize; 2],
+    used: [AtomicUsize; 3],
 }
 
 /// Bytes on their way; goes back to the supply when the last stage lets go of it.
@@ -77,13 +88,13 @@ impl Drop for Block {
 #[derive(Debug, Default)]
 struct Supply {
     free: [Vec<Vec<u8>>; 2],
-    used: [usize; 2],
+    used: [usize; 3],
     /// Pipelines whose inflate stage found no block; woken in turn.
     waiting: VecDeque<Weak<Shared>>,
 }
 
 static SUPPLY: Mutex<Supply> =
-    Mutex::new(Supply { free: [Vec::new(), Vec::new()], used: [0, 0], waiting: VecDeque::new() });
+    Mutex::new(Supply { free: [Vec::new(), Vec::new()], used: [0; 3], waiting: VecDeque::new() });
 static FREED: Condvar = Condvar::new();
 
 fn supply() -> MutexGuard<'static, Supply> {
@@ -96,14 +107,21 @@ impl Supply {
         let (shared, minimum, size) = match side {
             Side::In => (IN_SHARED, IN_MINIMUM, IN_BLOCK_BYTES),
             Side::Out => (OUT_SHARED, OUT_MINIMUM, OUT_BLOCK_BYTES),
+            // What pipelines are owed beyond what they share comes off this.
+            Side::Ahead if self.is_exceeded() => return None,
+            Side::Ahead => (AHEAD_SHARED, 0, IN_BLOCK_BYTES),
         };
         if self.used[at] >= shared && usage.used[at].load(Ordering::Relaxed) >= minimum {
             return None;
         }
         self.used[at] += 1;
         usage.used[at].fetch_add(1, Ordering::Relaxed);
-        let bytes = self.free[at].pop().unwrap_or_else(|| vec![0; size]);
+        let bytes = self.free[side.lengths()].pop().unwrap_or_else(|| vec![0; size]);
         Some(Block { bytes, filled: 0, side, usage: Arc::clone(usage) })
+    }
+
+    fn is_exceeded(&self) -> bool {
+        self.used[Side::In as usize] > IN_SHARED || self.used[Side::Out as usize] > OUT_SHARED
     }
 }
 
@@ -119,6 +137,11 @@ pub(super) fn wait_for_input(usage: &Arc<Usage>, ended: impl Fn() -> bool) -> Op
         }
         supply = FREED.wait_timeout(supply, LOOK_UP).unwrap_or_else(PoisonError::into_inner).0;
     }
+}
+
+/// A block for input that comes before its turn, or None: all are taken.
+pub(super) fn ahead(usage: &Arc<Usage>) -> Option<Block> {
+    supply().take(Side::Ahead, usage)
 }
 
 /// A block of output, or None: then `waiter` is told when there may be one.
@@ -137,11 +160,11 @@ fn release(bytes: Vec<u8>, side: Side, usage: &Arc<Usage>) {
         let mut supply = supply();
         supply.used[at] -= 1;
         usage.used[at].fetch_sub(1, Ordering::Relaxed);
-        if supply.used == [0, 0] {
+        if supply.used == [0; 3] {
             // Nothing is under way: the memory goes back to the system.
             supply.free = [Vec::new(), Vec::new()];
         } else {
-            supply.free[at].push(bytes);
+            supply.free[side.lengths()].push(bytes);
         }
         if side == Side::Out { std::mem::take(&mut supply.waiting) } else { VecDeque::new() }
     };

@@ -164,6 +164,30 @@ impl Pipeline {
         block.ok_or_else(|| state.error.clone().unwrap_or(Error::Cancelled))
     }
 
+    /// A block for bytes whose turn has not come: to be filled, and pushed once all in front of them was. None while all
+    /// such blocks are taken, and never waited for: what stands in front gets [`Pipeline::block`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::block`].
+    pub fn block_ahead(&self) -> Result<Option<Block>> {
+        pool::check_process()?;
+        if self.0.ended.load(Ordering::Acquire) {
+            return Err(self.0.lock().error.clone().unwrap_or(Error::Cancelled));
+        }
+        Ok(blocks::ahead(&self.0.usage))
+    }
+
+    /// How many pushed blocks the slower of the stages that read them has not begun: none while bytes come too slowly.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        if pool::is_forked() {
+            return 0;
+        }
+        let state = self.0.lock();
+        let readers = [Stage::Store, Stage::Inflate];
+        readers.into_iter().map(|stage| state.lanes[stage as usize].queue.len()).max().unwrap_or(0)
+    }
+
     /// Hands a filled block to the stages.
     ///
     /// # Errors
