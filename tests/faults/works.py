@@ -379,8 +379,9 @@ def _judge_namespace(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None
 def _damage(engine: pyctrd.Engine, shop: Shop) -> None:
     image = engine.images.pull(shop.reference("first"))
     blobs, layers = shop.root / "content/blobs/sha256", shop.root / "layers/sha256"
-    file = layers / image.config.rootfs.diff_ids[1].hex / "tree/d/g"
-    if not file.exists():
+    layer = layers / image.config.rootfs.diff_ids[1].hex
+    file = next((path for path in (layer / "tree/d/g", layer / "blocks") if path.exists()), None)
+    if file is None:
         key = str(image.stat("/d/g").content_digest).removeprefix("blake3:")
         file = shop.root / "objects" / key[:2] / key[2:]
     file.write_bytes(b"shorter")
