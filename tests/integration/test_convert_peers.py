@@ -134,6 +134,39 @@ def test_our_own_pull_of_it_gives_the_source_entry_by_entry(
             assert differences(expected, read_tree(target)) == []
 
 
+@pytest.mark.parametrize("snapshotter", ["composefs", "erofs", "overlayfs"])
+def test_our_own_pull_of_a_new_version_fetches_what_is_new(
+    images: Images, registry: Registry, root: Path, snapshotter: str, tmp_path: Path
+) -> None:
+    told = []
+    same = {f"file-{number}": os.urandom(300_000) for number in range(10)}
+    with pyctrd.Engine(namespace="maker") as maker:
+        for version in ("1", "2"):
+            tar = Tar()
+            for name, content in (same | {"new": os.urandom(50_000)}).items():
+                tar.file(name, content)
+            before = maker.images.pull(images.push(build_image([tar.build()])).reference)
+            image = maker.images.convert(before.name, f"local/made:{version}", compression="zstd:chunked")
+            for blob in (image.manifest.config, *image.manifest.layers):
+                registry.put_blob("parts/ours", str(blob.digest), blob_path(root, str(blob.digest)).read_bytes())
+            body = blob_path(root, image.manifest_digest).read_bytes()
+            registry.put_manifest("parts/ours", version, image.manifest.media_type, body)
+    (tmp_path / "mounted").mkdir()
+    with (
+        Relay(registry.host) as relay,
+        pyctrd.Engine(namespace="taker", snapshotter=snapshotter, keep_blobs=False) as taker,
+    ):
+        for version in ("1", "2"):
+            relay.told_bytes()
+            image = taker.images.pull(f"{relay.host}/parts/ours:{version}")
+            told.append(relay.told_bytes())
+            with image.mounted(tmp_path / "mounted") as target:
+                assert {path.name: path.read_bytes() for path in target.iterdir() if path.name != "new"} == same
+        assert taker.check(digests=True) == []
+    assert told[0] > 3_000_000
+    assert told[1] < 500_000
+
+
 @pytest.fixture(name="podman")
 def _podman(tmp_path: Path, state: Path) -> Iterator[Callable[[str, str, str], str]]:
     """Pulls with podman or buildah, into a store of its own for each setting: where the image's files are."""

@@ -15,6 +15,8 @@ pub use objects::{Key, NewObject, OBJECTS, ObjectWriter, Stored, is_object, obje
 pub use publish::{Durability, Finished, publish};
 pub use staging::{KeptBlob, Staging, empty_trash, sweep};
 
+/// In a layer's directory, the list of its contents' digests.
+pub const DIGESTS: &str = "digests";
 /// Where bytes are while they arrive.
 pub const INGEST: &str = "content/ingest";
 /// Where blobs are.

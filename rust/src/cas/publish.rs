@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::objects::{OBJECTS, place_objects};
 use super::staging::{Staging, prepare};
-use super::{BLOBS, LAYERS, PRIVATE_MODE};
+use super::{BLOBS, DIGESTS, LAYERS, PRIVATE_MODE};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::flush::flush_file;
@@ -230,7 +230,8 @@ fn place_layer(staging: &Staging, folder: BorrowedFd<'_>, diff_id: &Digest) -> R
 }
 
 /// Gives a layer that is there the form that was staged, where it has it not: a layer can have all. The index that says
-/// where contents are comes last, in one step; it says all that the one before said.
+/// where contents are comes last, in one step; it says all that the one before said. The list of contents' digests tells
+/// of the tar, which is the same in every form.
 fn complete(staging: &Staging, folder: BorrowedFd<'_>, name: &str) -> Result<()> {
     let failed = |operation, e| Error::errno(operation, name, e);
     let staged = open_directory(staging.directory().as_fd(), b"layer").map_err(|e| failed("open", e))?;
@@ -241,16 +242,20 @@ fn complete(staging: &Staging, folder: BorrowedFd<'_>, name: &str) -> Result<()>
         Err(Errno::NOENT) => Ok(false),
         Err(e) => Err(failed("look at", e)),
     };
-    let parts: &[&str] = if has(&staged, "tree")? && !has(&layer, "tree")? {
+    let form: &[&str] = if has(&staged, "tree")? && !has(&layer, "tree")? {
         &["tree"]
     } else if has(&staged, "pack")? && !same_index(&staged, &layer, name)? {
         &["pack", "index"] // a process may have been stopped between the two
     } else if has(&staged, "blocks")? && !same_index(&staged, &layer, name)? {
         &["blocks", "index"]
     } else {
-        return Ok(());
+        &[]
     };
-    for part in parts {
+    let list: &[&str] = if has(&staged, DIGESTS)? && !has(&layer, DIGESTS)? { &[DIGESTS] } else { &[] };
+    if form.is_empty() && list.is_empty() {
+        return Ok(());
+    }
+    for part in list.iter().chain(form) {
         rustix::fs::renameat(&staged, *part, &layer, *part).map_err(|e| failed("rename", e))?;
     }
     rustix::fs::fsync(&layer).map_err(|e| failed("fsync", e))

@@ -14,10 +14,10 @@ use rustix::fs::{Mode, OFlags};
 
 use super::index::{Record, What};
 use super::layers::{LayerDirectory, read_index};
+use crate::cas::DIGESTS as FILE;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
-const FILE: &str = "digests";
 const MAGIC: &[u8; 8] = b"pyctrdD1";
 const CHECKSUM_BYTES: usize = 32;
 const RECORD_BYTES: usize = 48;
