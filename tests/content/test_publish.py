@@ -230,6 +230,7 @@ def test_many_files_are_flushed_at_once(root: Path, layers: str, durability: str
     (root / "content/blobs/sha256").mkdir(parents=True)
     (root / "content/ingest").mkdir(parents=True)
     (root / "layers/sha256").mkdir(parents=True)
+    (root / "objects").mkdir()
     (root / "trash").mkdir()
     with Watched(publish_code(), root, "5", layers, durability, calls=["syncfs", "fdatasync", "fsync"]) as program:
         seen = []

@@ -213,7 +213,7 @@ class Rooms:
             try:
                 self.database  # noqa: B018 - opens it
                 if snapshotter:
-                    self.snapshotter  # noqa: B018
+                    self.snapshotter, self.layers  # noqa: B018
             except Exception as error:  # noqa: BLE001 - handed to the thread that waits
                 failures.append(error)
 
