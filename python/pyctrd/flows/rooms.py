@@ -224,7 +224,7 @@ class Rooms:
             yield
         finally:
             if thread.ident is not None:
-                thread.join()
+                _join(thread)
         if failures:
             raise failures[0]
 
@@ -291,6 +291,15 @@ class Rooms:
                 registry.close()
         finally:
             self.use_database(None)
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for a thread that ends by itself in milliseconds, also where Ctrl-C comes meanwhile: its files are ours."""
+    try:
+        thread.join()
+    except BaseException:
+        thread.join()
+        raise
 
 
 def _refuse_lost(root: Path) -> None:
