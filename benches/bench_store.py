@@ -22,8 +22,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import pyctrd
 from benches.conftest import Measure, repeat
-from pyctrd.flows.fetch import Fetch, Want
+from pyctrd.flows.fetch import Fetch
 from pyctrd.flows.pull import BytesBody, is_present, record_content
+from pyctrd.flows.wants import Want
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
 from tests.archives import Tar

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError
 from pyctrd.flows.bodies import FileBody
-from pyctrd.flows.fetch import Fetch, Want
+from pyctrd.flows.fetch import Fetch
 from pyctrd.flows.freeze import held_still
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.pull import BytesBody, is_present, note_unpacked, record_content, swept_after_failure
+from pyctrd.flows.wants import Want
 from pyctrd.metadata.images import ImageRecord
 from pyctrd.metadata.leases import LeaseResource
 from pyctrd.oci.config import ImageConfig

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pyctrd import _core
 from pyctrd.errors import CancelledError, InvalidError, NotFoundError, UnsafeArchiveError
 from pyctrd.flows.bodies import FileBody
-from pyctrd.flows.fetch import Fetch, Want, of_layer
+from pyctrd.flows.fetch import Fetch, of_layer
 from pyctrd.flows.lease import HeldLease, kept, resources_of
 from pyctrd.flows.log import logger
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, LayerProgress, LayerState, ProgressCallback, PullProgress
 from pyctrd.flows.pull import BytesBody, is_present, record_content, swept_after_failure
+from pyctrd.flows.wants import Want
 from pyctrd.metadata.leases import LeaseResource
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.derived import repack_descriptor, repack_manifest

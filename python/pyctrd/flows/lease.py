@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyctrd._core import FileLock
-    from pyctrd.flows.fetch import Want
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.flows.wants import Want
     from pyctrd.metadata.database import Tables
 
 # A century; beyond it, nanoseconds since 1970 would leave SQLite's integers in the end.

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from pyctrd.flows.fetch import Want
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.flows.wants import Want
     from pyctrd.oci.toc import Table
 
 # A smaller layer is here before its table was looked at.

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from pyctrd.errors import QuotaError, UnsafeArchiveError
 from pyctrd.flows.bodies import Body, FileBody
-from pyctrd.flows.fetch import MAX_CLAIMED, Fetch, Want
+from pyctrd.flows.fetch import MAX_CLAIMED, Fetch
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
 from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved, resolve
 from pyctrd.flows.share import has_layer, knows_layer, share
+from pyctrd.flows.wants import Want
 from pyctrd.metadata.images import ImageRecord
 from pyctrd.oci.media_types import layer_media_type
 from pyctrd.snapshots.protocol import LayerRef

@@ -20,13 +20,14 @@ from pyctrd.errors import (
 )
 from pyctrd.flows.bodies import Body, FileBody
 from pyctrd.flows.check import STAGES, Finding, check_image, diff_ids_of
-from pyctrd.flows.fetch import Fetch, Want
+from pyctrd.flows.fetch import Fetch
 from pyctrd.flows.freeze import thaw
 from pyctrd.flows.objects import named_objects, object_path
 from pyctrd.flows.pull import BytesBody, record_layer
 from pyctrd.flows.recover import undo
 from pyctrd.flows.resolve import RegistryOrigin
 from pyctrd.flows.share import has_content
+from pyctrd.flows.wants import Want
 from pyctrd.metadata.salvage import flush_directory
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest

@@ -32,8 +32,8 @@ from pyctrd.flows.recover import digest_locks, discard, hold, take_locks, transf
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pyctrd.flows.fetch import Want
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.flows.wants import Want
     from pyctrd.metadata.database import Tables
     from pyctrd.metadata.ingests import IngestRecord
 

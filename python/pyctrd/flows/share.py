@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from pyctrd.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from pyctrd.flows.fetch import Given, Want
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.flows.wants import Given, Want
     from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.reference import Reference

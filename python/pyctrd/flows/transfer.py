@@ -16,7 +16,7 @@ from pyctrd.content.docker_archive import LIST_FILE, OLD_LIST_FILE, DockerArchiv
 from pyctrd.content.layout import INDEX_FILE, LAYOUT_FILE, Layout
 from pyctrd.content.members import EXPECTED, Directory
 from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
-from pyctrd.flows.fetch import Fetch, Want
+from pyctrd.flows.fetch import Fetch
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback
 from pyctrd.flows.pull import (
@@ -31,6 +31,7 @@ from pyctrd.flows.pull import (
 )
 from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.flows.share import share
+from pyctrd.flows.wants import Want
 from pyctrd.oci.index import detect
 from pyctrd.oci.reference import DEFAULT_TAG, Reference
 
