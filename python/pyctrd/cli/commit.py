@@ -6,8 +6,9 @@ from typing import Literal
 
 import click
 
-from pyctrd.cli.group import Globals, json_option, pass_globals
-from pyctrd.cli.images import describe_image
+from pyctrd.cli.describe import describe_image
+from pyctrd.cli.globals import Globals
+from pyctrd.cli.group import json_option, pass_globals
 from pyctrd.cli.output import print_json, print_json_lines, printable
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from pyctrd.cli.group import Globals, json_option, pass_globals
-from pyctrd.cli.images import describe_image
+from pyctrd.cli.describe import describe_image
+from pyctrd.cli.globals import Globals
+from pyctrd.cli.group import json_option, pass_globals
 from pyctrd.cli.output import print_json
 from pyctrd.cli.progress import show_progress
 from pyctrd.cli.sizes import limit_option

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyctrd.cli.group import Globals, json_option, pass_globals
+from pyctrd.cli.globals import Globals
+from pyctrd.cli.group import json_option, pass_globals
 from pyctrd.cli.output import print_json_lines, printable
 from pyctrd.errors import NotFoundError
 

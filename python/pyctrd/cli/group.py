@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyctrd.oci.value import dataclass
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pyctrd.engine import Engine
+from pyctrd.cli.globals import Globals
 
 # Command → the module that holds it; the function is named for the command.
 COMMANDS = {
@@ -50,28 +43,6 @@ COMMANDS = {
     "version": "pyctrd.cli.store",
     "wait": "pyctrd.cli.containers",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Globals:
-    """The options before the command, and the engine that they make."""
-
-    root: str | None
-    state: str | None
-    namespace: str | None
-    json: bool
-    debug: bool
-
-    @contextmanager
-    def engine(self, **options: Any) -> Iterator[Engine]:
-        """An engine with the global options, to which the command adds its own; the process ends with it."""
-        from pyctrd.engine import Engine
-
-        engine = Engine(root=self.root, state=self.state, namespace=self.namespace, **options)
-        try:
-            yield engine
-        finally:
-            engine.leave()
 
 
 class LazyGroup(click.Group):

@@ -7,24 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyctrd.cli.group import Globals, json_option, pass_globals
+from pyctrd.cli.describe import describe_image
+from pyctrd.cli.globals import Globals
+from pyctrd.cli.group import json_option, pass_globals
 from pyctrd.cli.output import (
-    EXIT_FAILED,
     age_text,
-    describe,
-    hint_for,
-    print_error,
-    print_json,
     print_json_lines,
     print_table,
     size_text,
 )
 from pyctrd.cli.progress import show_progress
+from pyctrd.cli.pull import pull
 from pyctrd.cli.sizes import limit_option
 
 if TYPE_CHECKING:
-    from pyctrd import IdRange, Limits, PullMany
-    from pyctrd.images import Image
+    from pyctrd import IdRange, Limits
 
 SHORT_DIGITS = 12
 _IDS = "INSIDE:OUTSIDE:LENGTH"
@@ -105,59 +102,23 @@ def pull_command(
     Of several each is printed as it comes in, by its name and digest; what fails is told, and the others go on. With
     --json they are one list, in the order given.
     """
-    as_json |= options.json
     if stages and len(references) > 1:
         raise click.UsageError("--stages takes one reference")
     if no_keep_blobs and no_unpack:
         raise click.UsageError("--no-unpack and --no-keep-blobs: nothing would be kept")
-    wanted: dict[str, Any] = {
-        "platform": platform,
-        "unpack": not no_unpack,
-        "keep_blobs": False if no_keep_blobs else None,
-    }
-    with (
-        options.engine(
-            ca=ca,
-            plain_http=plain_http,
-            limits=limits,
-            content_digests=content_digests,
-            layer_connections=layer_connections,
-        ) as engine,
-        show_progress(quiet=quiet or as_json) as progress,
-    ):
-        if len(references) > 1:
-            results = engine.images.pull_many(references, **wanted, progress=progress)
-            return _print_results(results, references, as_json=as_json, quiet=quiet)
-        image = engine.images.pull(references[0], **wanted, progress=progress)
-        document = describe_image(image) | ({"stages": engine.stages()} if stages else {}) if as_json else None
-    if document is not None:
-        print_json(document)
-    else:
-        click.echo(image.digest)
-    return 0
-
-
-def _print_results(results: PullMany, references: tuple[str, ...], *, as_json: bool, quiet: bool) -> int:
-    """What came of several references; the status to exit with."""
-    documents: dict[str, dict[str, Any]] = {}
-    failed = False
-    with results:
-        for result in results:
-            if result.image is None:
-                failed = True
-                error = result.error or AssertionError("neither image nor error")
-                print_error(f"{result.reference}: {describe(error)}", hint_for(error))
-                documents[result.reference] = {"reference": result.reference, "error": describe(error)}
-            elif as_json:
-                documents[result.reference] = {"reference": result.reference, **describe_image(result.image)}
-            elif quiet:
-                click.echo(result.image.digest)
-            else:
-                click.echo(f"{result.image.name.partition('@')[0]}@{result.image.digest}")
-    if as_json:
-        # Those that came twice, in whatever form, ended once.
-        print_json([documents[reference] for reference in dict.fromkeys(references) if reference in documents])
-    return EXIT_FAILED if failed else 0
+    return pull(
+        options,
+        references,
+        {"platform": platform, "unpack": not no_unpack, "keep_blobs": False if no_keep_blobs else None},
+        quiet=quiet,
+        stages=stages,
+        as_json=as_json or options.json,
+        ca=ca,
+        plain_http=plain_http,
+        limits=limits,
+        content_digests=content_digests,
+        layer_connections=layer_connections,
+    )
 
 
 @click.command("load")
@@ -284,22 +245,6 @@ def umount_command(options: Globals, directory: str) -> None:
     """Undo ``mount``."""
     with options.engine() as engine:
         engine.images.unmount(directory)
-
-
-def describe_image(image: Image) -> dict[str, Any]:
-    """The JSON form of an image."""
-    return {
-        "name": image.name,
-        "digest": image.digest,
-        "manifest_digest": image.manifest_digest,
-        "platform": image.platform,
-        "pulled_ns": image.created_ns,
-        "size_bytes": image.size_bytes,
-        "layers": [
-            {"digest": str(layer.digest), "size_bytes": layer.size, "media_type": layer.media_type}
-            for layer in image.manifest.layers
-        ],
-    }
 
 
 def short(digest: str) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyctrd.cli.containers import describe_container
-from pyctrd.cli.group import Globals, json_option, pass_globals
-from pyctrd.cli.images import describe_image
+from pyctrd.cli.describe import describe_image
+from pyctrd.cli.globals import Globals
+from pyctrd.cli.group import json_option, pass_globals
 from pyctrd.cli.output import print_json_lines
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ def _fill_closed_streams() -> None:
 
 
 def _defer_modules() -> None:
-    """Let modules wait that click, pathlib and sqlite3 import, until somebody needs what they have.
+    """Let modules wait that click, socket, pathlib and others import, until somebody needs what they have.
 
     With what they import themselves they are a tenth of a small pull, and a command that goes well needs none. Only
     here, where no other thread of the process can meet a stand-in, and where no message has a translation.
@@ -67,7 +67,7 @@ def _defer_modules() -> None:
     load_matches = _stand_in("difflib", get_close_matches=get_close_matches)
     load_uuid = _stand_in("uuid", UUID=UUID)
     _stand_in("gettext", gettext=lambda text: text, ngettext=lambda one, many, count: one if count == 1 else many)
-    for name in ("ipaddress", "ntpath"):
+    for name in ("array", "copy", "ipaddress", "ntpath", "selectors"):
         _stand_in(name)
     with suppress(ImportError):
         # Its classes are these; those that it has in Python, for where there are none in C, take long to load.
@@ -108,18 +108,17 @@ def _exit(status: int, text: str = "") -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    import click
-
-    from pyctrd.cli.group import pyctrd
     from pyctrd.cli.output import complain
+    from pyctrd.cli.plain import read_pull
 
-    debug = "--debug" in arguments
     try:
-        status = pyctrd.main(args=arguments, prog_name="pyctrd", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        plain = read_pull(arguments)
+        if plain is None:
+            return _run_by_click(arguments)
+        from pyctrd.cli.pull import pull
+
+        return pull(plain.options, (plain.reference,), quiet=plain.quiet)
+    except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left (`pyctrd ps | head -1`): no news, and no second error at exit.
@@ -127,7 +126,21 @@ def _run(arguments: list[str]) -> int:
         return EXIT_FAILED
     except Exception as error:
         # The last place: a bug is one line too, without --debug.
-        if debug:
+        if "--debug" in arguments:
             raise
         return complain(error)
+
+
+def _run_by_click(arguments: list[str]) -> int:
+    import click
+
+    from pyctrd.cli.group import pyctrd
+
+    try:
+        status = pyctrd.main(args=arguments, prog_name="pyctrd", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return EXIT_INTERRUPTED
     return status if isinstance(status, int) else 0

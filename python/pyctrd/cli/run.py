@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyctrd.cli.group import Globals, pass_globals
+from pyctrd.cli.globals import Globals
+from pyctrd.cli.group import pass_globals
 from pyctrd.cli.images import registry_options
 from pyctrd.cli.output import complain, print_json
 from pyctrd.cli.progress import show_progress

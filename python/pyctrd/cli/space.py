@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from pyctrd.cli.group import Globals, json_option, pass_globals
+from pyctrd.cli.globals import Globals
+from pyctrd.cli.group import json_option, pass_globals
 from pyctrd.cli.output import print_json, print_table, size_text
 
 

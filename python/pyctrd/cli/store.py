@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from pyctrd import __version__
-from pyctrd.cli.group import Globals, json_option, pass_globals
+from pyctrd.cli.globals import Globals
+from pyctrd.cli.group import json_option, pass_globals
 from pyctrd.cli.output import EXIT_FAILED, print_json, print_json_lines, printable
 from pyctrd.cli.sizes import limit_option
 
