@@ -162,7 +162,7 @@ def test_no_rust_use_goes_against_the_layers() -> None:
         ("pyctrd.registry.client", "def f():\n    from pyctrd.metadata.database import Database"),
         ("pyctrd.metadata.images", "if TYPE_CHECKING:\n    from pyctrd.flows.rooms import Rooms"),
         ("pyctrd.cli.images", "from pyctrd import _core"),
-        ("pyctrd.cli.images", "from pyctrd.flows.pull import pull"),
+        ("pyctrd.cli.images", "from pyctrd.flows.pull import bring"),
         ("pyctrd.flows.pull", "from pyctrd.engine import Engine"),
         ("pyctrd.errors", "from pyctrd.oci import digest"),
         ("pyctrd.network.link", "from pyctrd.oci import digest"),

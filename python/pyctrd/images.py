@@ -243,19 +243,19 @@ class Images:
             QuotaError: The namespace may not have so much; nothing came in.
             OSError: The disk; nothing half-made is left.
         """
-        from pyctrd.flows.pull import pull
         from pyctrd.oci.platform import Platform
         from pyctrd.oci.reference import Reference
 
+        parsed = Reference.parse(reference)
         wanted = Platform.parse(platform) if platform else Platform.host()
-        record = pull(
-            self._rooms,
-            Reference.parse(reference),
-            platform=wanted,
-            unpack=unpack,
-            keep_blobs=self._keeps(keep_blobs, unpack=unpack),
-            progress=progress,
-        )
+        keeps = self._keeps(keep_blobs, unpack=unpack)
+        with self._rooms.opening(snapshotter=unpack):
+            # Loaded while the store is opened, which takes as long.
+            from pyctrd.flows.pull import bring
+            from pyctrd.flows.resolve import resolve
+
+            resolved = resolve(self._rooms, parsed, platform=wanted)
+        record = bring(self._rooms, resolved, unpack=unpack, keep_blobs=keeps, progress=progress)
         return Image(self._rooms, record)
 
     def pull_many(

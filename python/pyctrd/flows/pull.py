@@ -13,7 +13,7 @@ from pyctrd.flows.bodies import Body, FileBody
 from pyctrd.flows.fetch import MAX_CLAIMED, Fetch
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
-from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved, resolve
+from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved
 from pyctrd.flows.share import has_layer, knows_layer, share
 from pyctrd.flows.wants import Want
 from pyctrd.metadata.images import ImageRecord
@@ -26,44 +26,6 @@ if TYPE_CHECKING:
     from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.digest import Digest
-    from pyctrd.oci.platform import Platform
-    from pyctrd.oci.reference import Reference
-
-
-def pull(
-    rooms: Rooms,
-    reference: Reference,
-    *,
-    platform: Platform,
-    unpack: bool = True,
-    keep_blobs: bool = True,
-    progress: ProgressCallback | None = None,
-) -> ImageRecord:
-    """Bring an image in: resolve, transfer what is missing, publish, record.
-
-    Args:
-        rooms: The engine's rooms.
-        reference: What to pull.
-        platform: Whose manifest is taken from an index.
-        unpack: Make each layer's tree while its bytes arrive. An artifact that is no image can only be stored.
-        keep_blobs: Store the blobs of layers that are unpacked too. All else is always stored.
-        progress: Called a few times a second, in the calling thread.
-
-    Returns:
-        The image's record, durable.
-
-    Raises:
-        RegistryError, NotFoundError, InvalidError: The registry, or what it sent.
-        IntegrityError, UnsafeArchiveError: Bytes that are not what they should be.
-        QuotaError: More than the namespace may have.
-        OSError: The disk.
-
-    Spec:
-        distribution-spec v1.1, "Pulling manifests", "Pulling blobs"; image-spec v1.1.
-    """
-    with rooms.opening(snapshotter=unpack):
-        resolved = resolve(rooms, reference, platform=platform)
-    return bring(rooms, resolved, unpack=unpack, keep_blobs=keep_blobs, progress=progress)
 
 
 def bring(
@@ -76,16 +38,28 @@ def bring(
     bodies: Connections | None = None,
     claims: int = MAX_CLAIMED,
 ) -> ImageRecord:
-    """All of a pull behind its documents; see ``pull``.
+    """Bring an image in that was resolved: transfer what is missing, publish, record.
 
     Args:
         rooms: The engine's rooms.
         resolved: What a registry said that the image is.
-        unpack: As for ``pull``.
-        keep_blobs: As for ``pull``.
-        progress: As for ``pull``; what it raises gives the pull up.
+        unpack: Make each layer's tree while its bytes arrive. An artifact that is no image can only be stored.
+        keep_blobs: Store the blobs of layers that are unpacked too. All else is always stored.
+        progress: Called a few times a second, in the calling thread; what it raises gives the pull up.
         bodies: Taken while a layer's bytes come; None where this pull alone decides how many do at once.
         claims: Blobs that may have locks and files open at once.
+
+    Returns:
+        The image's record, durable.
+
+    Raises:
+        RegistryError, NotFoundError, InvalidError: The registry, or what it sent.
+        IntegrityError, UnsafeArchiveError: Bytes that are not what they should be.
+        QuotaError: More than the namespace may have.
+        OSError: The disk.
+
+    Spec:
+        distribution-spec v1.1, "Pulling blobs"; image-spec v1.1.
     """
     reference = resolved.reference
     if unpack:

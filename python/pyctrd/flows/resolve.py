@@ -198,7 +198,7 @@ def _with_config(rooms: Rooms, origin: Origin, reference: Reference, documents: 
 
 
 def _read(rooms: Rooms, descriptor: Descriptor, fetch: Callable[[Descriptor], bytes]) -> bytes:
-    if rooms.database.content.find(rooms.namespace, str(descriptor.digest)) is not None:
+    if not rooms.is_new and rooms.database.content.find(rooms.namespace, str(descriptor.digest)) is not None:
         with suppress(NotFoundError):  # nothing keeps it yet: a collection may have come in between
             return rooms.blobs.read(descriptor.digest)
     return fetch(descriptor)

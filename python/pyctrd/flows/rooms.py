@@ -32,6 +32,7 @@ PRIVATE_MODE = 0o700
 # In the root while a database is built anew: what it has by then is not all that it will have, and nothing may be
 # collected by it.
 REBUILDING = "rebuilding"
+DATABASE = "pyctrd.db"
 
 
 class Rooms:
@@ -67,6 +68,7 @@ class Rooms:
             if (done := open_private(what, path))
         }
         check_file_system(settings.root)
+        self._began_new = not _has_bytes(settings.root / DATABASE)
 
     @property
     def root(self) -> Path:
@@ -77,6 +79,11 @@ class Rooms:
     def namespace(self) -> str:
         """The namespace that every operation is scoped by."""
         return self.settings.namespace
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the store is only being made: there is nothing in it that could be looked for."""
+        return self._began_new and not self._is_recovered
 
     @property
     def database(self) -> Database:
@@ -93,7 +100,7 @@ class Rooms:
         from pyctrd.metadata.database import Database
 
         _refuse_lost(self.root)
-        self._database = database = Database(self.root / "pyctrd.db")
+        self._database = database = Database(self.root / DATABASE)
         try:
             recover(self)
             self._tell_repaired(database)
@@ -308,7 +315,7 @@ def _refuse_lost(root: Path) -> None:
     Raises:
         IntegrityError: The database is missing or empty, and the root is not; or it was not built to its end.
     """
-    path = root / "pyctrd.db"
+    path = root / DATABASE
     if (root / REBUILDING).exists():
         raise _lost(path, "it is being built anew, or whoever did that was stopped")
     if _has_bytes(path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Self
@@ -80,6 +79,7 @@ class Descriptor:
 def _check_data(fields: Fields, digest: Digest, size: int) -> None:
     """Embedded content must be the content: whoever trusts it would read something else than we fetch."""
     import base64
+    import binascii
 
     text = fields.text("data")
     try:
