@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import ConflictError
+from pyctrd.errors import ConflictError, PyctrdError
 from pyctrd.flows.choose import SNAPSHOTTERS, open_snapshotter
 from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.load import get_image
@@ -114,12 +114,13 @@ def collect(rooms: Rooms) -> None:
     Of very much, some goes from disk after this, in the background.
     """
     sweep = _Sweep(rooms)
-    try:
-        sweep.records()
-    except _StoreBusyError as error:
-        logger.debug("collection skipped: %s", error)
-    if sweep.layers:
-        sweep_stacks(rooms)
+    with _removed_after_failure(rooms):
+        try:
+            sweep.records()
+        except _StoreBusyError as error:
+            logger.debug("collection skipped: %s", error)
+        if sweep.layers:
+            sweep_stacks(rooms)
     rooms.removal.begin(objects=bool(sweep.layers))  # each object is looked at: not for nothing
 
 
@@ -129,16 +130,28 @@ def sweep_store(rooms: Rooms) -> Swept:
     sweep.count_trash()
     recover(rooms)
     skipped = ""
-    try:
-        sweep.records()
-    except _StoreBusyError as error:
-        skipped = str(error)
-    sweep.disk()
-    sweep_stacks(rooms)
+    with _removed_after_failure(rooms):
+        try:
+            sweep.records()
+        except _StoreBusyError as error:
+            skipped = str(error)
+        sweep.disk()
+        sweep_stacks(rooms)
     empty_trash(rooms)
     objects = sweep_objects(rooms)
     freed = sweep.freed_bytes + objects.bytes
     return Swept(sweep.blobs, sweep.layers, sweep.orphans, objects, freed, skipped, sweep.damaged)
+
+
+@contextmanager
+def _removed_after_failure(rooms: Rooms) -> Iterator[None]:
+    """Begin with what was taken away already, where the rest of the collection fails."""
+    try:
+        yield
+    except BaseException:
+        with suppress(PyctrdError, OSError):  # what failed first is the one to be told
+            rooms.removal.begin()
+        raise
 
 
 class _Sweep:
