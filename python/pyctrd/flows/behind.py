@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyctrd import _core
+from pyctrd.flows.threads import join
 
 # Long beside what a flush costs that has little to do, short beside a pull that is worth it.
 PAUSE_SECONDS = 0.2
@@ -26,35 +27,37 @@ class WriteBehind:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._lock = threading.Lock()
-        self._users = 0
+        self._users: set[object] = set()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def during(self) -> Iterator[None]:
         """Have the disk write in the block; any number of threads may."""
-        with self._lock:
-            self._users += 1
-            if self._thread is None:
-                self._begin()
+        user = object()  # one, and gone at the end also where Ctrl-C comes before it was counted
         try:
+            with self._lock:
+                self._users.add(user)
+                if self._thread is None:
+                    self._begin()
             yield
         finally:
             with self._lock:
-                self._users -= 1
-                thread = self._thread if self._users == 0 else None
+                self._users.discard(user)
+                thread = None if self._users else self._thread
                 if thread is not None:
                     self._ended.set()
                     self._thread = None
             if thread is not None:
-                thread.join()  # who is at the end flushes next: no sooner than this flush is over
+                join(thread)  # who is at the end flushes next: no sooner than this flush is over
 
     def _begin(self) -> None:
         self._ended = threading.Event()
-        thread = threading.Thread(target=self._work, args=(self._ended,), name="pyctrd-write-behind")
-        with suppress(RuntimeError):  # no more threads: all of it is written at the end
-            thread.start()
-            self._thread = thread
+        self._thread = threading.Thread(target=self._work, args=(self._ended,), name="pyctrd-write-behind")
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads: all of it is written at the end
+            self._thread = None
 
     def _work(self, ended: threading.Event) -> None:
         # An error is kept by the kernel for who flushes before publishing: that one has to know, and is told.

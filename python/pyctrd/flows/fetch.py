@@ -22,6 +22,7 @@ from pyctrd.flows.bodies import RETRY_PAUSE_SECONDS, Body, Connections, FileBody
 from pyctrd.flows.log import logger
 from pyctrd.flows.recover import digest_locks, discard, hold, take_locks, transfer_locks
 from pyctrd.flows.resume import end_failed, find_kept, make_room, may_be_damage, reserve
+from pyctrd.flows.threads import join
 from pyctrd.flows.wants import Given, Want
 from pyctrd.oci.media_types import layer_compression
 
@@ -293,8 +294,7 @@ class _Carriers:
             raise
         finally:
             for thread in threads:
-                if thread.ident is not None:  # Ctrl-C may have come before it was started
-                    thread.join()
+                join(thread)
         if self._error is not None:
             raise self._error
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pyctrd.errors import ConflictError, IntegrityError
 from pyctrd.flows.directories import check_file_system, open_private
 from pyctrd.flows.stages import StageTotals
+from pyctrd.flows.threads import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -225,13 +226,12 @@ class Rooms:
                 failures.append(error)
 
         thread = threading.Thread(target=open_both, name="pyctrd-opening")
-        with suppress(RuntimeError):  # no more threads: it is opened later
-            thread.start()
         try:
+            with suppress(RuntimeError):  # no more threads: it is opened later
+                thread.start()
             yield
         finally:
-            if thread.ident is not None:
-                _join(thread)
+            join(thread)
         if failures:
             raise failures[0]
 
@@ -298,15 +298,6 @@ class Rooms:
                 registry.close()
         finally:
             self.use_database(None)
-
-
-def _join(thread: threading.Thread) -> None:
-    """Wait for a thread that ends by itself in milliseconds, also where Ctrl-C comes meanwhile: its files are ours."""
-    try:
-        thread.join()
-    except BaseException:
-        thread.join()
-        raise
 
 
 def _refuse_lost(root: Path) -> None:
