@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -62,6 +64,24 @@ with pyctrd.Engine() as engine:
     print("waiting", flush=True)
     engine.images.pull(sys.argv[1])
 """
+FINISH = """
+import signal, threading, time
+from pyctrd.flows.threads import OwnThread
+
+ended = []
+def work():
+    time.sleep(0.2)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    time.sleep(0.5)
+    ended.append(True)
+thread = OwnThread(work, name="worker")
+try:
+    thread.start()
+    thread.finish()
+except KeyboardInterrupt:
+    print("interrupted", ended, flush=True)
+OwnThread(work, name="not started").finish()
+"""
 
 
 def try_all(work: Work, shop: Shop, points: Iterable[int], tally: Tally, more: Callable[[], bool]) -> None:
@@ -112,6 +132,11 @@ def test_d18_an_interrupt_at_any_step_leaves_nothing_wrong(
     points = list(range(1, count_calls(work, shop)))
     random.Random(work.name).shuffle(points)
     try_all(work, shop, points, tally, more)
+
+
+def test_d18_a_flows_thread_has_ended_when_ctrl_c_is_told_that_came_while_it_was_waited_for() -> None:
+    done = subprocess.run([sys.executable, "-c", FINISH], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "interrupted [True]\n"), done.stderr
 
 
 def test_d18_waiting_for_a_container_is_ended_and_the_container_goes_on(engine: pyctrd.Engine, images: Images) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.flows.threads import join
+from pyctrd.flows.threads import OwnThread
 
 # Long beside what a flush costs that has little to do, short beside a pull that is worth it.
 PAUSE_SECONDS = 0.2
@@ -29,7 +30,7 @@ class WriteBehind:
         self._lock = threading.Lock()
         self._users: set[object] = set()
         self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: OwnThread | None = None
 
     @contextmanager
     def during(self) -> Iterator[None]:
@@ -49,11 +50,11 @@ class WriteBehind:
                     self._ended.set()
                     self._thread = None
             if thread is not None:
-                join(thread)  # who is at the end flushes next: no sooner than this flush is over
+                thread.finish()  # who is at the end flushes next: no sooner than this flush is over
 
     def _begin(self) -> None:
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(self._ended,), name="pyctrd-write-behind")
+        self._thread = OwnThread(partial(self._work, self._ended), name="pyctrd-write-behind")
         try:
             self._thread.start()
         except RuntimeError:  # no more threads: all of it is written at the end

@@ -22,7 +22,7 @@ from pyctrd.flows.bodies import RETRY_PAUSE_SECONDS, Body, Connections, FileBody
 from pyctrd.flows.log import logger
 from pyctrd.flows.recover import digest_locks, discard, hold, take_locks, transfer_locks
 from pyctrd.flows.resume import end_failed, find_kept, make_room, may_be_damage, reserve
-from pyctrd.flows.threads import join
+from pyctrd.flows.threads import OwnThread
 from pyctrd.flows.wants import Given, Want
 from pyctrd.oci.media_types import layer_compression
 
@@ -97,6 +97,7 @@ class Fetch:
         self._watch_seconds = watch_seconds
         self._bodies = bodies
         self._claims = claims
+        self._publishes = False
 
     def run(self, wants: Iterable[Want]) -> None:
         """Bring all of them in.
@@ -173,10 +174,12 @@ class Fetch:
             except _GoneError:
                 self._share = None
             except OSError as error:
-                # What was removed, and is there still, may be all the room that lacks.
-                if relieved or error.errno not in FULL or not self._make_disk_room():
+                # What was removed, and is there still, may be all the room that lacks. What was not flushed is not
+                # tried again: some of it has its name by then, and would be taken for flushed.
+                if relieved or self._publishes or error.errno not in FULL or not self._make_disk_room():
                     raise
                 relieved = True
+            self._publishes = False
             for want in wants:
                 want.start_again()
 
@@ -218,6 +221,7 @@ class Fetch:
         with ExitStack() as held:
             hold(digest_locks(self._rooms, *names), held)  # in their order, so that no two wait for each other
             database = self._rooms.database
+            self._publishes = True
             _core.publish(
                 str(self._rooms.root),
                 ingests,
@@ -284,7 +288,7 @@ class _Carriers:
         """Start the threads and wait for the last; raises the first failure."""
         count = min(len(self._queue), self._rooms.settings.concurrency)
         self._running = count
-        threads = [threading.Thread(target=self._work, name=f"pyctrd-pull-{i}") for i in range(count)]
+        threads = [OwnThread(self._work, name=f"pyctrd-pull-{i}") for i in range(count)]
         try:
             self._start(threads)
             self._wait(watch, seconds)
@@ -294,7 +298,7 @@ class _Carriers:
             raise
         finally:
             for thread in threads:
-                join(thread)
+                thread.finish()
         if self._error is not None:
             raise self._error
 

@@ -18,6 +18,7 @@ from pyctrd import _core
 from pyctrd.errors import PyctrdError
 from pyctrd.flows.log import logger
 from pyctrd.flows.objects import sweep_objects
+from pyctrd.flows.threads import OwnThread
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -47,7 +48,7 @@ class Removal:
         self._rooms = rooms
         self._turn = threading.Lock()  # held for a bite
         self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: OwnThread | None = None
         self._objects = False
         self._left = False
 
@@ -61,7 +62,7 @@ class Removal:
             self._objects |= objects
             self._left = not self._bite(FIRST_SECONDS)
             if self._left and self._thread is None and not self._closing.is_set():
-                self._thread = threading.Thread(target=self._work, name="pyctrd-removal")
+                self._thread = OwnThread(self._work, name="pyctrd-removal")
                 # No memory for a stack, or no more processes for this user: others will find it.
                 with suppress(RuntimeError):
                     self._thread.start()
@@ -79,9 +80,8 @@ class Removal:
     def close(self) -> None:
         """End the thread; remove what this engine has left, for a moment, unless somebody brings content in."""
         self._closing.set()
-        thread = self._thread
-        if thread is not None and thread.ident is not None:
-            thread.join()
+        if (thread := self._thread) is not None:
+            thread.finish()
         end = time.monotonic() + CLOSE_SECONDS
         while self._left and time.monotonic() < end and not self._is_arriving():
             try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pyctrd.errors import ConflictError, IntegrityError
 from pyctrd.flows.directories import check_file_system, open_private
 from pyctrd.flows.stages import StageTotals
-from pyctrd.flows.threads import join
+from pyctrd.flows.threads import OwnThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -225,13 +225,13 @@ class Rooms:
             except Exception as error:  # noqa: BLE001 - handed to the thread that waits
                 failures.append(error)
 
-        thread = threading.Thread(target=open_both, name="pyctrd-opening")
+        thread = OwnThread(open_both, name="pyctrd-opening")
         try:
             with suppress(RuntimeError):  # no more threads: it is opened later
                 thread.start()
             yield
         finally:
-            join(thread)
+            thread.finish()
         if failures:
             raise failures[0]
 
