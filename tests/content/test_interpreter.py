@@ -169,6 +169,7 @@ CASES = {
     "sweep_ingests": "call = lambda _: _core.sweep_ingests(root)",
     "remove_tree": "call = lambda _: often(lambda: _core.remove_tree(root, 'absent'))",
     "empty_trash": "call = lambda _: often(lambda: _core.empty_trash(root))",
+    "layer_forms": "prepare, call = as_objects, lambda layer: often(lambda: _core.layer_forms(layer))",
     "layer_objects": "prepare, call = as_objects, lambda layer: _core.layer_objects(layer)",
     "verify_object": "prepare, call = an_object, lambda ref: often(lambda: _core.verify_object(root, ref))",
     "list_objects": "prepare, call = as_objects, lambda _: often(lambda: _core.list_objects(root))",

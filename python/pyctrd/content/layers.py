@@ -46,15 +46,19 @@ class Layers:
         return (self.path(diff_id) / _KEPT_IN[form]).exists()
 
     def has_form(self, diff_id: str | Digest, form: _Form) -> bool:
-        """Whether it is there, and was unpacked so; it may have been in either way."""
+        """Whether it is there, and was unpacked so; it may have been in either way.
+
+        Raises:
+            InvalidError: The index is damaged in front; behind that nobody looks here.
+        """
         path = self.path(diff_id)
         if form == "tree":
             return (path / "tree").is_dir()
         if not (path / _KEPT_IN[form]).exists():
             return False
         # Where a layer gets another form the index is the last to come.
-        index = self.open_index(diff_id)
-        return (index.pack_bytes if form == "objects" else index.blocks_bytes) is not None
+        has_pack, has_blocks = _core.layer_forms(path)
+        return has_pack if form == "objects" else has_blocks
 
     def lists_contents(self, diff_id: str | Digest) -> bool:
         """Whether it has a list of its files' contents, by which a table of contents is looked up."""

@@ -18,7 +18,7 @@ use crate::tar::changes::{Change, changes, same_content};
 use crate::tar::compose::{Contents, Sample, compose, compose_sample as compose_sample_at};
 use crate::tar::frame::rebuild;
 use crate::tar::index::{Hides, Index, Place, Record, What};
-use crate::tar::layers::{LayerDirectory, open_layers, read_index};
+use crate::tar::layers::{LayerDirectory, open_layers, read_forms, read_index};
 use crate::tar::settle::{compose_directory as compose_directory_at, copy_directory, flatten, settle};
 use crate::tar::view::{Names, Source, View};
 
@@ -403,6 +403,12 @@ fn flatten_layers(py: Python<'_>, layers: Vec<PathBuf>, target: PathBuf) -> PyRe
     Ok(py.detach(run)?)
 }
 
+/// Whether an unpacked layer has a pack and whether it has blocks, by what its index says in front.
+#[pyfunction]
+fn layer_forms(py: Python<'_>, layer: PathBuf) -> PyResult<(bool, bool)> {
+    Ok(py.detach(|| read_forms(&layer))?)
+}
+
 /// Writes an unpacked layer's tar again, bit for bit as it came, into a new file (None only checks that it can be
 /// done); its bytes. Raises where they do not hash to `diff_id`.
 #[pyfunction]
@@ -498,6 +504,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyViewChanges>()?;
     module.add_function(wrap_pyfunction!(settle_layers, module)?)?;
     module.add_function(wrap_pyfunction!(flatten_layers, module)?)?;
+    module.add_function(wrap_pyfunction!(layer_forms, module)?)?;
     module.add_function(wrap_pyfunction!(rebuild_layer, module)?)?;
     module.add_function(wrap_pyfunction!(copy_attributes, module)?)?;
     module.add_function(wrap_pyfunction!(compose_layers, module)?)?;

@@ -17,6 +17,8 @@ const VERSION_WITHOUT_PLACES: u32 = 2;
 /// The first, which had no offsets. It is still read: containers keep their layers, and nothing else is missing in it.
 const VERSION_WITHOUT_OFFSETS: u32 = 1;
 const HEADER_BYTES: usize = 56;
+/// What of it says which forms of the layer there are.
+pub const FORMS_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 32;
 /// The least that a record has in front of its path, link and xattrs.
 const RECORD_BYTES: usize = 56;
@@ -35,6 +37,10 @@ const SHARED: u8 = 1;
 
 /// In the header: the layer has blocks.
 const HAS_BLOCKS: u32 = 1;
+/// It has a pack.
+const HAS_PACK: u32 = 2;
+/// Whether it has a pack is told there: it was not at first.
+const TELLS_PACK: u32 = 4;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -258,7 +264,9 @@ pub fn encode(records: &[Record], pack: Option<&[u8; DIGEST_BYTES]>, blocks: Opt
     ];
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&(if blocks.is_some() { HAS_BLOCKS } else { 0 }).to_le_bytes());
+    let facts =
+        TELLS_PACK | (u32::from(pack.is_some()) * HAS_PACK) | (u32::from(blocks.is_some()) * HAS_BLOCKS);
+    out.extend_from_slice(&facts.to_le_bytes());
     for count in counts {
         out.extend_from_slice(&count.to_le_bytes());
     }
@@ -322,6 +330,15 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
         out.extend_from_slice(name);
         out.extend_from_slice(value);
     }
+}
+
+/// Whether the layer has a pack and whether it has blocks, by the first bytes of an index; None where they do not say.
+#[must_use]
+pub fn read_forms(head: &[u8]) -> Option<(bool, bool)> {
+    let mut reader = Reader { left: head.strip_prefix(MAGIC)?, version: 0 };
+    let (version, facts) = (reader.u32()?, reader.u32()?);
+    (version == VERSION && facts & TELLS_PACK != 0)
+        .then_some((facts & HAS_PACK != 0, facts & HAS_BLOCKS != 0))
 }
 
 /// Reads an index back; every length is checked against what is there.
@@ -508,6 +525,23 @@ mod tests {
         }
         let read = decode(&encode(&records, Some(&[9; 32]), Some(8192)), "test").expect("whole");
         assert_eq!((read.records, read.pack, read.blocks), (records, Some([9; 32]), Some(8192)));
+    }
+
+    #[test]
+    fn the_first_bytes_of_an_index_say_which_forms_there_are() {
+        let records = [record(b"", What::Directory)];
+        for (pack, blocks) in
+            [(None, None), (Some([9; 32]), None), (None, Some(0)), (Some([9; 32]), Some(8192))]
+        {
+            let mut bytes = encode(&records, pack.as_ref(), blocks);
+            assert_eq!(read_forms(&bytes[..FORMS_BYTES]), Some((pack.is_some(), blocks.is_some())));
+            assert_eq!(read_forms(&bytes[..FORMS_BYTES - 1]), None);
+            bytes[MAGIC.len() + 4] &= !4; // as indexes were once
+            assert_eq!(read_forms(&bytes), None);
+            bytes[MAGIC.len()] = 5; // as they may come to be
+            bytes[MAGIC.len() + 4] |= 4;
+            assert_eq!(read_forms(&bytes), None);
+        }
     }
 
     #[test]

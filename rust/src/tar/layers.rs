@@ -78,6 +78,23 @@ pub fn read_index(layer: &Path) -> Result<Index> {
     index::decode(&bytes, &path.display().to_string())
 }
 
+/// Whether an unpacked layer has a pack and whether it has blocks: what is asked of each layer of each pull, at one look
+/// where the index says it in front. It is not checked then.
+///
+/// # Errors
+/// As [`open_layers`].
+pub fn read_forms(layer: &Path) -> Result<(bool, bool)> {
+    let mut head = [0; index::FORMS_BYTES];
+    let told = File::open(layer.join("index"))
+        .and_then(|mut file| file.read_exact(&mut head))
+        .ok()
+        .and_then(|()| index::read_forms(&head));
+    match told {
+        Some(forms) => Ok(forms),
+        None => read_index(layer).map(|index| (index.pack.is_some(), index.blocks.is_some())),
+    }
+}
+
 /// Has the index of a staged layer say as well where contents are in the forms that it is there in already.
 ///
 /// # Errors
