@@ -92,6 +92,10 @@ impl Root {
     pub fn make_directories(&self, paths: &[&str], mode: u32) -> Result<()> {
         let mut grown: Vec<&str> = Vec::new();
         for path in paths {
+            let found = rustix::fs::statat(&self.fd, *path, AtFlags::SYMLINK_NOFOLLOW);
+            if found.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
+                continue; // as nearly always; a full disk refuses to make one that is there too
+            }
             let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
             let mut parent = ".";
             for made in ends.map(|end| &path[..end]) {
