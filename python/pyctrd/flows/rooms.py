@@ -287,11 +287,16 @@ class Rooms:
         """
         if os.getpid() != self._process:
             return
-        if (removal := self.__dict__.pop("_removal", None)) is not None:
-            removal.close()
-        if ending and self._database is not None:
-            self._database.leave()
-            return
+        try:
+            if (removal := self.__dict__.pop("_removal", None)) is not None:
+                removal.close()
+        finally:  # Ctrl-C may have come meanwhile
+            if ending and self._database is not None:
+                self._database.leave()
+            else:
+                self._close_others()
+
+    def _close_others(self) -> None:
         self.__dict__.pop("open_images", None)
         try:
             if (registry := self.__dict__.pop("_registry", None)) is not None:
