@@ -82,6 +82,25 @@ except KeyboardInterrupt:
     print("interrupted", ended, flush=True)
 OwnThread(work, name="not started").finish()
 """
+TIRED = """
+import signal
+from pyctrd.flows.threads import Changed
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+changed = Changed()
+told = 0
+for _ in range(3000):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002)
+        with changed:
+            while True:
+                changed.wait(0.000001)
+    except KeyboardInterrupt:
+        told += 1
+print("told", told, flush=True)
+"""
 
 
 def try_all(work: Work, shop: Shop, points: Iterable[int], tally: Tally, more: Callable[[], bool]) -> None:
@@ -137,6 +156,11 @@ def test_d18_an_interrupt_at_any_step_leaves_nothing_wrong(
 def test_d18_a_flows_thread_has_ended_when_ctrl_c_is_told_that_came_while_it_was_waited_for() -> None:
     done = subprocess.run([sys.executable, "-c", FINISH], check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "interrupted [True]\n"), done.stderr
+
+
+def test_d18_ctrl_c_is_told_as_such_wherever_it_finds_who_waits_for_a_change() -> None:
+    done = subprocess.run([sys.executable, "-c", TIRED], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "told 3000\n"), done.stderr
 
 
 def test_d18_waiting_for_a_container_is_ended_and_the_container_goes_on(engine: pyctrd.Engine, images: Images) -> None:

@@ -22,7 +22,7 @@ from pyctrd.flows.bodies import RETRY_PAUSE_SECONDS, Body, Connections, FileBody
 from pyctrd.flows.log import logger
 from pyctrd.flows.recover import digest_locks, discard, hold, take_locks, transfer_locks
 from pyctrd.flows.resume import end_failed, find_kept, make_room, may_be_damage, reserve
-from pyctrd.flows.threads import OwnThread
+from pyctrd.flows.threads import Changed, OwnThread
 from pyctrd.flows.wants import Given, Want
 from pyctrd.oci.media_types import layer_compression
 
@@ -278,8 +278,7 @@ class _Carriers:
         self._connections = bodies or Connections(rooms.settings.concurrency)
         self._queue = list(zip(wants, ids, strict=True))[::-1]
         self._wants = wants
-        self._lock = threading.Lock()
-        self._done = threading.Condition(self._lock)
+        self._changed = Changed()
         self._running = 0
         self._error: BaseException | None = None
         self._stopped = threading.Event()
@@ -308,7 +307,7 @@ class _Carriers:
             try:
                 thread.start()
             except RuntimeError as error:  # no memory for a stack, or no more processes for this user
-                with self._done:
+                with self._changed:
                     self._running -= len(threads) - started
                 if started == 0:
                     raise OSError(errno.EAGAIN, "no thread can be started", thread.name) from error
@@ -317,10 +316,10 @@ class _Carriers:
     def _wait(self, watch: Callable[[], None] | None, seconds: float) -> None:
         ended = False
         while not ended:
-            with self._done:
+            with self._changed:
                 ended = self._running == 0
                 if not ended:
-                    self._done.wait(seconds if watch is not None else None)
+                    self._changed.wait(seconds if watch is not None else None)
             if watch is not None:
                 watch()  # after the end too, which may have come before anybody waited
 
@@ -330,17 +329,17 @@ class _Carriers:
                 with self._connections.turn(self._stopped):
                     self._carry(*item)
         except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, whatever it is
-            with self._lock:
+            with self._changed:
                 if self._error is None and not (self._stopped.is_set() and isinstance(error, CancelledError)):
                     self._error = error
             self._stop()
         finally:
-            with self._done:
+            with self._changed:
                 self._running -= 1
-                self._done.notify_all()
+                self._changed.notify_all()
 
     def _next(self) -> tuple[Want, str] | None:
-        with self._lock:
+        with self._changed:
             return None if self._stopped.is_set() or not self._queue else self._queue.pop()
 
     def _stop(self) -> None:

@@ -24,6 +24,7 @@ from pyctrd.flows.bodies import Connections
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullManyProgress, PullProgress
 from pyctrd.flows.pull import bring
 from pyctrd.flows.resolve import Document, RegistryOrigin, Resolved, resolve_top
+from pyctrd.flows.threads import Changed
 from pyctrd.oci.reference import Reference
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class ManyPulls:
         self._seen: set[str] = set()
         # Bodies under way of each host: as many as of one pull alone, whatever the images that they are of.
         self._bodies: dict[str, Connections] = {}
-        self._changed = threading.Condition()
+        self._changed = Changed()
         self._workers = 0
         self._idle = 0
         self._at_work = 0

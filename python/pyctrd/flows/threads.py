@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 # How long a thread that was asked for may take to begin.
 START_SECONDS = 1.0
+# How long nobody looks whether it has ended that should have told so.
+LOOK_SECONDS = 1.0
 
 
 class OwnThread(threading.Thread):
@@ -23,14 +26,18 @@ class OwnThread(threading.Thread):
 
     def __init__(self, work: Callable[[], None], *, name: str) -> None:
         super().__init__(target=work, name=name)
-        self._over = threading.Event()
+        # No Event: who waits for one when Ctrl-C comes may be told that it let go of what it did not hold.
+        self._is_over = False
+        self._gate = threading.Lock()
+        self._gate.acquire()
 
     def run(self) -> None:
         """See ``Thread``."""
         try:
             super().run()
         finally:
-            self._over.set()
+            self._is_over = True
+            self._gate.release()
 
     def finish(self) -> None:
         """Wait for its end, if it was started at all; Ctrl-C is raised when it has ended."""
@@ -45,5 +52,26 @@ class OwnThread(threading.Thread):
         while self.ident is None and self in threading.enumerate() and time.monotonic() < end:
             time.sleep(0.001)
         if self.ident is not None:
-            self._over.wait()
+            while not self._is_over:
+                self._gate.acquire(timeout=LOOK_SECONDS)  # Ctrl-C may come when it has it, and before that is told
             self.join()
+
+
+class Changed(threading.Condition):
+    """A condition in which Ctrl-C finds its lock held, also in the moment in which that is given up to wait.
+
+    Python's leaves it then to ``with`` to release what is not held: a ``RuntimeError`` in the place of Ctrl-C.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(threading.RLock())  # which knows whose it is
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """See ``Condition``."""
+        try:
+            return super().wait(timeout)
+        except BaseException:
+            with suppress(RuntimeError):
+                self.release()
+            self.acquire()
+            raise
