@@ -241,14 +241,15 @@ struct Composer<'v, 'a> {
 impl Composer<'_, '_> {
     fn tree(&mut self, indexes: &[Index]) -> Result<Tree> {
         let mut tree = Tree::new(self.node(0)?);
-        let mut made: HashMap<Source, erofs::NodeId> = HashMap::new();
+        // By layer and record.
+        let mut made: Vec<_> = indexes.iter().map(|index| vec![None; index.records.len()]).collect();
         let mut pending: Vec<(Id, erofs::NodeId)> = vec![(0, tree.root())];
         while let Some((directory, parent)) = pending.pop() {
             for (name, &id) in self.view.children(directory).into_iter().flatten() {
                 let source = self.view.source(id);
                 let is_directory = self.view.children(id).is_some();
                 // A file is one inode under all its names, also where a layer above gave it some of them.
-                let known = made.get(&source).copied().filter(|_| !is_directory);
+                let known = made[source.layer][source.record].filter(|_| !is_directory);
                 let child = if let Some(child) = known {
                     child
                 } else {
@@ -271,7 +272,7 @@ impl Composer<'_, '_> {
                 if is_directory {
                     pending.push((id, child));
                 } else {
-                    made.insert(source, child);
+                    made[source.layer][source.record] = Some(child);
                 }
             }
         }

@@ -43,10 +43,18 @@ enum Files {
     Tree(Root),
     /// What it has of a pack and of blocks, and where the store's objects are: that is opened when one is asked for.
     Apart {
-        pack: Option<File>,
-        blocks: Option<File>,
+        pack: Option<Part>,
+        blocks: Option<Part>,
         objects: PathBuf,
     },
+}
+
+/// Contents of many files in one.
+#[derive(Debug)]
+struct Part {
+    name: &'static str,
+    file: File,
+    bytes: u64,
 }
 
 /// Opens unpacked layers and reads their indexes, lowest first.
@@ -133,11 +141,13 @@ impl LayerDirectory {
             return Ok(Self { path: path.to_owned(), files: Files::Tree(tree) });
         }
         let directory = Root::open(path)?;
-        let open = |part: &str| {
-            directory
-                .resolve_plain(part.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK)
+        let open = |name: &'static str| {
+            let file = directory
+                .resolve_plain(name.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK)
                 .map(File::from)
-                .map_err(|e| Error::errno("open", path.join(part), e))
+                .map_err(|e| Error::errno("open", path.join(name), e))?;
+            let bytes = file.metadata().map_err(|e| Error::io("read", path.join(name), &e))?.len();
+            Ok(Part { name, file, bytes })
         };
         let pack = index.pack.map(|_| open(PACK)).transpose()?;
         let blocks = index.blocks.map(|_| open(BLOCKS)).transpose()?;
@@ -152,7 +162,9 @@ impl LayerDirectory {
     pub fn is_there(&self) -> Result<bool> {
         let held = match &self.files {
             Files::Tree(tree) => tree.as_fd(),
-            Files::Apart { pack: Some(held), .. } | Files::Apart { blocks: Some(held), .. } => held.as_fd(),
+            Files::Apart { pack: Some(held), .. } | Files::Apart { blocks: Some(held), .. } => {
+                held.file.as_fd()
+            }
             Files::Apart { .. } => return Ok(false), // it is opened with one of them
         };
         let stat = rustix::fs::fstat(held).map_err(|e| Error::errno("stat", self.path(), e))?;
@@ -186,23 +198,36 @@ impl LayerDirectory {
     /// # Errors
     /// [`Error::Io`]; [`Error::Invalid`] where the layer lacks such bytes.
     pub(super) fn locate(&self, record: &Record) -> Result<(File, Option<u64>)> {
-        let (pack, blocks, objects) = match &self.files {
+        match &self.files {
             Files::Tree(tree) => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-                return Ok((tree.open_in(&record.path, flags, Mode::empty())?.into(), None));
+                Ok((tree.open_in(&record.path, flags, Mode::empty())?.into(), None))
             }
-            Files::Apart { pack, blocks, objects } => (pack, blocks, objects),
-        };
-        let (part, file, offset) = match (record.place, pack, record.extent, blocks) {
-            (Place::Object(key), Some(_), ..) => {
-                let object = open_object(Root::open(objects)?.as_fd(), &key)
-                    .map_err(|e| Error::errno("open", objects.join(object_path(&key)), e))?;
-                return Ok((object, None));
+            Files::Apart { pack, blocks, objects } => {
+                if let (Place::Object(key), Some(_)) = (record.place, pack) {
+                    let object = open_object(Root::open(objects)?.as_fd(), &key)
+                        .map_err(|e| Error::errno("open", objects.join(object_path(&key)), e))?;
+                    return Ok((object, None));
+                }
+                let (part, start) = self.part_of(record, pack.as_ref(), blocks.as_ref())?;
+                let file = part.file.try_clone();
+                Ok((file.map_err(|e| Error::io("read", self.path().join(part.name), &e))?, Some(start)))
             }
-            (Place::Packed(offset), Some(pack), ..) => (PACK, pack, offset),
-            (_, _, Some(extent), Some(blocks)) => (BLOCKS, blocks, extent.start),
+        }
+    }
+
+    /// What has a file's content among others', and from which byte on.
+    fn part_of<'p>(
+        &self,
+        record: &Record,
+        pack: Option<&'p Part>,
+        blocks: Option<&'p Part>,
+    ) -> Result<(&'p Part, u64)> {
+        let (part, start) = match (record.place, pack, record.extent, blocks) {
+            (Place::Packed(start), Some(pack), ..) => (pack, start),
+            (_, _, Some(extent), Some(blocks)) => (blocks, extent.start),
             // An empty file is nowhere.
-            (_, Some(held), ..) | (_, _, _, Some(held)) if record.size == 0 => (BLOCKS, held, 0),
+            (_, Some(held), ..) | (_, _, _, Some(held)) if record.size == 0 => (held, 0),
             _ => {
                 return Err(Error::NotFound {
                     kind: "content",
@@ -210,17 +235,15 @@ impl LayerDirectory {
                 });
             }
         };
-        let wrong = |e: &std::io::Error| Error::io("read", self.path().join(part), e);
-        let length = file.metadata().map_err(|e| wrong(&e))?.len();
         // What the index claims is no more than what is there: memory does not grow by a claim.
-        if offset.checked_add(record.size).is_none_or(|end| end > length) {
+        if start.checked_add(record.size).is_none_or(|end| end > part.bytes) {
             return Err(Error::Invalid {
-                field: if part == PACK { "layer pack" } else { "layer blocks" },
+                field: if part.name == PACK { "layer pack" } else { "layer blocks" },
                 value: self.path().display().to_string(),
                 reason: "is shorter than its index says; unpack the layer again".to_owned(),
             });
         }
-        Ok((file.try_clone().map_err(|e| wrong(&e))?, Some(offset)))
+        Ok((part, start))
     }
 
     /// A short content, as an image has it in itself.
@@ -231,11 +254,21 @@ impl LayerDirectory {
         if record.size == 0 {
             return Ok(Vec::new());
         }
+        let read = |file: &File, start: u64| {
+            let mut bytes = vec![0; usize::try_from(record.size).unwrap_or(0)];
+            file.read_exact_at(&mut bytes, start)
+                .map_err(|e| Error::io("read", to_path(&record.path), &e))?;
+            Ok(bytes)
+        };
+        if let (Files::Apart { pack, blocks, .. }, Place::Packed(_) | Place::Tree) =
+            (&self.files, record.place)
+        {
+            // Without a descriptor of its own: there are very many.
+            let (part, start) = self.part_of(record, pack.as_ref(), blocks.as_ref())?;
+            return read(&part.file, start);
+        }
         let (file, start) = self.locate(record)?;
-        let mut bytes = vec![0; usize::try_from(record.size).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, start.unwrap_or(0))
-            .map_err(|e| Error::io("read", to_path(&record.path), &e))?;
-        Ok(bytes)
+        read(&file, start.unwrap_or(0))
     }
 
     /// Which blocks of a sparse file among the layer's blocks have data, as far as the file system knows.

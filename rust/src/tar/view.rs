@@ -225,7 +225,7 @@ struct Apply<'v, 'a> {
     rule: Rule,
     /// This layer's directories, by path, and where in the view they are: a directory and its ancestors.
     directories: HashMap<&'a [u8], Vec<Id>>,
-    /// This layer's files, by their first path.
+    /// This layer's files, by their first path, where some have others.
     files: HashMap<&'a [u8], Source>,
 }
 
@@ -240,6 +240,7 @@ impl<'a> Apply<'_, 'a> {
                 foreign.insert(position, self.find_foreign(record)?);
             }
         }
+        let has_links = layer.records.iter().any(|record| record.what == What::Hardlink);
         for (position, record) in layer.records.iter().enumerate() {
             let own = Source { layer: self.position, record: position };
             if record.path.is_empty() {
@@ -249,11 +250,13 @@ impl<'a> Apply<'_, 'a> {
             let split = record.path.iter().rposition(|&b| b == b'/');
             let (parent, name) =
                 split.map_or((&b""[..], &record.path[..]), |at| (&record.path[..at], &record.path[at + 1..]));
-            let Some(ancestors) = self.directories.get(parent).cloned() else {
+            let Some(ancestors) = self.directories.get(parent) else {
                 return Err(refuse(record, "index has an entry before its directory"));
             };
+            let parent = ancestors[ancestors.len() - 1];
             let source = match record.what {
                 What::Directory => {
+                    let ancestors = ancestors.clone();
                     self.directory(record, own, ancestors, name)?;
                     continue;
                 }
@@ -262,7 +265,13 @@ impl<'a> Apply<'_, 'a> {
                 What::Whiteout => None,
                 _ => Some(own),
             };
-            self.file(record, source, ancestors[ancestors.len() - 1], name)?;
+            self.file(record, source, parent, name)?;
+            if has_links
+                && record.what != What::Hardlink
+                && let Some(source) = source
+            {
+                self.files.insert(&record.path, source);
+            }
         }
         Ok(())
     }
@@ -375,9 +384,6 @@ impl<'a> Apply<'_, 'a> {
         match source {
             Some(source) => {
                 self.put(record, parent, name, source, None)?;
-                if record.what != What::Hardlink {
-                    self.files.insert(&record.path, source);
-                }
             }
             None if record.what == What::Whiteout => {
                 let parent = &mut self.view.names[parent];
