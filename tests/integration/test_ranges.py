@@ -179,7 +179,7 @@ def test_all_layers_together_have_no_more_connections_than_they_may(
 @pytest.fixture
 def slow(faulty: FaultyRegistry) -> Iterator[SlowRelay]:
     """A network before the registry that lies."""
-    with SlowRelay(faulty.host, rate=1.5 * RATE) as relay:
+    with SlowRelay(faulty.host, rate=RATE) as relay:
         yield relay
 
 
@@ -207,8 +207,6 @@ def test_a_range_that_is_answered_wrongly_is_left_to_the_first_connection(
         engine.images.pull(reference)
         asked = layer_ranges(slow, built)
         assert asked[0] is None
-        if len(asked) == 1:
-            pytest.skip("this machine had too much else to do to see that the connection is slow")
         assert len(asked) == 2  # nothing that had come was asked for again
         assert_whole(engine, reference, root)
         if lie == "all":
