@@ -15,6 +15,7 @@ from pyctrd.flows.objects import named_objects, object_path
 from pyctrd.flows.recover import is_held
 from pyctrd.flows.resume import is_kept
 from pyctrd.flows.share import has_content
+from pyctrd.metadata import DATABASE
 from pyctrd.oci.value import NamedTuple
 from pyctrd.snapshots.imaged import Stacks
 
@@ -78,7 +79,7 @@ def check(rooms: Rooms, *, digests: bool = False) -> list[Finding]:
 
 def check_database(rooms: Rooms) -> list[Finding]:
     """What is wrong with the database's own file."""
-    name = str(rooms.root / "pyctrd.db")
+    name = str(rooms.root / DATABASE)
     return [Finding("database", name, problem, "damaged") for problem in rooms.database.find_damage()]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pyctrd import _core
 from pyctrd.errors import ConflictError, InvalidError, UnsupportedError
+from pyctrd.metadata import DATABASE
 
 PRIVATE_MODE = 0o700
 PARENT_MODE = 0o755
@@ -28,7 +29,7 @@ NETWORK_FILE_SYSTEMS = {
     0x786F4256: "vboxsf",
 }
 # By what is in it a directory is known to be ours: only such a one, and an empty one, is closed without asking.
-OURS = {"root": ("pyctrd.db",), "state": ("runtimes", "shims")}
+OURS = {"root": (DATABASE,), "state": ("runtimes", "shims")}
 
 
 def open_private(what: str, path: Path) -> str:

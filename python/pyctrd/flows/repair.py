@@ -28,6 +28,7 @@ from pyctrd.flows.recover import undo
 from pyctrd.flows.resolve import RegistryOrigin
 from pyctrd.flows.share import has_content
 from pyctrd.flows.wants import Want
+from pyctrd.metadata import DATABASE
 from pyctrd.metadata.salvage import flush_directory
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
@@ -83,7 +84,7 @@ def quarantine(rooms: Rooms, path: Path) -> Path:
 
 
 def _repair_database(rooms: Rooms) -> list[Finding]:
-    name = rooms.root / "pyctrd.db"
+    name = rooms.root / DATABASE
     try:
         damage = rooms.database.find_damage()
     except IntegrityError as error:

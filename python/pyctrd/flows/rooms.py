@@ -13,6 +13,7 @@ from pyctrd.errors import ConflictError, IntegrityError
 from pyctrd.flows.directories import check_file_system, open_private
 from pyctrd.flows.stages import StageTotals
 from pyctrd.flows.threads import OwnThread
+from pyctrd.metadata import DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,6 @@ PRIVATE_MODE = 0o700
 # In the root while a database is built anew: what it has by then is not all that it will have, and nothing may be
 # collected by it.
 REBUILDING = "rebuilding"
-DATABASE = "pyctrd.db"
 
 
 class Rooms:

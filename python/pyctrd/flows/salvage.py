@@ -22,6 +22,7 @@ from pyctrd.flows.pull import image_record, is_present, note_unpacked, record_co
 from pyctrd.flows.reach import needs_of
 from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.flows.rooms import PRIVATE_MODE, REBUILDING, Rooms
+from pyctrd.metadata import DATABASE
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.database import Database
 from pyctrd.metadata.events import STORE
@@ -56,7 +57,7 @@ def build_anew(rooms: Rooms) -> str:
     Raises:
         ConflictError: Another process has the old one open, and would go on writing to it.
     """
-    path = rooms.root / "pyctrd.db"
+    path = rooms.root / DATABASE
     rooms.use_database(None)
     if users := find_users(path):
         raise ConflictError(
@@ -156,7 +157,7 @@ def _recover_images(rooms: Rooms, whole: dict[str, int]) -> Iterator[ImageRecord
             target = Descriptor(media_type, Digest.parse(digest), size)
             namespace = owners.get(digest, rooms.namespace)
             with closing(Rooms(replace(rooms.settings, namespace=namespace))) as own:
-                own.use_database(Database(rooms.root / "pyctrd.db"))
+                own.use_database(Database(rooms.root / DATABASE))
                 yield _recover_image(own, target, body, whole)
         except (PyctrdError, OSError):
             continue  # no manifest, or one whose parts are gone

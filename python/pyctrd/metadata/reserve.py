@@ -7,6 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from pyctrd.metadata import DATABASE
+
 FILES = 6
 FILE_BYTES = 192 << 10
 # With less than this a database is not opened: SQLite maps its log's index, and where the kernel finds no room for what
@@ -48,7 +50,7 @@ class Reserve:
             with suppress(FileNotFoundError):
                 self._path(number).unlink()
         if not _take(self._root):
-            raise OSError(errno.ENOSPC, "database: no room left to open it", str(self._root / "pyctrd.db"))
+            raise OSError(errno.ENOSPC, "database: no room left to open it", str(self._root / DATABASE))
 
     def _keep(self) -> None:
         """What can be had now; more another time."""
