@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyctrd.errors import InvalidError, UnsupportedError
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.digest import Digest
-from pyctrd.oci.document import DOCUMENT_MAX_BYTES
+from pyctrd.oci.document import DOCUMENT_MAX_BYTES, Fields
 from pyctrd.oci.index import Index, detect
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import (
@@ -319,3 +319,35 @@ def test_any_document_is_read_or_refused(changes: dict[str, Any], make: Any) -> 
     for parse in (Manifest.parse, Index.parse, ImageConfig.parse, detect):
         with contextlib.suppress(InvalidError, UnsupportedError):
             parse(body)
+
+
+# Objects as lists of pairs, in which a name may stand twice; the last two names are one, in two forms.
+NAMES = st.sampled_from(['"a"', '":"', '"\\""', '"b\\\\"', '"c"', '"\\u0063"'])
+TEXTS = st.recursive(
+    st.sampled_from(["1", "null", '":"', '"\\":{"', '""']),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda values: f"[{','.join(values)}]")
+        | st.lists(st.tuples(NAMES, inner), max_size=4).map(
+            lambda pairs: f"{{{','.join(f'{name}: {value}' for name, value in pairs)}}}"
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(TEXTS)
+def test_a_name_that_stands_twice_is_found_wherever_it_is(text: str) -> None:
+    repeated = []
+    json.loads(text, object_pairs_hook=lambda pairs: repeated.append(len(dict(pairs)) < len(pairs)))
+    body = f'{{"found": {text}}}'.encode()
+    if any(repeated):
+        with pytest.raises(InvalidError, match="each name once"):
+            Fields.parse(body, kind="document")
+    else:
+        assert Fields.parse(body, kind="document").values == json.loads(body)
+
+
+def test_a_name_that_stands_twice_is_refused_also_where_nobody_can_say_which() -> None:
+    body = b'{"a":' * 1000 + b'{"b":1,"b":2}' + b"}" * 1000
+    with pytest.raises(InvalidError, match=r"twice|each name once"):
+        Fields.parse(body, kind="document")

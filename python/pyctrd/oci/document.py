@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +14,7 @@ from pyctrd.errors import InvalidError
 DOCUMENT_MAX_BYTES = 4 * 1024 * 1024
 _VALUE_MAX_CHARS = 80
 _SIZE_MAX = 2**63 - 1
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
 def invalid(field: str, value: object, expected: str) -> InvalidError:
@@ -24,7 +25,35 @@ def invalid(field: str, value: object, expected: str) -> InvalidError:
     return InvalidError(f"invalid document: {field}: {shown}: expected {expected}", field=field, value=shown)
 
 
-def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
+def _refuse_repeated(body: bytes, values: Any) -> None:
+    """Refuse a document in one of whose objects a name stands twice.
+
+    orjson takes the last of two, other parsers the first: one of us would see another document. Outside of strings
+    there is a colon for each name; as many names are in the values, unless some were repeated.
+    """
+    if _STRING.sub(b"", body).count(b":") != _count_names(values):
+        import json  # to say which; loading it takes longer than to read a document
+
+        try:
+            json.loads(body, object_pairs_hook=_refuse_pairs)
+        except RecursionError as error:  # orjson nests 1024 deep, json as deep as the caller's stack allows
+            raise InvalidError("invalid document: a name stands twice, nested too deep to say which") from error
+
+
+def _count_names(values: Any) -> int:
+    count = 0
+    waiting = [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            count += len(value)
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return count
+
+
+def _refuse_pairs(pairs: list[tuple[str, Any]]) -> None:
     if len(pairs) > 1:
         seen: set[str] = set()
         for name, _ in pairs:
@@ -44,12 +73,7 @@ def _decode(body: bytes, kind: str) -> Any:
         values = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidError(f"invalid {kind}: no JSON: {error}", field=kind) from error
-    if isinstance(values, dict | list):
-        # orjson takes the last of two, other parsers the first: one of us would see another document.
-        try:
-            json.loads(body, object_pairs_hook=_refuse_repeated)
-        except RecursionError as error:  # orjson nests 1024 deep, json as deep as the caller's stack allows
-            raise InvalidError(f"invalid {kind}: no JSON: nested too deep", field=kind) from error
+    _refuse_repeated(body, values)
     return values
 
 
