@@ -13,12 +13,13 @@ Names are loaded when they are first used, so that ``import pyctrd`` costs next 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pyctrd import errors as errors
 from pyctrd.errors import PyctrdError as PyctrdError
 
+TYPE_CHECKING = False  # what `typing` has too, which a command loads only if it needs it
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyctrd._core import Diffed as Diffed
     from pyctrd._core import Ingested as Ingested
     from pyctrd.containers import Container as Container
