@@ -215,6 +215,13 @@ class Rooms:
         if self._is_recovered and (not snapshotter or "snapshotter" in self.__dict__):
             yield
             return
+        # Loaded here: two threads that load modules at once hand the interpreter's lock to and fro, and gain nothing.
+        import pyctrd.flows.recover
+        import pyctrd.metadata.database
+
+        if snapshotter:
+            import pyctrd.content.layers
+            import pyctrd.flows.choose  # noqa: F401
         failures: list[Exception] = []
 
         def open_both() -> None:
