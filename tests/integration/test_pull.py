@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -374,3 +375,48 @@ def test_an_image_of_more_blobs_than_a_process_may_have_files_open(images: Image
     with pyctrd.Engine() as engine:
         assert len(engine.images.get(pushed.reference).manifest.layers) == 250
         assert engine.check() == []
+
+
+def test_the_first_pull_asks_for_each_blob_once(engine: pyctrd.Engine, faulty: FaultyRegistry, images: Images) -> None:
+    """The largest layer is asked for while the store is opened, and that answer is the one that is read."""
+    engine.images.pull(faulty.add(images.tree.built, "app"))
+    asked = [request.path.rpartition("/")[2] for request in faulty.requests("/blobs/")]
+    assert sorted(asked) == sorted(blob.digest for blob in images.tree.built.blobs)
+
+
+def test_a_layer_that_is_not_there_when_it_is_asked_for_first_is_asked_for_again(
+    engine: pyctrd.Engine, faulty: FaultyRegistry, images: Images
+) -> None:
+    built = images.tree.built
+    reference = faulty.add(built, "app")
+    largest = max(built.layers, key=lambda layer: len(layer.content))
+    faulty.lie(f"/blobs/{largest.digest}", Answer(500, b"not now"))
+    assert engine.images.pull(reference).digest == built.digest
+    assert len(faulty.requests(largest.digest)) == 2
+
+
+def test_what_was_asked_for_ahead_of_a_store_that_cannot_be_opened_is_closed(
+    faulty: FaultyRegistry, images: Images, state: Path
+) -> None:
+    del state
+    built = images.tree.built
+    reference = faulty.add(built, "app")
+    largest = max(built.layers, key=lambda layer: len(layer.content))
+    faulty.lie(f"/blobs/{largest.digest}", Answer(body=None, stall=threading.Event()))
+    with pyctrd.Engine(snapshotter="none of ours") as engine:
+        with pytest.raises(InvalidError, match="snapshotter"):
+            engine.images.pull(reference)
+        assert faulty.requests(largest.digest)
+        assert count_connections(faulty.host) == 0
+
+
+def count_connections(host: str) -> int:
+    """Sockets of this process that are connected to a host; the ends that a registry in it has accepted are none."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            with socket.socket(fileno=os.dup(int(link.name))) as copy:
+                found += copy.getpeername()[:2] == (host.partition(":")[0], int(host.partition(":")[2]))
+        except OSError:
+            continue  # no socket, or no peer
+    return found

@@ -37,6 +37,7 @@ def bring(
     progress: ProgressCallback | None,
     bodies: Connections | None = None,
     claims: int = MAX_CLAIMED,
+    origin: RegistryOrigin | None = None,
 ) -> ImageRecord:
     """Bring an image in that was resolved: transfer what is missing, publish, record.
 
@@ -48,6 +49,7 @@ def bring(
         progress: Called a few times a second, in the calling thread; what it raises gives the pull up.
         bodies: Taken while a layer's bytes come; None where this pull alone decides how many do at once.
         claims: Blobs that may have locks and files open at once.
+        origin: The repository, where something was asked of it already.
 
     Returns:
         The image's record, durable.
@@ -64,7 +66,8 @@ def bring(
     reference = resolved.reference
     if unpack:
         resolved.manifest.check_is_image(str(reference))
-    wants = wants_of(rooms, resolved, RegistryOrigin(rooms, reference), unpack=unpack, keep_blobs=keep_blobs)
+    origin = origin or RegistryOrigin(rooms, reference)
+    wants = wants_of(rooms, resolved, origin, unpack=unpack, keep_blobs=keep_blobs)
     # What is wanted is kept before it is looked for: whatever is there now stays there.
     with swept_after_failure(rooms), kept(rooms, "pull", resources_of(wants)) as lease:
         fetch = Fetch(
@@ -85,6 +88,14 @@ def bring(
             lease.end(tx)
             note_unpacked(rooms, tx, wants)
             return tx.images.put(image_record(rooms, resolved), by="pull")
+
+
+def ask_ahead(origin: RegistryOrigin, resolved: Resolved, *, unpack: bool, keep_blobs: bool) -> None:
+    """Ask for the largest layer, which is going to be first, while a store is opened that has nothing yet."""
+    largest = max(resolved.manifest.layers, key=lambda layer: layer.size, default=None)
+    if largest is None or (unpack and not keep_blobs and _ranges_of(origin, largest) is not None):
+        return
+    origin.ask_ahead(largest)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from pyctrd.errors import InvalidError, NotFoundError
+from pyctrd.errors import InvalidError, NotFoundError, PyctrdError
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.index import Index
 from pyctrd.oci.manifest import Manifest
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.bodies import Body
     from pyctrd.flows.rooms import Rooms
     from pyctrd.oci.descriptor import Descriptor
+    from pyctrd.oci.digest import Digest
     from pyctrd.oci.platform import Platform
     from pyctrd.oci.reference import Reference
 
@@ -89,6 +90,7 @@ class RegistryOrigin:
     def __init__(self, rooms: Rooms, reference: Reference) -> None:
         self._registry = rooms.registry
         self._reference = reference
+        self._ahead: dict[Digest, Body] = {}
 
     def read_manifest(self, descriptor: Descriptor) -> bytes:
         """See ``Origin``."""
@@ -100,14 +102,31 @@ class RegistryOrigin:
 
     def open_blob(self, descriptor: Descriptor, offset: int) -> Body:
         """See ``Origin``."""
+        if offset == 0 and (body := self._ahead.pop(descriptor.digest, None)) is not None:
+            return body
         return self._registry.open_blob(self._reference, descriptor, offset=offset, retry=False)  # `fetch` tries again
+
+    def ask_ahead(self, descriptor: Descriptor) -> None:
+        """Ask for a blob that is wanted in any case, before anything is there that could take its bytes.
+
+        What goes wrong is not told: it is asked for again when it is opened.
+        """
+        with suppress(PyctrdError):
+            self._ahead[descriptor.digest] = self.open_blob(descriptor, 0)
+
+    def close(self) -> None:
+        """Close what was asked for ahead and not opened since."""
+        while self._ahead:
+            self._ahead.popitem()[1].close()
 
     def open_range(self, descriptor: Descriptor, start: int, end: int) -> Body:
         """A part of a blob, from one byte to before another."""
         return self._registry.open_range(self._reference, descriptor, start, end)
 
 
-def resolve(rooms: Rooms, reference: Reference, *, platform: Platform) -> Resolved:
+def resolve(
+    rooms: Rooms, reference: Reference, *, platform: Platform, origin: RegistryOrigin | None = None
+) -> Resolved:
     """Ask the registry what ``reference`` is, down to the config of one platform's manifest.
 
     Documents that this namespace already has are read from the store: only the top one is asked for.
@@ -116,6 +135,7 @@ def resolve(rooms: Rooms, reference: Reference, *, platform: Platform) -> Resolv
         rooms: The engine's rooms.
         reference: With a tag, a digest or both.
         platform: Whose manifest is taken from an index.
+        origin: The repository, where the caller goes on with it.
 
     Returns:
         The decoded documents and their bytes, each checked against its descriptor.
@@ -127,7 +147,7 @@ def resolve(rooms: Rooms, reference: Reference, *, platform: Platform) -> Resolv
     """
     fetched = rooms.registry.manifest(reference)
     top = Document(fetched.descriptor, fetched.body)
-    return resolve_top(rooms, RegistryOrigin(rooms, reference), reference, top, platform=platform)
+    return resolve_top(rooms, origin or RegistryOrigin(rooms, reference), reference, top, platform=platform)
 
 
 def resolve_top(rooms: Rooms, origin: Origin, reference: Reference, top: Document, *, platform: Platform) -> Resolved:
