@@ -249,16 +249,15 @@ class Images:
         parsed = Reference.parse(reference)
         wanted = Platform.parse(platform) if platform else Platform.host()
         keeps = self._keeps(keep_blobs, unpack=unpack)
-        had_nothing = self._rooms.is_new
         with ExitStack() as ending:
-            with self._rooms.opening(snapshotter=unpack):
+            with self._rooms.opening(snapshotter=unpack) as is_new:
                 # Loaded while the store is opened, which takes as long.
                 from pyctrd.flows.pull import ask_ahead, bring
                 from pyctrd.flows.resolve import RegistryOrigin, resolve
 
                 origin = ending.enter_context(closing(RegistryOrigin(self._rooms, parsed)))
                 resolved = resolve(self._rooms, parsed, platform=wanted, origin=origin)
-                if had_nothing:  # that could make the request vain
+                if is_new:  # and has nothing that could make the request vain
                     ask_ahead(origin, resolved, unpack=unpack, keep_blobs=keeps)
             record = bring(self._rooms, resolved, origin=origin, unpack=unpack, keep_blobs=keeps, progress=progress)
         return Image(self._rooms, record)

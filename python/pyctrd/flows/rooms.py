@@ -207,14 +207,16 @@ class Rooms:
             return choose_snapshotter(self)
 
     @contextmanager
-    def opening(self, *, snapshotter: bool) -> Iterator[None]:
+    def opening(self, *, snapshotter: bool) -> Iterator[bool]:
         """Open the database, and the snapshotter if it is wanted, beside what is done in the block.
 
-        What goes wrong there is raised at the block's end.
+        What goes wrong there is raised at the block's end. The block is told whether the store had nothing yet.
         """
         if self._is_recovered and (not snapshotter or "snapshotter" in self.__dict__):
-            yield
+            yield False
             return
+        # Others may have filled it since this engine was made.
+        is_new = self._began_new = not (self._is_recovered or _has_bytes(self.root / DATABASE))
         # Loaded here: two threads that load modules at once hand the interpreter's lock to and fro, and gain nothing.
         import pyctrd.flows.recover
         import pyctrd.metadata.database
@@ -236,7 +238,7 @@ class Rooms:
         try:
             with suppress(RuntimeError):  # no more threads: it is opened later
                 thread.start()
-            yield
+            yield is_new
         finally:
             thread.finish()
         if failures:
