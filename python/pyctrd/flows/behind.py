@@ -18,15 +18,19 @@ PAUSE_SECONDS = 0.2
 class WriteBehind:
     """A thread that flushes a root's file system again and again, for as long as somebody wants it to.
 
+    One at a time in all processes: to flush what another is flushing waits for all of it, and holds up who writes.
+
     Trees and objects are thousands of small files: to find room for them is most of what a flush does, and one core's
     work. The kernel begins with it by itself when they are 30 seconds old, which is long after a pull's end.
 
     Args:
         root: The engine's root directory.
+        turn: A lock that whoever flushes this root has meanwhile.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, turn: _core.FileLock) -> None:
         self._root = root
+        self._turn = turn
         self._lock = threading.Lock()
         self._users: set[object] = set()
         self._ended = threading.Event()
@@ -62,6 +66,13 @@ class WriteBehind:
 
     def _work(self, ended: threading.Event) -> None:
         # An error is kept by the kernel for who flushes before publishing: that one has to know, and is told.
-        with suppress(OSError):
-            while not ended.wait(PAUSE_SECONDS):
-                _core.flush_file_system(self._root)
+        mine = False
+        try:
+            with suppress(OSError):
+                while not ended.wait(PAUSE_SECONDS):
+                    mine = mine or self._turn.acquire(timeout=0)
+                    if mine:
+                        _core.flush_file_system(self._root)
+        finally:
+            if mine:
+                self._turn.release()

@@ -172,7 +172,7 @@ class Rooms:
         from pyctrd.flows.behind import WriteBehind
 
         with self._making:
-            return self.__dict__.setdefault("write_behind", WriteBehind(self.root))  # type: ignore[no-any-return] # as above
+            return self.__dict__.setdefault("write_behind", WriteBehind(self.root, self.lock("store", "behind")))  # type: ignore[no-any-return] # as above
 
     @property
     def removal(self) -> Removal:
