@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -99,6 +100,37 @@ def test_pull_again_transfers_nothing(engine: pyctrd.Engine, images: Images) -> 
     before = engine.stages()["receive"]["bytes"]
     engine.images.pull(images.tree.reference)
     assert engine.stages()["receive"]["bytes"] == before
+
+
+def test_pull_again_writes_nothing(images: Images, root: Path, state: Path) -> None:
+    del state
+
+    def written() -> list[tuple[str, int, int]]:
+        """Of the database, its log, and all directories but those of locks."""
+        paths = [root / name for name in ("pyctrd.db", "pyctrd.db-wal", "content/ingest", "snapshots", "trash")]
+        return [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+
+    with pyctrd.Engine(root=root) as engine:
+        first = engine.images.pull(images.tree.reference)
+        before = written()
+        again = engine.images.pull(images.tree.reference)
+        assert (again.digest, again.created_ns) == (first.digest, first.created_ns)
+        assert written() == before
+        # Under another name there is something to record.
+        engine.images.pull(f"{images.tree.reference.rpartition(':')[0]}@{first.digest}")
+        assert len(engine.images.list()) == 2
+        assert written() != before
+
+
+@pytest.mark.parametrize("damage", ["stack", "layer"])
+def test_pull_again_makes_what_is_gone(engine: pyctrd.Engine, images: Images, root: Path, damage: str) -> None:
+    image = engine.images.pull(images.tree.reference)
+    gone = next(root.glob("snapshots/stack-*" if damage == "stack" else "layers/sha256/*"))
+    shutil.rmtree(gone)
+    again = engine.images.pull(images.tree.reference)
+    assert again.digest == image.digest
+    assert gone.is_dir()
+    assert engine.check() == []
 
 
 def test_the_zstd_form_of_a_layer_is_unpacked_once(engine: pyctrd.Engine, images: Images) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import QuotaError, UnsafeArchiveError
+from pyctrd.errors import PyctrdError, QuotaError, UnsafeArchiveError
 from pyctrd.flows.bodies import Body, FileBody
 from pyctrd.flows.fetch import MAX_CLAIMED, Fetch
 from pyctrd.flows.lease import kept, resources_of
@@ -68,6 +68,8 @@ def bring(
         resolved.manifest.check_is_image(str(reference))
     origin = origin or RegistryOrigin(rooms, reference)
     wants = wants_of(rooms, resolved, origin, unpack=unpack, keep_blobs=keep_blobs)
+    if (known := _find_known(rooms, resolved, wants, unpack=unpack)) is not None:
+        return known
     # What is wanted is kept before it is looked for: whatever is there now stays there.
     with swept_after_failure(rooms), kept(rooms, "pull", resources_of(wants)) as lease:
         fetch = Fetch(
@@ -88,6 +90,31 @@ def bring(
             lease.end(tx)
             note_unpacked(rooms, tx, wants)
             return tx.images.put(image_record(rooms, resolved), by="pull")
+
+
+def _find_known(rooms: Rooms, resolved: Resolved, wants: Sequence[Want], *, unpack: bool) -> ImageRecord | None:
+    """The image's record, where the namespace has all of it already by this very name: then nothing is written.
+
+    No lease is needed: the image keeps what it has. Where somebody removes it meanwhile, it is as if they had done so
+    after the pull.
+    """
+    found = rooms.database.images.find(rooms.namespace, str(resolved.reference))
+    wanted = image_record(rooms, resolved)
+    if found is None or wanted._replace(created_ns=found.created_ns, updated_ns=found.updated_ns) != found:
+        return None
+    if not all(is_present(rooms, want) for want in wants):
+        return None
+    if unpack and resolved.config is not None:
+        diff_ids = resolved.config.rootfs.diff_ids
+        if rooms.database.layers.unpacked_for(rooms.namespace, diff_ids) != set(diff_ids):
+            return None
+        try:
+            settle(rooms, diff_ids)
+        except (PyctrdError, OSError):
+            return None  # the image is being removed, or damaged: with a lease it will be seen which
+    if rooms.settings.durability != "none":
+        rooms.database.flush()  # of what makes it whole, some may be news of another process that nobody flushed yet
+    return found
 
 
 def ask_ahead(origin: RegistryOrigin, resolved: Resolved, *, unpack: bool, keep_blobs: bool) -> None:
