@@ -19,10 +19,11 @@ from pyctrd.errors import (
     ConflictError,
     InvalidError,
     NotFoundError,
+    PyctrdError,
     UnsafeArchiveError,
     UnsupportedError,
 )
-from pyctrd.snapshots.protocol import Snapshotter
+from pyctrd.snapshots.protocol import LayerRef, Snapshotter
 from tests.contracts.conftest import SNAPSHOTTERS, Opens
 from tests.contracts.stacks import (
     KINDS,
@@ -149,6 +150,57 @@ def test_settling_again_is_a_no_op(snapshotter: Snapshotter, opens: Opens, root:
     snapshotter.settle(layers)
     opens(root).settle(layers)
     assert states(root) == before
+
+
+def moved(layers: list[LayerRef], directory: Path) -> list[LayerRef]:
+    """The top layer in another place than its own, as one that has no name yet."""
+    staged = directory / "staged"
+    layers[-1].path.rename(staged)
+    return [*layers[:-1], LayerRef(layers[-1].diff_id, staged)]
+
+
+def test_what_is_made_before_layers_have_their_names_is_there_when_they_have(
+    snapshotter: Snapshotter, root: Path, tmp_path: Path
+) -> None:
+    layers = needy(root)
+    staged = moved(layers, root)
+    with snapshotter.settling(staged) as make:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(make).result()
+        assert not list((root / "snapshots").glob("[!t]*"))  # a trial alone
+        staged[-1].path.rename(layers[-1].path)
+    before = states(root)
+    snapshotter.settle(layers)
+    assert states(root) == before
+    shows = view_of(snapshotter, snapshotter.view("key", layers), tmp_path)
+    snapshotter.delete("key")
+    snapshotter.collect([])
+    assert on_disk(root) == set()
+    assert differences(view_of(snapshotter, snapshotter.view("key", layers), tmp_path), shows) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_left_of_what_was_not_made_or_not_wanted_any_more(
+    snapshotter: Snapshotter, root: Path, *, fails: bool
+) -> None:
+    layers = needy(root)
+    before = on_disk(root)
+    with suppress(KeyboardInterrupt), snapshotter.settling(layers) as make:
+        if fails:
+            make()
+            raise KeyboardInterrupt
+    assert on_disk(root) == before
+
+
+def test_where_a_layer_is_gone_before_it_was_looked_at_nothing_is_made(snapshotter: Snapshotter, root: Path) -> None:
+    layers = needy(root)
+    staged = moved(layers, root)
+    with snapshotter.settling(staged) as make:
+        staged[-1].path.rename(layers[-1].path)
+        with pytest.raises((PyctrdError, OSError)):
+            make()
+    assert on_disk(root) == set()
+    snapshotter.settle(layers)
 
 
 def test_settling_no_layers_does_nothing(snapshotter: Snapshotter, root: Path) -> None:

@@ -26,7 +26,12 @@ class Layers:
 
     def __init__(self, root: Path) -> None:
         self._layers = root / "layers"
+        self._ingests = root / "content" / "ingest"
         self._trash = root / "trash"
+
+    def staged(self, ingest_id: str) -> Path:
+        """Where an ingest keeps a layer that has no name yet."""
+        return self._ingests / ingest_id / "layer"
 
     def path(self, diff_id: str | Digest) -> Path:
         """Where a layer is, or would be.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ from pyctrd.flows.wants import Given, Want
 from pyctrd.oci.media_types import layer_compression
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyctrd.flows.bodies import Rates
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.database import Tables
@@ -71,6 +73,7 @@ class Fetch:
         claims: Wants that have locks and files open at once.
         flushes: Whether what is recorded is durable when ``run`` returns; else with the caller's next ``write()``, and
             a power cut before that undoes all of it.
+        publishing: Entered while what came gets its names, with where layers are until they have theirs.
     """
 
     def __init__(
@@ -86,8 +89,10 @@ class Fetch:
         bodies: Connections | None = None,
         claims: int = MAX_CLAIMED,
         flushes: bool = True,
+        publishing: Callable[[Mapping[str, Path]], AbstractContextManager[None]] | None = None,
     ) -> None:
         self._rooms = rooms
+        self._publishing = publishing
         self._flushes = flushes
         self._charged = charged
         self._is_present = is_present
@@ -222,12 +227,13 @@ class Fetch:
             hold(digest_locks(self._rooms, *names), held)  # in their order, so that no two wait for each other
             database = self._rooms.database
             self._publishes = True
-            _core.publish(
-                str(self._rooms.root),
-                ingests,
-                durability=self._rooms.settings.durability,
-                journal=database.log,
-            )
+            with self._publishing(self._staged(wants, ids)) if self._publishing is not None else nullcontext():
+                _core.publish(
+                    str(self._rooms.root),
+                    ingests,
+                    durability=self._rooms.settings.durability,
+                    journal=database.log,
+                )
             with database.write() if self._flushes else database.note() as tx:
                 # Looked at again in the transaction that keeps it, or it could go in between.
                 if not _are_there(self._rooms, tx, wants):
@@ -238,6 +244,14 @@ class Fetch:
                     tx.ingests.delete(ingest_id)
         for ingest in ingests:
             ingest.abort()  # what was kept until now, lest it had to be fetched again
+
+    def _staged(self, wants: Sequence[Want], ids: Sequence[str]) -> dict[str, Path]:
+        """Where the layers are that are to get their names, by diff_id."""
+        return {
+            want.diff_id: self._rooms.layers.staged(ingest_id)
+            for want, ingest_id in zip(wants, ids, strict=True)
+            if want.diff_id is not None and want.ingest is not None and want.unpack and not want.known
+        }
 
 
 def _are_there(rooms: Rooms, tx: Tables, wants: Sequence[Want]) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,15 @@ from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
 from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved
 from pyctrd.flows.share import has_layer, knows_layer, share
+from pyctrd.flows.threads import OwnThread
 from pyctrd.flows.wants import Want
 from pyctrd.metadata.images import ImageRecord
 from pyctrd.oci.media_types import layer_media_type
 from pyctrd.snapshots.protocol import LayerRef
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyctrd.flows.bodies import Connections
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.database import Tables
@@ -72,6 +75,7 @@ def bring(
         return known
     # What is wanted is kept before it is looked for: whatever is there now stays there.
     with swept_after_failure(rooms), kept(rooms, "pull", resources_of(wants)) as lease:
+        stacks = [resolved.config.rootfs.diff_ids] if unpack and resolved.config is not None else []
         fetch = Fetch(
             rooms,
             is_present=partial(is_present, rooms),
@@ -82,10 +86,11 @@ def bring(
             bodies=bodies,
             claims=claims,
             flushes=False,
+            publishing=partial(settling, rooms, stacks),
         )
         fetch.run(wants)
-        if unpack and resolved.config is not None:
-            settle(rooms, resolved.config.rootfs.diff_ids)
+        for diff_ids in stacks:
+            settle(rooms, diff_ids)
         with rooms.database.write() as tx:
             lease.end(tx)
             note_unpacked(rooms, tx, wants)
@@ -149,6 +154,34 @@ def swept_after_failure(rooms: Rooms) -> Iterator[None]:
 def settle(rooms: Rooms, diff_ids: Sequence[Digest]) -> None:
     """Make what an image's layers leave to one another: a link to nowhere fails now, not when a container is made."""
     rooms.snapshotter.settle([LayerRef(str(diff_id), rooms.layers.path(diff_id)) for diff_id in diff_ids])
+
+
+@contextmanager
+def settling(rooms: Rooms, stacks: Sequence[Sequence[Digest]], staged: Mapping[str, Path]) -> Iterator[None]:
+    """Settle stacks while the layers that are staged get their names: the disk has more to do then than we have.
+
+    What cannot be settled so, or not yet, is left to ``settle``, which tells why.
+    """
+    with ExitStack() as naming:
+        makes: list[Callable[[], None]] = []
+        for diff_ids in stacks:
+            places = [staged.get(str(diff_id)) or rooms.layers.path(diff_id) for diff_id in diff_ids]
+            if all(place.is_dir() for place in places):
+                layers = [LayerRef(str(diff_id), place) for diff_id, place in zip(diff_ids, places, strict=True)]
+                makes.append(naming.enter_context(rooms.snapshotter.settling(layers)))
+
+        def make_all() -> None:
+            for make in makes:
+                with suppress(PyctrdError, OSError):
+                    make()
+
+        thread = OwnThread(make_all, name="pyctrd-settling")
+        try:
+            with suppress(RuntimeError):  # no more threads
+                thread.start()
+            yield
+        finally:
+            thread.finish()
 
 
 def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool, keep_blobs: bool = True) -> list[Want]:

@@ -25,6 +25,7 @@ from pyctrd.flows.pull import (
     note_unpacked,
     record_content,
     settle,
+    settling,
     swept_after_failure,
     wants_of,
     watcher,
@@ -112,6 +113,7 @@ class _Loading:
         """Bring in all that is wanted, and name the images."""
         rooms, wants = self._rooms, list(self._wants.values())
         # Kept before it is looked for: whatever is there now stays there.
+        stacks = self._stacks if self._unpack else []
         with kept(rooms, "load", resources_of(wants)) as lease:
             Fetch(
                 rooms,
@@ -121,10 +123,10 @@ class _Loading:
                 watch=watcher(self._origin.source, wants, progress),
                 watch_seconds=PROGRESS_INTERVAL_SECONDS,
                 flushes=False,
+                publishing=partial(settling, rooms, stacks),
             ).run(wants)
-            if self._unpack:
-                for diff_ids in self._stacks:
-                    settle(rooms, diff_ids)
+            for diff_ids in stacks:
+                settle(rooms, diff_ids)
             with rooms.database.write() as tx:
                 lease.end(tx)
                 note_unpacked(rooms, tx, wants)

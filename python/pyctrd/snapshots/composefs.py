@@ -66,7 +66,7 @@ class Composefs(Imaged):
     def _looks(self, image: Path) -> Path:
         return image if self._user_marks else super()._looks(image)
 
-    def _compose(self, layers: Sequence[LayerRef], making: Path, identity: str) -> None:
+    def _make(self, layers: Sequence[LayerRef], making: Path, identity: str) -> None:
         if not self._user_marks:
             compose_image(layers, making, identity, blocks=False)
             return

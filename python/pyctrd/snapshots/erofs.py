@@ -40,5 +40,5 @@ class Erofs(Imaged):
         finally:
             _core.unmount(trial / "lower", lazy=True)
 
-    def _compose(self, layers: Sequence[LayerRef], making: Path, identity: str) -> None:
+    def _make(self, layers: Sequence[LayerRef], making: Path, identity: str) -> None:
         compose_image(layers, making, identity, blocks=True)

@@ -76,10 +76,6 @@ class Imaged(Overlayfs, ABC):
         super().__init__(root)
         self._images = ImageMounts(state, root)
 
-    def settle(self, layers: Sequence[LayerRef]) -> None:
-        """As the protocol says."""
-        self._image(layers)
-
     def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
         """As the protocol says."""
         image = self._image(layers)
@@ -122,17 +118,20 @@ class Imaged(Overlayfs, ABC):
         self._images.collect()
 
     def _image(self, layers: Sequence[LayerRef]) -> Path | None:
-        """The image of a stack, or what takes its place, made when it is first asked for; None of no layers."""
-        if not layers:
-            return None
+        """The image of a stack, or what takes its place; None of no layers."""
+        settled = self._settled(layers)
+        return None if settled is None else settled / self._made
+
+    def _check(self, layers: Sequence[LayerRef]) -> None:
         for ref in layers:
             if not ref.path.is_dir():  # the image alone says nothing of what was changed
                 raise NotFoundError(f"layer not found: {ref.diff_id}", kind="layer", name=ref.diff_id)
-        path = self._store.directory / f"{STACK}{stack_id(layers)}{self.suffix}"
-        found = path / self._made
-        if not found.exists():
-            self._make_image(path, found, layers)
-        return found
+
+    def _place(self, layers: Sequence[LayerRef]) -> Path:
+        return self._store.directory / f"{STACK}{stack_id(layers)}{self.suffix}"
+
+    def _is_made(self, place: Path) -> bool:
+        return (place / self._made).exists()
 
     @property
     def _made(self) -> str:
@@ -144,21 +143,8 @@ class Imaged(Overlayfs, ABC):
         return image.parent / _ROOT
 
     @abstractmethod
-    def _compose(self, layers: Sequence[LayerRef], making: Path, identity: str) -> None:
+    def _make(self, layers: Sequence[LayerRef], making: Path, identity: str) -> None:
         """Make an image in a directory, write down what it needs, and flush all that is there."""
-
-    def _make_image(self, path: Path, found: Path, layers: Sequence[LayerRef]) -> None:
-        with self._store.trial() as making:
-            write_record(making / MEMBERS, [ref.diff_id for ref in layers], flush=False)
-            self._compose(layers, making, path.name)
-            try:
-                making.rename(path)
-            except OSError:
-                if found.exists():
-                    return  # another process was as fast
-                # What is there has lost what it was made for.
-                self._store.remove(path)
-                making.rename(path)
 
 
 def compose_image(layers: Sequence[LayerRef], making: Path, identity: str, *, blocks: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pyctrd import _core
@@ -32,6 +34,11 @@ class Native:
     def settle(self, layers: Sequence[LayerRef]) -> None:
         """Check that the layers fit one another; nothing is made."""
         _core.ImageView([ref.path for ref in layers]).find(b"/")
+
+    @contextmanager
+    def settling(self, layers: Sequence[LayerRef]) -> Iterator[Callable[[], None]]:
+        """As the protocol says."""
+        yield partial(self.settle, layers)
 
     def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
         """As the protocol says."""

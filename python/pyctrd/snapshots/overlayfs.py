@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -67,7 +68,27 @@ class Overlayfs:
 
     def settle(self, layers: Sequence[LayerRef]) -> None:
         """As the protocol says."""
-        self._fixup(layers)
+        self._settled(layers)
+
+    @contextmanager
+    def settling(self, layers: Sequence[LayerRef]) -> Iterator[Callable[[], None]]:
+        """As the protocol says."""
+        place = self._place(layers)
+        if not layers or self._is_made(place):
+            yield _do_nothing
+            return
+        with self._store.trial() as making:
+            is_whole = False
+
+            def make() -> None:
+                nonlocal is_whole
+                write_record(making / MEMBERS, [ref.diff_id for ref in layers], flush=False)
+                self._make(layers, making, place.name)
+                is_whole = True
+
+            yield make
+            if is_whole:
+                self._name(making, place)
 
     def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
         """As the protocol says."""
@@ -163,10 +184,22 @@ class Overlayfs:
             # Without an upper directory overlayfs wants two lower ones at least.
             mount([*lower, path / "empty", *([] if lower else [path / "none"])], target)
 
-    def _fixup(self, layers: Sequence[LayerRef]) -> Path | None:
-        """The tree of a stack's fix-up layer, made when it is first asked for; None where it needs none."""
+    def _settled(self, layers: Sequence[LayerRef]) -> Path | None:
+        """The directory of what a stack needs, made when it is first asked for; None of no layers."""
         if not layers:
             return None
+        self._check(layers)
+        with self.settling(layers) as make:
+            make()
+        return self._place(layers)
+
+    def _fixup(self, layers: Sequence[LayerRef]) -> Path | None:
+        """The tree of a stack's fix-up layer; None where it needs none."""
+        settled = self._settled(layers)
+        return settled / "tree" if settled is not None and (settled / "tree").exists() else None
+
+    def _check(self, layers: Sequence[LayerRef]) -> None:
+        """Refuse layers that are not what this snapshotter takes."""
         for ref in layers:
             if not (ref.path / "tree").exists() and ref.path.exists():
                 raise UnsupportedError(
@@ -174,24 +207,36 @@ class Overlayfs:
                     feature="layer not unpacked as a directory",
                     needs=_NEEDS,
                 )
-        path = self._store.directory / f"{_FIXUP}{stack_id(layers)}"
-        if not path.exists():
-            self._make_fixup(path, layers)
-        tree = path / "tree"
-        return tree if tree.exists() else None
 
-    def _make_fixup(self, path: Path, layers: Sequence[LayerRef]) -> None:
-        with self._store.trial() as making:
-            (making / "tree").mkdir(mode=0o755)
-            write_record(making / MEMBERS, [ref.diff_id for ref in layers], flush=False)
-            if not _core.settle_layers([ref.path for ref in layers], making / "tree"):
-                (making / "tree").rmdir()
-            _core.flush_tree(making)
-            try:
-                making.rename(path)
-            except OSError:
-                if not path.exists():  # else another process was as fast
-                    raise
+    def _place(self, layers: Sequence[LayerRef]) -> Path:
+        """Where what a stack needs is, or is going to be."""
+        return self._store.directory / f"{_FIXUP}{stack_id(layers)}"
+
+    def _is_made(self, place: Path) -> bool:
+        """Whether it is there, whole."""
+        return place.exists()
+
+    def _make(self, layers: Sequence[LayerRef], making: Path, identity: str) -> None:
+        """Make it in a directory, and flush all that is there."""
+        del identity
+        (making / "tree").mkdir(mode=0o755)
+        if not _core.settle_layers([ref.path for ref in layers], making / "tree"):
+            (making / "tree").rmdir()
+        _core.flush_tree(making)
+
+    def _name(self, making: Path, place: Path) -> None:
+        try:
+            making.rename(place)
+        except OSError:
+            if self._is_made(place):
+                return  # another process was as fast
+            # What is there has lost what it was made for.
+            self._store.remove(place)
+            making.rename(place)
+
+
+def _do_nothing() -> None:
+    """There is nothing to make."""
 
 
 def in_user_namespace() -> bool:

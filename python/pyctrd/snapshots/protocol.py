@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -70,6 +71,15 @@ class Snapshotter(Protocol):
 
         Raises:
             UnsafeArchiveError: A layer cannot be applied to those below it.
+        """
+        ...
+
+    def settling(self, layers: Sequence[LayerRef]) -> AbstractContextManager[Callable[[], None]]:
+        """As ``settle``, for layers that are still to get their names.
+
+        What the ``with`` block is given it may call once, in any thread, while the layers are where they are said to
+        be. What that made gets its own name at the block's end, when the layers must have theirs: not where it was not
+        called, or raised, or the block did.
         """
         ...
 
