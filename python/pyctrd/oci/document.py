@@ -14,6 +14,8 @@ from pyctrd.errors import InvalidError
 DOCUMENT_MAX_BYTES = 4 * 1024 * 1024
 _VALUE_MAX_CHARS = 80
 _SIZE_MAX = 2**63 - 1
+# What nobody needs; Python's json can say of it which name stands twice, however deep it is called itself.
+_NESTING_MAX = 100
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
@@ -25,32 +27,33 @@ def invalid(field: str, value: object, expected: str) -> InvalidError:
     return InvalidError(f"invalid document: {field}: {shown}: expected {expected}", field=field, value=shown)
 
 
-def _refuse_repeated(body: bytes, values: Any) -> None:
+def _refuse_repeated(body: bytes, values: Any, kind: str) -> None:
     """Refuse a document in one of whose objects a name stands twice.
 
     orjson takes the last of two, other parsers the first: one of us would see another document. Outside of strings
     there is a colon for each name; as many names are in the values, unless some were repeated.
     """
-    if _STRING.sub(b"", body).count(b":") != _count_names(values):
+    if _STRING.sub(b"", body).count(b":") != _count_names(values, kind):
         import json  # to say which; loading it takes longer than to read a document
 
-        try:
-            json.loads(body, object_pairs_hook=_refuse_pairs)
-        except RecursionError as error:  # orjson nests 1024 deep, json as deep as the caller's stack allows
-            raise InvalidError("invalid document: a name stands twice, nested too deep to say which") from error
+        json.loads(body, object_pairs_hook=_refuse_pairs)
 
 
-def _count_names(values: Any) -> int:
+def _count_names(values: Any, kind: str) -> int:
     count = 0
-    waiting = [values]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            count += len(value)
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-    return count
+    level = [values]
+    for _ in range(_NESTING_MAX):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                count += len(value)
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+        if not inner:
+            return count
+        level = inner
+    raise InvalidError(f"invalid {kind}: no JSON: nested too deep: expected at most {_NESTING_MAX}", field=kind)
 
 
 def _refuse_pairs(pairs: list[tuple[str, Any]]) -> None:
@@ -73,7 +76,7 @@ def _decode(body: bytes, kind: str) -> Any:
         values = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidError(f"invalid {kind}: no JSON: {error}", field=kind) from error
-    _refuse_repeated(body, values)
+    _refuse_repeated(body, values, kind)
     return values
 
 
