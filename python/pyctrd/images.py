@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -249,17 +249,21 @@ class Images:
         parsed = Reference.parse(reference)
         wanted = Platform.parse(platform) if platform else Platform.host()
         keeps = self._keeps(keep_blobs, unpack=unpack)
-        with ExitStack() as ending:
+        origin = None
+        try:
             with self._rooms.opening(snapshotter=unpack) as is_new:
                 # Loaded while the store is opened, which takes as long.
                 from pyctrd.flows.pull import ask_ahead, bring
                 from pyctrd.flows.resolve import RegistryOrigin, resolve
 
-                origin = ending.enter_context(closing(RegistryOrigin(self._rooms, parsed)))
+                origin = RegistryOrigin(self._rooms, parsed)
                 resolved = resolve(self._rooms, parsed, platform=wanted, origin=origin)
                 if is_new:  # and has nothing that could make the request vain
                     ask_ahead(origin, resolved, unpack=unpack, keep_blobs=keeps)
             record = bring(self._rooms, resolved, origin=origin, unpack=unpack, keep_blobs=keeps, progress=progress)
+        finally:
+            if origin is not None:
+                origin.close()
         return Image(self._rooms, record)
 
     def pull_many(

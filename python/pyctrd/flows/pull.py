@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from pyctrd.metadata.database import Tables
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.digest import Digest
+    from pyctrd.snapshots.protocol import Snapshotter
+
+# Of an archive's images, so many are settled before they have their names.
+MAX_SETTLING = 16
 
 
 def bring(
@@ -124,6 +128,8 @@ def _find_known(rooms: Rooms, resolved: Resolved, wants: Sequence[Want], *, unpa
 
 def ask_ahead(origin: RegistryOrigin, resolved: Resolved, *, unpack: bool, keep_blobs: bool) -> None:
     """Ask for the largest layer, which is going to be first, while a store is opened that has nothing yet."""
+    if unpack and resolved.config is None:
+        return  # it is going to be refused
     largest = max(resolved.manifest.layers, key=lambda layer: layer.size, default=None)
     if largest is None or (unpack and not keep_blobs and _ranges_of(origin, largest) is not None):
         return
@@ -162,13 +168,12 @@ def settling(rooms: Rooms, stacks: Sequence[Sequence[Digest]], staged: Mapping[s
 
     What cannot be settled so, or not yet, is left to ``settle``, which tells why.
     """
-    with ExitStack() as naming:
-        makes: list[Callable[[], None]] = []
-        for diff_ids in stacks:
-            places = [staged.get(str(diff_id)) or rooms.layers.path(diff_id) for diff_id in diff_ids]
-            if all(place.is_dir() for place in places):
-                layers = [LayerRef(str(diff_id), place) for diff_id, place in zip(diff_ids, places, strict=True)]
-                makes.append(naming.enter_context(rooms.snapshotter.settling(layers)))
+    found = []
+    for diff_ids in stacks:
+        places = [staged.get(str(diff_id)) or rooms.layers.path(diff_id) for diff_id in diff_ids]
+        if all(place.is_dir() for place in places):
+            found.append([LayerRef(str(diff_id), place) for diff_id, place in zip(diff_ids, places, strict=True)])
+    with _settling_each(rooms.snapshotter, found[:MAX_SETTLING]) as makes:
 
         def make_all() -> None:
             for make in makes:
@@ -182,6 +187,18 @@ def settling(rooms: Rooms, stacks: Sequence[Sequence[Digest]], staged: Mapping[s
             yield
         finally:
             thread.finish()
+
+
+@contextmanager
+def _settling_each(
+    snapshotter: Snapshotter, stacks: Sequence[Sequence[LayerRef]]
+) -> Iterator[list[Callable[[], None]]]:
+    # No ExitStack: an error that went through one is in a cycle, with the frames that Ctrl-C left and what they hold.
+    if not stacks:
+        yield []
+        return
+    with snapshotter.settling(stacks[0]) as make, _settling_each(snapshotter, stacks[1:]) as others:
+        yield [make, *others]
 
 
 def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool, keep_blobs: bool = True) -> list[Want]:
