@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,8 @@ main()
 """
 FIRST_FLUSHES_MAX = 21
 FLUSHES_MAX = 15
+LAYERS = ("layers", "sha256")
+STACKS = ("stack-", "fixup-")
 # What TLS, failures, challenges, help, annotations and other commands need.
 UNWANTED = {
     "_typing",
@@ -80,6 +83,27 @@ def test_a_pull_flushes_what_it_must_and_no_more(
     assert 0 < count_flushes(images.tree.reference) <= FLUSHES_MAX
     with pyctrd.Engine() as engine:
         assert engine.check(digests=True) == []
+
+
+@pytest.mark.skipif(bool(WHY_UNWATCHED), reason=WHY_UNWATCHED)
+@pytest.mark.parametrize("snapshotter", ["composefs", "erofs", "overlayfs"])
+def test_what_a_stack_needs_is_begun_before_its_layers_have_names_and_named_after_them(
+    images: Images, snapshotter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", snapshotter)
+    with pyctrd.Engine() as engine:
+        engine.images.pull(images.busybox.reference)  # what a host can do was tried by then
+    with Watched(PULL, images.tree.reference, calls=("mkdir", "rename", "renameat2")) as watched:
+        named = []
+        for call in watched:
+            named.append((call.name, Path(call.path)))
+            call.allow()
+        assert watched.finish()[0] == 0
+    begun = [at for at, (name, path) in enumerate(named) if name == "mkdir" and path.name.startswith("trial-")]
+    layers = [at for at, (name, path) in enumerate(named) if name == "renameat2" and path.parts[-3:-1] == LAYERS]
+    stacks = [at for at, (name, path) in enumerate(named) if name == "rename" and path.name.startswith(STACKS)]
+    assert len(stacks) == 1
+    assert begun[0] < layers[0] < layers[-1] < stacks[0]
 
 
 def count_flushes(reference: str) -> int:
