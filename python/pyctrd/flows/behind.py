@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,10 @@ class WriteBehind:
 
     Args:
         root: The engine's root directory.
-        turn: A lock that whoever flushes this root has meanwhile.
+        turn: Makes a lock that whoever flushes this root has meanwhile.
     """
 
-    def __init__(self, root: Path, turn: _core.FileLock) -> None:
+    def __init__(self, root: Path, turn: Callable[[], _core.FileLock]) -> None:
         self._root = root
         self._turn = turn
         self._lock = threading.Lock()
@@ -66,13 +66,13 @@ class WriteBehind:
 
     def _work(self, ended: threading.Event) -> None:
         # An error is kept by the kernel for who flushes before publishing: that one has to know, and is told.
+        turn = self._turn()  # the thread's own: the one before it may be at its last flush
         mine = False
         try:
             with suppress(OSError):
                 while not ended.wait(PAUSE_SECONDS):
-                    mine = mine or self._turn.acquire(timeout=0)
+                    mine = mine or turn.acquire(timeout=0)
                     if mine:
                         _core.flush_file_system(self._root)
         finally:
-            if mine:
-                self._turn.release()
+            turn.release()

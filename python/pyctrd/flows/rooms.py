@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,7 +172,8 @@ class Rooms:
         from pyctrd.flows.behind import WriteBehind
 
         with self._making:
-            return self.__dict__.setdefault("write_behind", WriteBehind(self.root, self.lock("store", "behind")))  # type: ignore[no-any-return] # as above
+            made = WriteBehind(self.root, partial(self.lock, "store", "behind"))
+            return self.__dict__.setdefault("write_behind", made)  # type: ignore[no-any-return] # as above
 
     @property
     def removal(self) -> Removal:
