@@ -166,7 +166,11 @@ def settle(rooms: Rooms, diff_ids: Sequence[Digest]) -> None:
 def settling(rooms: Rooms, stacks: Sequence[Sequence[Digest]], staged: Mapping[str, Path]) -> Iterator[None]:
     """Settle stacks while the layers that are staged get their names: the disk has more to do then than we have.
 
-    What cannot be settled so, or not yet, is left to ``settle``, which tells why.
+    What cannot be settled, or not yet, is left to ``settle``, which tells why. What the disk refuses is told here: that
+    it takes the same a moment later says nothing of what it has lost.
+
+    Raises:
+        OSError: As ``settle``.
     """
     found = []
     for diff_ids in stacks:
@@ -174,11 +178,15 @@ def settling(rooms: Rooms, stacks: Sequence[Sequence[Digest]], staged: Mapping[s
         if all(place.is_dir() for place in places):
             found.append([LayerRef(str(diff_id), place) for diff_id, place in zip(diff_ids, places, strict=True)])
     with _settling_each(rooms.snapshotter, found[:MAX_SETTLING]) as makes:
+        failures: list[OSError] = []
 
         def make_all() -> None:
             for make in makes:
-                with suppress(PyctrdError, OSError):
-                    make()
+                try:
+                    with suppress(PyctrdError, FileNotFoundError):  # it has its name already
+                        make()
+                except OSError as error:
+                    failures.append(error)
 
         thread = OwnThread(make_all, name="pyctrd-settling")
         try:
@@ -187,6 +195,8 @@ def settling(rooms: Rooms, stacks: Sequence[Sequence[Digest]], staged: Mapping[s
             yield
         finally:
             thread.finish()
+        if failures:
+            raise failures[0]
 
 
 @contextmanager
