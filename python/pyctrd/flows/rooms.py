@@ -61,6 +61,7 @@ class Rooms:
         self._making = threading.RLock()
         self._database: Database | None = None
         self._is_recovered = False
+        self._began_new = False
         self._runtimes: dict[str, Runtime] = {}
         # What had to be repaired of them is told as soon as there is a database to tell it in.
         self._repaired = {
@@ -69,7 +70,6 @@ class Rooms:
             if (done := open_private(what, path))
         }
         check_file_system(settings.root)
-        self._began_new = not _has_bytes(settings.root / DATABASE)
 
     @property
     def root(self) -> Path:
@@ -216,7 +216,6 @@ class Rooms:
         if self._is_recovered and (not snapshotter or "snapshotter" in self.__dict__):
             yield False
             return
-        # Others may have filled it since this engine was made.
         is_new = self._began_new = not (self._is_recovered or _has_bytes(self.root / DATABASE))
         # Loaded here: two threads that load modules at once hand the interpreter's lock to and fro, and gain nothing.
         import pyctrd.flows.recover
