@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pyctrd import _core
+from pyctrd.content import INGESTS
 from pyctrd.content.names import scan_digests, walk_digests, walk_strays
 from pyctrd.errors import IntegrityError, InvalidError, NotFoundError
 from pyctrd.oci.digest import Digest
@@ -26,7 +27,7 @@ class Layers:
 
     def __init__(self, root: Path) -> None:
         self._layers = root / "layers"
-        self._ingests = root / "content" / "ingest"
+        self._ingests = root / INGESTS
         self._trash = root / "trash"
 
     def staged(self, ingest_id: str) -> Path:

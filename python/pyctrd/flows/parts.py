@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Self
 
 from pyctrd import _core
+from pyctrd.content import INGESTS
 from pyctrd.errors import CancelledError, InvalidError, UnavailableError
 from pyctrd.flows.log import logger
 from pyctrd.oci.toc import TABLE_MAX_BYTES, find_table
@@ -56,7 +57,7 @@ class Parts:
         self._plan = plan
         # Without a name, so that nothing is left of it, and with holes for what is not fetched.
         flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
-        self._file = os.open(rooms.root / "content" / "ingest", flags, 0o600)
+        self._file = os.open(rooms.root / INGESTS, flags, 0o600)
 
     def fetch(self, stopped: threading.Event) -> None:
         """Fetch all ranges.

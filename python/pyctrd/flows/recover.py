@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
+from pyctrd.content import INGESTS
 from pyctrd.metadata.containers import ContainerRecord
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def unpublish(rooms: Rooms, reserved: IngestRecord) -> None:
 
 def discard(rooms: Rooms, ingest_id: str) -> None:
     """Remove what an ingest has in staging, if anything; nobody writes to it."""
-    directory = rooms.root / "content" / "ingest"
+    directory = rooms.root / INGESTS
     if (directory / ingest_id).exists():
         _core.remove_tree(directory, ingest_id)
 

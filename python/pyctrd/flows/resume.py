@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
+from pyctrd.content import INGESTS
 from pyctrd.errors import (
     CancelledError,
     DigestMismatchError,
@@ -197,4 +198,4 @@ def _is_within_quota(rooms: Rooms, reserved: IngestRecord) -> bool:
 
 
 def _directory(rooms: Rooms, reserved: IngestRecord) -> Path:
-    return rooms.root / "content" / "ingest" / reserved.id
+    return rooms.root / INGESTS / reserved.id
