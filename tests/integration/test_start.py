@@ -60,6 +60,12 @@ UNWANTED = {
 }
 
 
+@pytest.fixture(params=["composefs", "erofs", "overlayfs"])
+def snapshotter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that engines of the test have."""
+    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", request.param)
+
+
 def test_a_pull_loads_what_it_needs_and_no_more(images: Images) -> None:
     words = command("pull", images.busybox.reference)
     for _ in range(2):  # the second has nothing to do
@@ -74,11 +80,8 @@ def test_a_pull_loads_what_it_needs_and_no_more(images: Images) -> None:
 
 
 @pytest.mark.skipif(bool(WHY_UNWATCHED), reason=WHY_UNWATCHED)
-@pytest.mark.parametrize("snapshotter", ["composefs", "erofs", "overlayfs"])
-def test_a_pull_flushes_what_it_must_and_no_more(
-    images: Images, snapshotter: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", snapshotter)
+@pytest.mark.usefixtures("snapshotter")
+def test_a_pull_flushes_what_it_must_and_no_more(images: Images) -> None:
     assert 0 < count_flushes(images.busybox.reference) <= FIRST_FLUSHES_MAX
     assert 0 < count_flushes(images.tree.reference) <= FLUSHES_MAX
     with pyctrd.Engine() as engine:
@@ -86,11 +89,8 @@ def test_a_pull_flushes_what_it_must_and_no_more(
 
 
 @pytest.mark.skipif(bool(WHY_UNWATCHED), reason=WHY_UNWATCHED)
-@pytest.mark.parametrize("snapshotter", ["composefs", "erofs", "overlayfs"])
-def test_what_a_stack_needs_is_begun_before_its_layers_have_names_and_named_after_them(
-    images: Images, snapshotter: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYCTRD_SNAPSHOTTER", snapshotter)
+@pytest.mark.usefixtures("snapshotter")
+def test_what_a_stack_needs_is_begun_before_its_layers_have_names_and_named_after_them(images: Images) -> None:
     with pyctrd.Engine() as engine:
         engine.images.pull(images.busybox.reference)  # what a host can do was tried by then
     with Watched(PULL, images.tree.reference, calls=("mkdir", "rename", "renameat2")) as watched:
