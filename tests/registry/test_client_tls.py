@@ -69,7 +69,7 @@ def test_unknown_host_is_unreachable(client: Client) -> None:
 def test_host_off_loopback_is_never_talked_to_without_tls(
     faulty: FaultyRegistry, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyctrd.registry.client.is_loopback", lambda registry: False)
+    monkeypatch.setattr("pyctrd.registry.access.is_loopback", lambda registry: False)
     with pytest.raises(RegistryError):
         client.manifest(Reference.parse(f"{faulty.host}/app"))
     assert not faulty.seen
@@ -78,7 +78,7 @@ def test_host_off_loopback_is_never_talked_to_without_tls(
 def test_host_that_was_declared_plain_is_talked_to_without_tls(
     faulty: FaultyRegistry, image: BuiltImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyctrd.registry.client.is_loopback", lambda registry: False)
+    monkeypatch.setattr("pyctrd.registry.access.is_loopback", lambda registry: False)
     client = Client(plain_http=[faulty.host])
     assert client.manifest(Reference.parse(faulty.add(image, "app"))).descriptor.digest == image.digest
     client.close()

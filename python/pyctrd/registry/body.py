@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from pyctrd.errors import RegistryError, UnavailableError
+from pyctrd.errors import InvalidError, RegistryError, UnavailableError
 from pyctrd.registry.connection import ProtocolError
 
 if TYPE_CHECKING:
@@ -204,3 +204,19 @@ def check_range(answer: Answer, start: int, end: int, url: str) -> None:
             url=url,
             status=answer.status,
         )
+
+
+def read_limited(answer: Answer, most: int, what: str) -> bytes:
+    """A body of at most ``most`` bytes; a larger one is refused unread where its length is announced."""
+    announced = answer.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > most:
+        raise InvalidError(
+            f"too large: {what}: {announced} bytes: expected at most {most}", field=what, value=announced
+        )
+    try:
+        body = answer.read(most + 1)
+    except (ProtocolError, OSError) as error:
+        raise UnavailableError(f"connection broke: {what}: {type(error).__name__}") from error
+    if len(body) > most:
+        raise InvalidError(f"too large: {what}: expected at most {most} bytes", field=what, value=len(body))
+    return body
