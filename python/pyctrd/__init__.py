@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.space import StoreSpace as StoreSpace
     from pyctrd.flows.survey import Collected as Collected
     from pyctrd.flows.survey import Collection as Collection
-    from pyctrd.images import Image as Image
+    from pyctrd.image import Image as Image
     from pyctrd.images import Images as Images
     from pyctrd.leases import Lease as Lease
     from pyctrd.leases import Leases as Leases
@@ -91,7 +91,7 @@ _LAZY = {
     "FileEntry": "pyctrd.flows.files",
     "Finding": "pyctrd.flows.check",
     "IdRange": "pyctrd.runtime.idmaps",
-    "Image": "pyctrd.images",
+    "Image": "pyctrd.image",
     "ImageConfig": "pyctrd.oci.config",
     "ImageSpace": "pyctrd.flows.space",
     "Images": "pyctrd.images",

@@ -321,7 +321,7 @@ class Container:
             image-spec v1.1 layer.md, "Creating Changesets"; config.md; manifest.md.
         """
         from pyctrd.flows.commit import commit_container
-        from pyctrd.images import Image
+        from pyctrd.image import Image
         from pyctrd.oci.changes import ConfigChanges
         from pyctrd.oci.reference import Reference
 

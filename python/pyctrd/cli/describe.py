@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyctrd.images import Image
+    from pyctrd.image import Image
 
 
 def describe_image(image: Image) -> dict[str, Any]:

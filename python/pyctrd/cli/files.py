@@ -21,7 +21,7 @@ from pyctrd.errors import NotFoundError
 
 if TYPE_CHECKING:
     from pyctrd import FileEntry
-    from pyctrd.images import Image
+    from pyctrd.image import Image
 
 COPY_BYTES = 1 << 20
 SECOND_NS = 1_000_000_000

@@ -14,7 +14,7 @@ from pyctrd.cli.group import json_option, pass_globals
 from pyctrd.cli.output import print_json_lines
 
 if TYPE_CHECKING:
-    from pyctrd.images import Image
+    from pyctrd.image import Image
 
 
 @click.command("inspect")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pyctrd import PullMany
     from pyctrd.cli.globals import Globals
-    from pyctrd.images import Image
+    from pyctrd.image import Image
 
 
 def pull(

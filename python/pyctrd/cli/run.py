@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyctrd import Limits
     from pyctrd.containers import ContainerOptions
     from pyctrd.engine import Engine
-    from pyctrd.images import Image
+    from pyctrd.image import Image
 
 # As Docker's and a shell's: the engine failed, the command cannot be executed, the command is not there.
 EXIT_ENGINE = 125
