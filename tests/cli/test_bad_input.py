@@ -59,7 +59,7 @@ def test_a_reference_that_leads_nowhere_is_named(reference: str, told: list[str]
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (Answer(401, headers=BASIC), ["credentials needed", "docker login HOST"]),
+        (Answer(401, headers=BASIC), ["credentials needed", "pyctrd login HOST"]),
         (Answer(403), ["access denied", "HOST/repository"]),
         (Answer(404), ["not found", "HOST/repository:latest", "hint: "]),
         (Answer(429, headers=A_DAY), ["too many requests", "HOST", "try again later"]),

@@ -378,7 +378,7 @@ def test_missing_credentials_are_asked_for(faulty: FaultyRegistry, client: Clien
     faulty.basic = ("ada", "secret")
     with pytest.raises(AuthenticationError, match="credentials needed") as caught:
         client.manifest(Reference.parse(faulty.add(image, "app")))
-    assert "docker login" in caught.value.hint
+    assert "pyctrd login" in caught.value.hint
 
 
 def test_anonymous_token_is_fetched_once(faulty: FaultyRegistry, client: Client, image: BuiltImage) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pyctrd.oci.digest import Digest
 from pyctrd.oci.document import Fields, invalid
+from pyctrd.oci.media_types import may_not_be_passed_on
 from pyctrd.oci.platform import Platform
 from pyctrd.oci.value import dataclass
 
@@ -68,6 +69,15 @@ class Descriptor:
             artifact_type=fields.text("artifactType", ""),
             raw=fields.values,
         )
+
+    @property
+    def stays_away(self) -> bool:
+        """Whether it is a layer that may not be passed on, and that says where else it is to be had.
+
+        Spec:
+            image-spec v1.0 layer.md, "Non-Distributable Layers".
+        """
+        return may_not_be_passed_on(self.media_type) and bool(self.raw.get("urls"))
 
     @property
     def has_table(self) -> bool:

@@ -60,12 +60,17 @@ def layer_media_type(compression: str) -> str:
     return _OCI_LAYER if compression == "none" else f"{_OCI_LAYER}+{compression}"
 
 
+def may_not_be_passed_on(media_type: str) -> bool:
+    """Whether a layer's licence keeps it from other registries: Docker's "foreign", OCI's "nondistributable"."""
+    return ".foreign." in media_type or ".nondistributable." in media_type
+
+
 def repacked_layer(media_type: str, compression: str, *, docker: bool) -> str:
     """The type, of OCI or of Docker schema 2, of a layer whose tar is compressed by "none", "gzip" or "zstd" now.
 
     What may not be passed on stays so. Docker has no type for zstd that all its readers know.
     """
-    may_pass = not any(part in media_type for part in (".foreign.", ".nondistributable."))
+    may_pass = not may_not_be_passed_on(media_type)
     if docker:
         plain = f"application/vnd.docker.image.rootfs.{'' if may_pass else 'foreign.'}diff.tar"
         return plain if compression == "none" else f"{plain}.{compression}"

@@ -7,20 +7,20 @@ import threading
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
-from pyctrd.errors import AuthenticationError
+from pyctrd.errors import AuthenticationError, RegistryError
 from pyctrd.registry.body import read_limited
 from pyctrd.registry.challenge import TOKEN_MAX_BYTES, Challenge, Tokens, parse_challenges
 from pyctrd.registry.hosts import api_host, host_of, is_internal, is_loopback, may_be_plain
 from pyctrd.registry.pool import CONNECT_TIMEOUT_SECONDS
-from pyctrd.registry.transport import Transport, redacted
+from pyctrd.registry.transport import Transport, redacted, redirect_target
 
 if TYPE_CHECKING:
     from pyctrd.oci.reference import Reference
-    from pyctrd.registry.connection import Answer
-    from pyctrd.registry.credentials import CredentialStore
+    from pyctrd.registry.connection import Answer, Hold, Payload
+    from pyctrd.registry.credentials import Credentials, CredentialStore
 
 # Types of TLS records (RFC 8446, section 5.1).
 _ALERT, _HANDSHAKE = b"\x15", b"\x16"
@@ -65,36 +65,65 @@ class Access:
 
     def ask(
         self,
-        method: Literal["GET", "HEAD"],
+        method: str,
         reference: Reference,
-        path: str,
+        target: str,
         kind: str,
         headers: Mapping[str, str],
         *,
         subject: str = "",
         retry: bool = True,
+        actions: str = "pull",
+        scope: str = "",
+        body: bytes | Payload = b"",
+        accepts: Collection[int] = (200, 206),
+        hold: Hold | None = None,
     ) -> Answer:
-        """One answer, with whatever authorization the registry asks for; others than 200 and 206 are raised."""
+        """One answer, with whatever authorization the registry asks for.
+
+        Args:
+            method: Of HTTP.
+            reference: Whose registry and repository.
+            target: A path with its query, or a URL that the registry gave; to another host goes no authorization.
+            kind: Of what is asked for, for messages.
+            headers: What goes along.
+            subject: What is asked for, for messages; the reference by default.
+            retry: Whether passing faults are tried again here.
+            actions: What is going to be done in the repository, as scopes have it.
+            scope: What is going to be done elsewhere.
+            body: What is sent.
+            accepts: The statuses that are given back.
+            hold: Ends the wait for the answer.
+
+        Raises:
+            CancelledError: ``hold`` was stopped before.
+            NotFoundError, UnsupportedError, RegistryError: What another status means.
+        """
         registry = reference.registry
-        scope = f"repository:{reference.repository}:pull"
-        url = f"{self._scheme(registry)}://{api_host(registry)}{path}"
-        grant = self._grants.get((registry, scope))
+        scope = f"repository:{reference.repository}:{actions}{' ' if scope else ''}{scope}"
+        base = f"{self._scheme(registry)}://{api_host(registry)}"
+        plain_hosts = self._plain_hosts(registry)
+        url = base + target if target.startswith("/") else redirect_target(method, base, target, plain_hosts)
+        is_own = urlsplit(url)[:2] == urlsplit(base)[:2]
+        grant = self._grants.get((registry, scope)) if is_own else None
         refreshed = False
         while True:
             sent = {**headers, "Authorization": grant} if grant else dict(headers)
             answer = self._transport.request(
-                method, url, headers=sent, plain_hosts=self._plain_hosts(registry), retry=retry
+                method, url, headers=sent, plain_hosts=plain_hosts, retry=retry, body=body, hold=hold
             )
             # A blob server behind a redirect has its own ideas of 401; its challenge is not ours to answer.
-            ours = urlsplit(answer.url or url).netloc == urlsplit(url).netloc
+            ours = is_own and urlsplit(answer.url or url).netloc == urlsplit(url).netloc
             if answer.status != 401 or not ours or refreshed:
                 break
             challenges = parse_challenges(answer.headers.get("www-authenticate", ""))
             answer.drain()
             refreshed = grant is None or self._was_token(grant)
-            grant = self._answer(challenges, registry, scope, refresh=grant is not None)
+            grant = self._answer(
+                challenges, registry, scope, credentials=self._credentials.find(registry), refresh=grant is not None
+            )
             self._grants[registry, scope] = grant
-        if answer.status not in (200, 206):
+        if answer.status not in accepts:
             from pyctrd.registry.refusal import raise_status
 
             raise_status(answer, method, reference, kind, subject or str(reference))
@@ -104,13 +133,46 @@ class Access:
     def _was_token(grant: str) -> bool:
         return grant.startswith("Bearer ")
 
-    def _answer(self, challenges: list[Challenge], registry: str, scope: str, *, refresh: bool) -> str:
+    def check(self, registry: str, credentials: Credentials) -> None:
+        """See whether a registry knows credentials; one that lets in everybody is content with any.
+
+        Raises:
+            AuthenticationError: It does not.
+            RegistryError: It could not be reached, or is none.
+
+        Spec:
+            distribution-spec v1.1, "Determining Support".
+        """
+        url = f"{self._scheme(registry)}://{api_host(registry)}/v2/"
+        plain_hosts = self._plain_hosts(registry)
+        answer = self._transport.request("GET", url, headers={}, plain_hosts=plain_hosts)
+        if answer.status == 401:
+            challenges = parse_challenges(answer.headers.get("www-authenticate", ""))
+            answer.drain()
+            grant = self._answer(challenges, registry, "", credentials=credentials, refresh=True)
+            answer = self._transport.request("GET", url, headers={"Authorization": grant}, plain_hosts=plain_hosts)
+        answer.drain()
+        if answer.status in (401, 403):
+            raise AuthenticationError(f"credentials refused: {registry}", method="GET", url=url, status=answer.status)
+        if answer.status != 200:
+            raise RegistryError(
+                f"no registry: {registry}: status {answer.status}", method="GET", url=url, status=answer.status
+            )
+
+    def _answer(
+        self,
+        challenges: list[Challenge],
+        registry: str,
+        scope: str,
+        *,
+        credentials: Credentials | None,
+        refresh: bool,
+    ) -> str:
         """The Authorization that answers a 401.
 
         Raises:
             AuthenticationError: There are no credentials, or the challenge is of no known kind.
         """
-        credentials = self._credentials.find(registry)
         for challenge in challenges:
             if challenge.scheme == "bearer":
                 token = self._tokens.get(
@@ -123,13 +185,13 @@ class Access:
                 )
                 return f"Bearer {token}"
         if any(challenge.scheme == "basic" for challenge in challenges):
-            if credentials is None or not credentials.password or refresh:
+            if credentials is None or not credentials.password or (refresh and scope):
                 raise AuthenticationError(
                     f"credentials refused: {registry}" if refresh else f"credentials needed: {registry}",
                     method="GET",
                     url=registry,
                     status=401,
-                    hint=f"log in: docker login {registry}",
+                    hint=f"log in: pyctrd login {registry}",
                 )
             return credentials.basic()
         raise AuthenticationError(
@@ -155,7 +217,9 @@ class Access:
         if method == "POST":
             answer = self._transport.post(url, fields)
         else:
-            joined = f"{url}{'&' if parts.query else '?'}{urlencode(fields)}"
+            # Several scopes are several parameters here, and one with spaces in a form.
+            pairs = [(name, one) for name, value in fields.items() for one in _each(name, value)]
+            joined = f"{url}{'&' if parts.query else '?'}{urlencode(pairs)}"
             answer = self._transport.request("GET", joined, headers=headers)
         with answer:
             return answer.status, read_limited(answer, TOKEN_MAX_BYTES, "token")
@@ -180,6 +244,10 @@ class Access:
         with self._lock:
             self._schemes[registry] = scheme
         return scheme
+
+
+def _each(name: str, value: str) -> list[str]:
+    return value.split(" ") if name == "scope" else [value]
 
 
 def _speaks_tls(registry: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from pyctrd.errors import AuthenticationError, RegistryError
-from pyctrd.oci.value import dataclass
+from pyctrd.oci.value import NamedTuple, dataclass
 
 if TYPE_CHECKING:
     from pyctrd.registry.credentials import Credentials
@@ -48,6 +48,27 @@ def parse_challenges(header: str) -> list[Challenge]:
     return found
 
 
+class Grant(NamedTuple):
+    """What a token server gave: a token, the seconds that it lives, and one to get the next with, or ""."""
+
+    token: str
+    seconds: int
+    refresh_token: str
+
+
+def merge_scopes(*texts: str) -> str:
+    """Scopes, those of one resource as one: ``repository:a:pull,push repository:b:pull``.
+
+    Spec:
+        distribution's token specification, "Requesting a Token"; RFC 6749, section 3.3.
+    """
+    merged: dict[str, dict[str, None]] = {}
+    for scope in " ".join(texts).split():
+        resource, colon, actions = scope.rpartition(":") if ":" in scope else (scope, "", "")
+        merged.setdefault(resource + colon, {}).update(dict.fromkeys(actions.split(",")))
+    return " ".join(f"{resource}{','.join(actions)}" for resource, actions in merged.items())
+
+
 class Fetch(Protocol):
     """How a token endpoint is asked; returns status and body."""
 
@@ -65,6 +86,8 @@ class Tokens:
         self._fetch = fetch
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, str, str, str], tuple[str, float]] = {}
+        # Refresh tokens that a server gave along: (registry, realm, service) → token.
+        self._refreshing: dict[tuple[str, str, str], str] = {}
 
     def get(
         self,
@@ -80,7 +103,7 @@ class Tokens:
 
         Args:
             challenge: A bearer challenge.
-            scope: What is wanted where the challenge does not say.
+            scope: What is going to be done, beside what the challenge says of it.
             credentials: Whose; None for an anonymous token.
             registry: Whose challenge it is, for messages and so that registries never share tokens.
             plain_ok: Whether the registry is one to talk to without TLS; the token endpoint then may be too.
@@ -90,45 +113,51 @@ class Tokens:
             AuthenticationError: The endpoint refused, or the challenge has none.
         """
         realm = challenge.parameters.get("realm", "")
-        key = (registry, realm, challenge.parameters.get("service", ""), challenge.parameters.get("scope") or scope)
+        scopes = merge_scopes(challenge.parameters.get("scope", ""), scope)
+        key = (registry, realm, challenge.parameters.get("service", ""), scopes)
         if not realm:
             raise AuthenticationError(f"challenge without realm: {registry}", url=registry, status=401)
         with self._lock:
             kept = self._kept.get(key)
         if kept is not None and not refresh and kept[1] > time.monotonic():
             return kept[0]
-        status, body = self._ask(realm, key[2], key[3], credentials, plain_ok=plain_ok)
-        token, seconds = _read_token(status, body, registry)
+        grant = self._ask(key, credentials, plain_ok=plain_ok)
         with self._lock:
-            self._kept[key] = (token, time.monotonic() + max(0, seconds - TOKEN_MARGIN_SECONDS))
-        return token
+            self._kept[key] = (grant.token, time.monotonic() + max(0, grant.seconds - TOKEN_MARGIN_SECONDS))
+            if grant.refresh_token and credentials is not None:  # one that nobody's is may be anybody's
+                self._refreshing[key[:3]] = grant.refresh_token
+        return grant.token
 
-    def _ask(
-        self, realm: str, service: str, scope: str, credentials: Credentials | None, *, plain_ok: bool
-    ) -> tuple[int, bytes]:
-        fields = {"service": service, "scope": scope}
+    def _ask(self, key: tuple[str, str, str, str], credentials: Credentials | None, *, plain_ok: bool) -> Grant:
+        registry, realm, service, scope = key
+        fields = {name: value for name, value in (("service", service), ("scope", scope)) if value}
+        with self._lock:
+            given = self._refreshing.pop(key[:3], "")
+        if given:  # one that came with another token; where it is refused, what we began with counts
+            status, body = self._refresh(realm, fields, given, plain_ok=plain_ok)
+            if status == 200:
+                grant = _read_token(status, body, registry)
+                return grant._replace(refresh_token=grant.refresh_token or given)
         if credentials is not None and credentials.identity_token:
-            fields |= {
-                "grant_type": "refresh_token",
-                "refresh_token": credentials.identity_token,
-                "client_id": CLIENT_ID,
-            }
-            return self._fetch("POST", realm, fields=fields, headers={}, plain_ok=plain_ok)
+            return _read_token(*self._refresh(realm, fields, credentials.identity_token, plain_ok=plain_ok), registry)
         headers = {}
         if credentials is not None:
             headers["Authorization"] = credentials.basic()
-            fields["account"] = credentials.user
-        wanted = {name: value for name, value in fields.items() if value}
-        return self._fetch("GET", realm, fields=wanted, headers=headers, plain_ok=plain_ok)
+            fields |= {"account": credentials.user} if credentials.user else {}
+        return _read_token(*self._fetch("GET", realm, fields=fields, headers=headers, plain_ok=plain_ok), registry)
+
+    def _refresh(self, realm: str, fields: Mapping[str, str], token: str, *, plain_ok: bool) -> tuple[int, bytes]:
+        sent = {**fields, "grant_type": "refresh_token", "refresh_token": token, "client_id": CLIENT_ID}
+        return self._fetch("POST", realm, fields=sent, headers={}, plain_ok=plain_ok)
 
 
-def _read_token(status: int, body: bytes, registry: str) -> tuple[str, int]:
+def _read_token(status: int, body: bytes, registry: str) -> Grant:
     if status in (401, 403):
         raise AuthenticationError(
             f"credentials refused: {registry}: the token server answered {status}",
             url=registry,
             status=status,
-            hint=f"log in: docker login {registry}",
+            hint=f"log in: pyctrd login {registry}",
         )
     try:
         answer: Any = orjson.loads(body) if status == 200 else None
@@ -140,4 +169,9 @@ def _read_token(status: int, body: bytes, registry: str) -> tuple[str, int]:
     seconds = answer.get("expires_in", DEFAULT_TOKEN_SECONDS)
     if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
         raise RegistryError(f"no token: {registry}: the token server's answer has none", url=registry, status=status)
-    return token, seconds if isinstance(seconds, int) else DEFAULT_TOKEN_SECONDS
+    again = answer.get("refresh_token")
+    return Grant(
+        token,
+        seconds if isinstance(seconds, int) else DEFAULT_TOKEN_SECONDS,
+        again if isinstance(again, str) else "",
+    )

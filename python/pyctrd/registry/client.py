@@ -28,7 +28,9 @@ from pyctrd.registry.transport import redacted
 
 if TYPE_CHECKING:
     from pyctrd.oci.reference import Reference
-    from pyctrd.registry.connection import Answer
+    from pyctrd.registry.connection import Answer, Hold
+    from pyctrd.registry.repository import Repository
+    from pyctrd.registry.upload import Uploads
 
 
 class FetchedManifest(NamedTuple):
@@ -90,7 +92,13 @@ class Client:
         return FetchedManifest(Descriptor(media_type=media_type, digest=digest, size=len(body)), body)
 
     def open_blob(
-        self, reference: Reference, descriptor: Descriptor, *, offset: int = 0, retry: bool = True
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        *,
+        offset: int = 0,
+        retry: bool = True,
+        hold: Hold | None = None,
     ) -> BlobBody:
         """Ask for a blob's bytes from ``offset`` on. Nothing of them is verified here.
 
@@ -100,6 +108,7 @@ class Client:
             offset: Its first byte that is wanted.
             retry: Whether passing faults are tried again here; a caller that goes on by itself where a body broke
                 off says no, and can be interrupted between tries.
+            hold: Ends the wait for the answer.
 
         Returns:
             The body; its ``offset`` tells where it really starts.
@@ -112,22 +121,23 @@ class Client:
             distribution-spec v1.1, "Pulling blobs"; RFC 9110, section 14 (ranges).
         """
         try:
-            answer = self._ask_blob(reference, descriptor, f"bytes={offset}-" if offset else "", retry=retry)
+            span = f"bytes={offset}-" if offset else ""
+            answer = self._ask_blob(reference, descriptor, span, retry=retry, hold=hold)
         except RegistryError as error:
             if offset and error.status == 416:  # it has no such range: from the start, then
-                return self.open_blob(reference, descriptor, retry=retry)
+                return self.open_blob(reference, descriptor, retry=retry, hold=hold)
             raise
         url = redacted(answer.url or str(descriptor.digest))
         try:
             _check_not_encoded(answer, url)
-            span = body_offset(answer, offset, url)
+            place = body_offset(answer, offset, url)
         except BaseException:
             answer.close()
             raise
-        if span is None:
+        if place is None:
             answer.close()
-            return self.open_blob(reference, descriptor, retry=retry)
-        start, length = span
+            return self.open_blob(reference, descriptor, retry=retry, hold=hold)
+        start, length = place
         return BlobBody(answer, offset=start, length=length, url=url, ranges=self._ranges_of(reference, descriptor))
 
     def open_range(self, reference: Reference, descriptor: Descriptor, start: int, end: int) -> BlobBody:
@@ -161,13 +171,21 @@ class Client:
     def _ranges_of(self, reference: Reference, descriptor: Descriptor) -> Ranges:
         return Ranges(partial(self._ask_blob, reference, descriptor), reference.registry, self._without_ranges)
 
-    def _ask_blob(self, reference: Reference, descriptor: Descriptor, span: str = "", *, retry: bool = False) -> Answer:
+    def _ask_blob(
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        span: str = "",
+        *,
+        retry: bool = False,
+        hold: Hold | None = None,
+    ) -> Answer:
         """The answer to a request for a blob, or for what the header ``Range`` says of it."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": span} if span else {})
         path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
-        return self._get(reference, path, "blob", headers, subject=str(descriptor.digest), retry=retry)
+        return self._get(reference, path, "blob", headers, subject=str(descriptor.digest), retry=retry, hold=hold)
 
-    def has_blob(self, reference: Reference, descriptor: Descriptor) -> bool:
+    def has_blob(self, reference: Reference, descriptor: Descriptor, *, hold: Hold | None = None) -> bool:
         """Whether the registry says, to these credentials, that it has a blob of these many bytes in a repository.
 
         Whatever else it says, or fails to, is a no: who asks for the bytes then is told what is wrong.
@@ -179,7 +197,7 @@ class Client:
         headers = {"Accept-Encoding": "identity"}
         try:
             answer = self.access.ask(
-                "HEAD", reference, path, "blob", headers, subject=str(descriptor.digest), retry=False
+                "HEAD", reference, path, "blob", headers, subject=str(descriptor.digest), retry=False, hold=hold
             )
         except (RegistryError, NotFoundError, UnsupportedError):
             return False
@@ -217,6 +235,18 @@ class Client:
         descriptor.digest.match(_digest_of(found, descriptor.digest.algorithm), subject=str(descriptor.digest))
         return found
 
+    def repository(self, reference: Reference) -> Repository:
+        """What a repository has beyond an image's documents and blobs, and how it is changed."""
+        from pyctrd.registry.repository import Repository
+
+        return Repository(self.access, reference)
+
+    def uploads(self, reference: Reference, hold: Hold | None = None) -> Uploads:
+        """How a blob gets into a repository."""
+        from pyctrd.registry.upload import Uploads
+
+        return Uploads(self.access, reference, hold)
+
     def close(self) -> None:
         """Close the connections; idempotent."""
         self.access.close()
@@ -230,8 +260,9 @@ class Client:
         *,
         subject: str = "",
         retry: bool = True,
+        hold: Hold | None = None,
     ) -> Answer:
-        return self.access.ask("GET", reference, path, kind, headers, subject=subject, retry=retry)
+        return self.access.ask("GET", reference, path, kind, headers, subject=subject, retry=retry, hold=hold)
 
 
 def _digest_of(content: bytes, algorithm: str = "sha256") -> Digest:

@@ -7,14 +7,15 @@ ways is refused, and a connection whose last body was not read to its end carrie
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import IO, TYPE_CHECKING, Protocol, Self
 
 from pyctrd._core import parse_response_head
-from pyctrd.errors import InvalidError
+from pyctrd.errors import CancelledError, InvalidError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,7 +51,7 @@ class Socket(Protocol):
         """Some bytes into a buffer; 0 at the end."""
         ...
 
-    def sendall(self, content: bytes, /) -> None:
+    def sendall(self, content: bytes | memoryview, /) -> None:
         """All of the bytes."""
         ...
 
@@ -64,6 +65,57 @@ class Socket(Protocol):
 
     def close(self) -> None:
         """Give the descriptor back."""
+        ...
+
+
+class Hold:
+    """What one transfer waits for, so that another thread can end the waiting. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: list[Callable[[], None]] = []
+        self._is_stopped = False
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the transfer was given up."""
+        return self._is_stopped
+
+    def begin(self, end: Callable[[], None]) -> None:
+        """Note how to end what is waited for next.
+
+        Raises:
+            CancelledError: The transfer was given up.
+        """
+        with self._lock:
+            if self._is_stopped:
+                raise CancelledError("cancelled")
+            self._ends.append(end)
+
+    def over(self, end: Callable[[], None]) -> None:
+        """It has come, or failed."""
+        with self._lock, contextlib.suppress(ValueError):  # it was never begun, where the transfer was given up before
+            self._ends.remove(end)
+
+    def stop(self) -> None:
+        """Give the transfer up; idempotent."""
+        with self._lock:
+            self._is_stopped = True
+            for end in self._ends:
+                end()
+
+
+class Payload(Protocol):
+    """A request's body that is sent from where it lies; from its start again, where that must be.
+
+    Attributes:
+        length: Its bytes.
+    """
+
+    length: int
+
+    def write_to(self, connection: Connection) -> bool:
+        """Send it; False where the server answered before it had all."""
         ...
 
 
@@ -92,12 +144,32 @@ class Connection:
     def __init__(self, made: Socket) -> None:
         self._socket = made
         self._came = bytearray()
+        self._is_cut = False
 
-    def send(self, content: bytes) -> None:
-        """Send a whole request."""
+    def send(self, content: bytes, payload: Payload | None = None) -> None:
+        """Send a whole request, or as much of it as the server waits for before it answers."""
         # A server may answer and close before it has read everything: then its answer tells.
         with contextlib.suppress(BrokenPipeError):
             self._socket.sendall(content)
+            if payload is not None:
+                self._is_cut = True  # until all of it is sent, nothing else may follow
+                self._is_cut = not payload.write_to(self)
+
+    def write(self, piece: memoryview) -> None:
+        """Send a piece of a request's body."""
+        self._socket.sendall(piece)
+
+    def send_file(self, file: IO[bytes], offset: int, count: int) -> int:
+        """Send bytes of a file as a piece of a request's body; how many there were."""
+        if type(self._socket) is socket.socket:  # an SSLSocket is one too, and has to encrypt
+            return self._socket.sendfile(file, offset, count)
+        piece = os.pread(file.fileno(), count, offset)
+        self._socket.sendall(piece)
+        return len(piece)
+
+    def has_answer(self) -> bool:
+        """Whether something came while a request is still being sent: an answer, or the end."""
+        return not self.is_idle()
 
     def head(self) -> tuple[int, str, int, dict[str, str]]:
         """The next answer's status, reason, minor version and fields; fields of one name are joined by commas.
@@ -146,6 +218,11 @@ class Connection:
         buffer[:count] = self._came[:count]
         del self._came[:count]
         return count
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a request was answered before all of it was sent: it can carry no other."""
+        return self._is_cut
 
     def is_idle(self) -> bool:
         """Whether it stands open and silent; what comes without a question, an end among it, makes it useless."""
@@ -196,7 +273,7 @@ class Answer:
         self._reading = False
         self.url = ""
         self.status, self.reason, minor, self.headers = _final_head(connection)
-        self._again = _may_be_used_again(minor, self.headers)
+        self._again = _may_be_used_again(minor, self.headers) and not connection.is_cut
         self._chunked, self._left = _framing(method, self.status, minor, self.headers)
         self._begun = False  # of a chunked body: whether a chunk's end has to come before the next one
         self._ended = False

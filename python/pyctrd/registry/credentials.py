@@ -80,13 +80,97 @@ def default_files() -> tuple[Path, ...]:
     return (docker, *podman)
 
 
+def default_file() -> Path:
+    """Where credentials are written: what ``REGISTRY_AUTH_FILE`` names, else Docker's ``config.json``."""
+    named = os.environ.get("REGISTRY_AUTH_FILE")
+    return Path(named) if named else default_files()[0]
+
+
+def store(path: Path, registry: str, credentials: Credentials) -> None:
+    """Write a registry's credentials into a configuration file, or hand them to the helper that it names.
+
+    The file stays whole whatever happens, and only its owner may read it; what else stands in it stays.
+
+    Raises:
+        InvalidError: The file is no configuration.
+        AuthenticationError: The helper failed.
+        OSError: The file cannot be written.
+    """
+    document = _read(path) or {}
+    key = _key_of(path, registry)
+    if (helper := _helper_for(document, key)) is not None:
+        secret = {"ServerURL": key, "Username": credentials.user, "Secret": credentials.password}
+        _run_helper(helper, "store", orjson.dumps(secret))
+        document.setdefault("auths", {})[key] = {}
+    else:
+        auth = credentials.basic().removeprefix("Basic ")
+        document.setdefault("auths", {})[key] = {"auth": auth}
+    _write(path, document)
+
+
+def erase(path: Path, registry: str) -> bool:
+    """Take a registry's credentials out of a configuration file, and from the helper that it names.
+
+    Returns:
+        Whether there were any.
+
+    Raises:
+        As ``store``.
+    """
+    document = _read(path)
+    if document is None:
+        return False
+    found = False
+    auths: dict[str, Any] = document.get("auths", {})
+    for key in _keys_of(registry):
+        if (helper := _helper_for(document, key)) is not None and _ask_helper(helper, key) is not None:
+            _run_helper(helper, "erase", key.encode())
+            found = True
+        found |= auths.pop(key, None) is not None
+    if found:
+        _write(path, document)
+    return found
+
+
+def _key_of(path: Path, registry: str) -> str:
+    """Under which key a file has a registry: Docker's has an old address for its own."""
+    return _DOCKER_KEY if registry == "docker.io" and path.name == "config.json" else registry
+
+
+def _keys_of(registry: str) -> tuple[str, ...]:
+    keys = (registry, f"https://{registry}", f"https://{registry}/v1/", f"https://{registry}/v2/")
+    if registry == "docker.io":
+        return (_DOCKER_KEY, *keys, "index.docker.io", "registry-1.docker.io")
+    return keys
+
+
+def _helper_for(document: Mapping[str, Any], key: str) -> str | None:
+    helpers = document.get("credHelpers")
+    named = helpers.get(key) if isinstance(helpers, dict) else None
+    named = named or document.get("credsStore")
+    return named if isinstance(named, str) and named else None
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    path = path.resolve()  # it may be a link into somebody's collection of such files
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    written = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    try:
+        with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(path)
+    except BaseException:
+        written.unlink(missing_ok=True)
+        raise
+
+
 def _find_in(path: Path, registry: str) -> Credentials | None:
     document = _read(path)
     if document is None:
         return None
-    keys: tuple[str, ...] = (registry, f"https://{registry}", f"https://{registry}/v1/", f"https://{registry}/v2/")
-    if registry == "docker.io":
-        keys = (_DOCKER_KEY, *keys, "index.docker.io", "registry-1.docker.io")
+    keys = _keys_of(registry)
     helpers = document.get("credHelpers")
     for key in keys:
         if isinstance(helpers, dict) and isinstance(name := helpers.get(key), str):
@@ -145,7 +229,22 @@ def _from_entry(entry: dict[str, Any], path: Path, key: str) -> Credentials | No
 
 
 def _ask_helper(name: str, server: str) -> Credentials | None:
-    """Run ``docker-credential-NAME get``; None where it knows nothing of the server."""
+    """Ask a helper; None where it knows nothing of the server."""
+    answered = _run_helper(name, "get", server.encode())
+    if answered is None:
+        return None
+    try:
+        answer = orjson.loads(answered)
+        user, secret = answer["Username"], answer["Secret"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise AuthenticationError(f"credential helper answered no credentials: docker-credential-{name}") from error
+    if user == _TOKEN_USER:
+        return Credentials(user, identity_token=secret)
+    return Credentials(user, secret) if user or secret else None
+
+
+def _run_helper(name: str, word: str, given: bytes) -> bytes | None:
+    """Run ``docker-credential-NAME WORD``; what it says, None where it has no such credentials."""
     if re.fullmatch(_HELPER_NAME, name) is None:
         raise InvalidError(f"invalid credential helper: {name!r}", field="credHelpers", value=name)
     import subprocess
@@ -153,7 +252,7 @@ def _ask_helper(name: str, server: str) -> Credentials | None:
     program = f"docker-credential-{name}"
     try:
         done = subprocess.run(
-            [program, "get"], input=server.encode(), capture_output=True, timeout=HELPER_TIMEOUT_SECONDS, check=False
+            [program, word], input=given, capture_output=True, timeout=HELPER_TIMEOUT_SECONDS, check=False
         )
     except FileNotFoundError as error:
         raise AuthenticationError(
@@ -167,11 +266,4 @@ def _ask_helper(name: str, server: str) -> Credentials | None:
         if b"credentials not found" in done.stdout + done.stderr:
             return None
         raise AuthenticationError(f"credential helper failed: {program}: exit status {done.returncode}")
-    try:
-        answer = orjson.loads(done.stdout)
-        user, secret = answer["Username"], answer["Secret"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise AuthenticationError(f"credential helper answered no credentials: {program}") from error
-    if user == _TOKEN_USER:
-        return Credentials(user, identity_token=secret)
-    return Credentials(user, secret) if user or secret else None
+    return done.stdout

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping
 
+    from pyctrd.registry.connection import Hold, Payload
+
 CONNECT_TIMEOUT_SECONDS = 15.0
 # The longest silence of a server that still is at work; distribution's own default is a minute.
 READ_TIMEOUT_SECONDS = 60.0
+# How long a registry may be silent that was sent a blob: it may hash it once more, or move it, before it answers.
+COMMIT_TIMEOUT_SECONDS = 600.0
 IDLE_MAX = 16  # connections kept to one place: more bodies at once than any pull has
+_BODILESS_METHODS = frozenset({"GET", "HEAD", "DELETE"})  # whose requests need no length to say that there is no body
 PORTS = {"http": 80, "https": 443}
 PROXY_HINT = "look at HTTPS_PROXY and NO_PROXY"
 _TLS_HINT = "give the registry's certificate authority with --ca, or name a host without TLS with --plain-http"
@@ -77,29 +82,53 @@ class Pool:
         self._lock = threading.Lock()
         self._idle: dict[Route, list[Connection]] | None = {}
 
-    def request(self, route: Route, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
+    def request(
+        self,
+        route: Route,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        *,
+        body: bytes | Payload = b"",
+        repeatable: bool,
+        hold: Hold | None = None,
+    ) -> Answer:
         """Send one request; its answer's body is unread.
+
+        Args:
+            route: Where.
+            method: Of HTTP.
+            target: What is asked for there.
+            headers: What goes along.
+            body: What else does.
+            repeatable: Whether it may be sent twice: then over a connection that was used before, and over a new one
+                where the server closed that.
+            hold: Ends the wait for its answer.
 
         Raises:
             Fault: It could not be sent, or what came is no answer.
         """
         fields = {"Host": route.authority, "Accept-Encoding": "identity", **headers}
-        if body:
-            fields["Content-Length"] = str(len(body))
+        whole, payload = (body, None) if isinstance(body, bytes) else (b"", body)
+        if method not in _BODILESS_METHODS or body:
+            fields["Content-Length"] = str(len(whole) if payload is None else payload.length)
         if route.proxy is not None and route.scheme == "http":
             target = f"http://{route.authority}{target}"
             if route.proxy.authorization:
                 fields["Proxy-Authorization"] = route.proxy.authorization
         try:
-            content = write_request(method, target, fields, body)
+            content = write_request(method, target, fields, whole)
         except ProtocolError as error:
             raise Fault(RegistryError, f"invalid request: {route.authority}: {error}") from error
-        # A server may close what is idle just as it is used again. What changes something there is never sent twice.
-        if method in ("GET", "HEAD") and (used := self._take(route)) is not None:
+        used = self._take(route) if repeatable else None
+        if used is not None and payload is None:
+            # A server may close what is idle just as it is used again.
             with contextlib.suppress(NoAnswerError, ConnectionResetError):
-                return self._exchange(route, used, method, content)
+                return self._exchange(route, used, method, content, payload, hold)
+            used = None
         try:
-            return self._exchange(route, self._open(route), method, content)
+            # Of a blob some may have come: its sender asks how much before it is sent again.
+            return self._exchange(route, used or self._open(route), method, content, payload, hold)
         except (NoAnswerError, ConnectionResetError) as error:
             raise Fault(UnavailableError, f"connection broke: {route.authority}: {reason(error)}") from error
 
@@ -122,28 +151,50 @@ class Pool:
             connection.close()
 
     def _keep(self, route: Route, connection: Connection) -> None:
+        connection.settimeout(READ_TIMEOUT_SECONDS)
         with self._lock:
             if self._idle is not None and len(kept := self._idle.setdefault(route, [])) < IDLE_MAX:
                 kept.append(connection)
                 return
         connection.close()
 
-    def _exchange(self, route: Route, connection: Connection, method: str, content: bytes) -> Answer:
+    def _exchange(
+        self,
+        route: Route,
+        connection: Connection,
+        method: str,
+        content: bytes,
+        payload: Payload | None,
+        hold: Hold | None,
+    ) -> Answer:
         """A request and its answer's head.
 
         Raises:
             NoAnswerError, ConnectionResetError: The server had closed a connection that was idle, perhaps.
         """
+        seconds = READ_TIMEOUT_SECONDS
+        end = connection.interrupt
         try:
-            connection.send(content)
-            return Answer(connection, method, keep=lambda free: self._keep(route, free))
+            if hold is not None:
+                hold.begin(end)
+            connection.send(content, payload)
+            # Who has taken many bytes may have to copy them to their place before it can say so.
+            if payload is not None:
+                seconds = COMMIT_TIMEOUT_SECONDS
+                connection.settimeout(seconds)
+            answer = Answer(connection, method, keep=lambda free: self._keep(route, free))
         except BaseException as error:
+            if hold is not None:
+                hold.over(end)
             connection.close()
             if isinstance(error, NoAnswerError | ConnectionResetError):
                 raise
             if isinstance(error, ProtocolError | OSError):
-                raise _exchange_fault(error, route.authority, READ_TIMEOUT_SECONDS) from error
+                raise _exchange_fault(error, route.authority, seconds) from error
             raise
+        if hold is not None:
+            hold.over(end)
+        return answer
 
     def _open(self, route: Route) -> Connection:
         context = self._context() if "https" in (route.scheme, route.proxy.scheme if route.proxy else "") else None

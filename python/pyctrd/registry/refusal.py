@@ -38,7 +38,7 @@ def raise_status(answer: Answer, method: str, reference: Reference, kind: str, s
         raise AuthenticationError(
             f"credentials refused: {reference.repository_name}{said}",
             **shared,
-            hint=f"log in: docker login {reference.registry}",
+            hint=f"log in: pyctrd login {reference.registry}",
         )
     if status == 403:
         raise DeniedError(f"access denied: {reference.repository_name}{said}", **shared)

@@ -67,7 +67,7 @@ class _Inner:
         read: Any = self._tls.read  # which with a buffer returns a count
         return self._read(lambda: int(read(len(buffer), buffer)), 0)
 
-    def sendall(self, content: bytes, /) -> None:
+    def sendall(self, content: bytes | memoryview, /) -> None:
         """All of the bytes."""
         self._run(lambda: self._tls.write(content))
 

@@ -18,7 +18,7 @@ from pyctrd.registry.pool import PORTS, PROXY_HINT, Fault, Pool, Proxy, Route
 if TYPE_CHECKING:
     import ssl
 
-    from pyctrd.registry.connection import Answer
+    from pyctrd.registry.connection import Answer, Hold, Payload
 
 REDIRECTS_MAX = 10  # as Go's client, which the registries are tried with
 ATTEMPTS_MAX = 5
@@ -28,6 +28,8 @@ RETRY_AFTER_MAX_SECONDS = 60.0
 RETRY_AFTER_MAX_CHARS = 12
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REPEATING_REDIRECTS = frozenset({307, 308})
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
 _SECRET_HEADERS = frozenset({"authorization", "cookie"})
 # Of a path and a query, what may stand as it is (RFC 3986, section 3.4), and what was encoded by others.
 _TARGET_SAFE = "/?:@!$&'()*+,;=-._~%"
@@ -55,15 +57,19 @@ class Transport:
         headers: Mapping[str, str],
         plain_hosts: Collection[str] = (),
         retry: bool = True,
+        body: bytes | Payload = b"",
+        hold: Hold | None = None,
     ) -> Answer:
         """One answer, its body unread; redirects are followed and passing faults retried.
 
         Args:
-            method: GET or HEAD: nothing here is sent twice that would matter.
+            method: Of what may be sent twice, as all that the distribution API has.
             url: Where.
             headers: What goes along; Authorization is dropped when a redirect leaves the host.
             plain_hosts: ``host[:port]`` that may be talked to without TLS.
             retry: Whether 429, 5xx and broken connections are tried again, with back-off.
+            body: What is sent along; again from its start, where the request is sent again.
+            hold: Ends the wait for the answer.
 
         Raises:
             UnavailableError: It could not be reached, or went on failing.
@@ -72,22 +78,22 @@ class Transport:
         attempt = 1
         while True:
             try:
-                answer = self._follow(method, url, headers, plain_hosts)
+                answer = self._follow(method, url, headers, plain_hosts, body, hold)
             except UnreachableError:
                 raise  # a name that nobody knows will not be known in a second
             except UnavailableError:
                 if not retry or attempt == ATTEMPTS_MAX:
                     raise
-                time.sleep(backoff_seconds(attempt))
+                pause(backoff_seconds(attempt))
                 attempt += 1
                 continue
             if not retry or answer.status not in _RETRIED_STATUSES or attempt == ATTEMPTS_MAX:
                 return answer
-            pause = retry_after_seconds(answer.headers.get("retry-after")) or backoff_seconds(attempt)
-            if pause > RETRY_AFTER_MAX_SECONDS:
+            seconds = retry_after_seconds(answer.headers.get("retry-after")) or backoff_seconds(attempt)
+            if seconds > RETRY_AFTER_MAX_SECONDS:
                 return answer  # the caller decides whether to wait so long
             answer.close()
-            time.sleep(pause)
+            pause(seconds)
             attempt += 1
 
     def post(self, url: str, fields: Mapping[str, str]) -> Answer:
@@ -97,22 +103,32 @@ class Transport:
             UnavailableError: It could not be reached.
         """
         headers = {"Content-Type": "application/x-www-form-urlencoded", "User-Agent": user_agent()}
-        return self._send("POST", url, headers, body=urlencode(fields).encode())
+        return self._send("POST", url, headers, body=urlencode(fields).encode(), repeatable=False)
 
     def close(self) -> None:
         """Close every connection that is idle, and the others when they become it; idempotent."""
         self._pool.close()
 
-    def _follow(self, method: str, url: str, headers: Mapping[str, str], plain_hosts: Collection[str]) -> Answer:
+    def _follow(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        plain_hosts: Collection[str],
+        body: bytes | Payload,
+        hold: Hold | None,
+    ) -> Answer:
         sent = {**headers, "User-Agent": user_agent()}
         start = url
         for _ in range(REDIRECTS_MAX + 1):
-            answer = self._send(method, url, sent)
+            answer = self._send(method, url, sent, body=body, hold=hold)
             location = answer.headers.get("location")
-            if answer.status not in _REDIRECTS or location is None:
+            # Of what changes something, only these two say that the same is to be done elsewhere (RFC 9110, 15.4).
+            followed = _REDIRECTS if method in _SAFE_METHODS else _REPEATING_REDIRECTS
+            if answer.status not in followed or location is None:
                 return answer
             answer.drain()
-            target = _redirect_target(method, url, location, plain_hosts)
+            target = redirect_target(method, url, location, plain_hosts)
             if _origin(target) != _origin(url):
                 sent = {name: value for name, value in sent.items() if name.lower() not in _SECRET_HEADERS}
             url = target
@@ -122,13 +138,23 @@ class Transport:
             url=redacted(start),
         )
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], *, body: bytes = b"") -> Answer:
+    def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        body: bytes | Payload = b"",
+        repeatable: bool = True,
+        hold: Hold | None = None,
+    ) -> Answer:
         try:
             route, target = _read_url(url)
         except ValueError as error:
             raise RegistryError(f"invalid URL: {redacted(url)}", method=method, url=redacted(url)) from error
         try:
-            answer = self._pool.request(route._replace(proxy=_proxy_for(route)), method, target, headers, body)
+            route = route._replace(proxy=_proxy_for(route))
+            answer = self._pool.request(route, method, target, headers, body=body, repeatable=repeatable, hold=hold)
         except Fault as fault:
             raise fault.kind(fault.message, method=method, url=redacted(url), hint=fault.hint) from fault
         answer.url = url  # who answered decides what a 401 means
@@ -157,6 +183,11 @@ def redacted(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}{query}"
 
 
+def pause(seconds: float) -> None:
+    """Wait before another attempt."""
+    time.sleep(seconds)
+
+
 def backoff_seconds(attempt: int) -> float:
     """A pause that doubles, with jitter so that a thousand nodes do not come back at once."""
     import random
@@ -176,7 +207,7 @@ def _origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
-def _redirect_target(method: str, url: str, location: str, plain_hosts: Collection[str]) -> str:
+def redirect_target(method: str, url: str, location: str, plain_hosts: Collection[str]) -> str:
     """Where a redirect leads: to HTTPS, or to a host that was declared plain.
 
     Raises:
