@@ -58,10 +58,13 @@ if TYPE_CHECKING:
     from pyctrd.namespaces import Namespaces as Namespaces
     from pyctrd.oci.changes import ConfigChanges as ConfigChanges
     from pyctrd.oci.config import ImageConfig as ImageConfig
+    from pyctrd.oci.descriptor import Descriptor as Descriptor
     from pyctrd.oci.manifest import Manifest as Manifest
     from pyctrd.oci.reference import Reference as Reference
     from pyctrd.pulls import PullMany as PullMany
     from pyctrd.pulls import PullResult as PullResult
+    from pyctrd.registries import Registries as Registries
+    from pyctrd.registries import Repository as Repository
     from pyctrd.runtime.idmaps import IdRange as IdRange
     from pyctrd.runtime.logs import LogLine as LogLine
     from pyctrd.runtime.state import ContainerStatus as ContainerStatus
@@ -83,6 +86,7 @@ _LAZY = {
     "Content": "pyctrd.contents",
     "ContentRecord": "pyctrd.metadata.content",
     "ContentUsage": "pyctrd.metadata.usage",
+    "Descriptor": "pyctrd.oci.descriptor",
     "Diffed": "pyctrd._core",
     "Engine": "pyctrd.engine",
     "Event": "pyctrd.flows.events",
@@ -113,6 +117,8 @@ _LAZY = {
     "PullProgress": "pyctrd.flows.progress",
     "PullResult": "pyctrd.pulls",
     "Reference": "pyctrd.oci.reference",
+    "Registries": "pyctrd.registries",
+    "Repository": "pyctrd.registries",
     "Space": "pyctrd.flows.space",
     "StoreSpace": "pyctrd.flows.space",
     "diff": "pyctrd.engine",

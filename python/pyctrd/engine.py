@@ -103,6 +103,13 @@ class Engine:
         return Content(self._rooms)
 
     @cached_property
+    def registry(self) -> pyctrd.Registries:
+        """Registries: what they have, how that is changed, and who we are to them."""
+        from pyctrd.registries import Registries
+
+        return Registries(self._rooms)
+
+    @cached_property
     def namespaces(self) -> pyctrd.Namespaces:
         """The store's tenants."""
         from pyctrd.namespaces import Namespaces

@@ -200,6 +200,130 @@ class Images:
         records = load(self._rooms, source, platform=wanted, name=name, unpack=unpack, progress=progress)
         return [Image(self._rooms, record) for record in records]
 
+    def push(
+        self,
+        name: str,
+        target: str | None = None,
+        *,
+        all_platforms: bool = False,
+        compression: Literal["gzip", "zstd", "zstd:chunked", "none"] | None = None,
+        chunk_bytes: int = 0,
+        progress: pyctrd.ProgressCallback | None = None,
+    ) -> str:
+        """Send an image to a registry; what that has already is not sent.
+
+        A blob that the registry has in another repository, where it came from, is mounted from there. One whose bytes
+        were not kept here is handed on from the registry that it came from. A layer that may not be passed on, and says
+        where else it is, stays away. Manifests come last: who finds the name finds all of it.
+
+        Args:
+            name: The image, as ``get`` takes it.
+            target: Where to; the image's own name by default. With a digest it must be the image's.
+            all_platforms: The index that was pulled, with every platform, in place of this platform's manifest; what is
+                not here of it is handed on from where the image came from.
+            compression: Layers are sent so, as ``convert`` makes them; as they are by default.
+            chunk_bytes: Send blobs in requests of so many bytes; 0 is one request for each, and chunks of 32 MiB where
+                a registry takes no larger ones.
+            progress: As for ``pull``; every blob is told of, config and all.
+
+        Returns:
+            The digest of what the target names now.
+
+        Raises:
+            NotFoundError: There is no such image; a blob is neither here nor where it came from.
+            InvalidError: The target is none, or has the digest of something else.
+            AuthenticationError, DeniedError: Credentials are missing, or do not suffice.
+            RegistryError, IntegrityError: The registry refused, could not be reached, or got other bytes.
+
+        Spec:
+            distribution-spec v1.1, "Push".
+        """
+        from pyctrd.flows.load import get_image
+        from pyctrd.flows.push import push, push_packed
+        from pyctrd.oci.reference import Reference
+
+        record = get_image(self._rooms, name)
+        parsed = Reference.parse(target or record.name)
+        if compression is not None:
+            if all_platforms:
+                raise InvalidError("invalid compression: only one platform is converted", field="compression")
+            return str(
+                push_packed(
+                    self._rooms, record, parsed, compression=compression, chunk_bytes=chunk_bytes, progress=progress
+                ).digest
+            )
+        return str(
+            push(
+                self._rooms, record, parsed, all_platforms=all_platforms, chunk_bytes=chunk_bytes, progress=progress
+            ).digest
+        )
+
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        platform: str | None = None,
+        referrers: bool = False,
+        chunk_bytes: int = 0,
+        progress: pyctrd.ProgressCallback | None = None,
+    ) -> str:
+        """Copy an image, or any other artifact, from one registry to another; nothing is stored or unpacked here.
+
+        All platforms are copied, byte for byte, so that every digest stays. What the target has is not read from the
+        source; within one registry blobs are mounted.
+
+        Args:
+            source: A reference.
+            target: A reference; with a digest it must be the source's.
+            platform: ``os/architecture[/variant]``: this manifest alone in place of an index.
+            referrers: What tells of the image too, or of any of its parts: signatures, bills of materials.
+            chunk_bytes: As for ``push``.
+            progress: As for ``push``.
+
+        Returns:
+            The digest of what the target names now.
+
+        Raises:
+            NotFoundError, InvalidError, RegistryError, IntegrityError: As ``pull`` of the source and ``push`` to the
+                target.
+
+        Spec:
+            distribution-spec v1.1, "Pull", "Push", "Listing Referrers".
+        """
+        from pyctrd.flows.copy import copy_image
+        from pyctrd.oci.platform import Platform
+        from pyctrd.oci.reference import Reference
+
+        return str(
+            copy_image(
+                self._rooms,
+                Reference.parse(source),
+                Reference.parse(target),
+                platform=Platform.parse(platform) if platform else None,
+                referrers=referrers,
+                chunk_bytes=chunk_bytes,
+                progress=progress,
+            ).digest
+        )
+
+    def tag(self, name: str, target: str) -> Image:
+        """Give an image another name; one that exists means this image from then on.
+
+        Args:
+            name: As ``get`` takes it.
+            target: A reference with a tag.
+
+        Raises:
+            NotFoundError: There is no such image.
+            InvalidError: The target is none, or has a digest.
+        """
+        from pyctrd.flows.load import get_image
+        from pyctrd.flows.tag import tag_image
+        from pyctrd.oci.reference import Reference
+
+        return Image(self._rooms, tag_image(self._rooms, get_image(self._rooms, name), Reference.parse(target)))
+
     def convert(
         self,
         source: str,

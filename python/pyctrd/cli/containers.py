@@ -1,4 +1,4 @@
-"""``ps start stop kill wait logs rm pause unpause attach``."""
+"""``ps start stop kill wait logs rm pause unpause``."""
 
 from __future__ import annotations
 
@@ -109,17 +109,6 @@ def unpause_command(options: Globals, names: tuple[str, ...]) -> None:
         for name in names:
             engine.containers.get(name).resume()
             click.echo(name)
-
-
-@click.command("attach")
-@click.argument("name", metavar="CONTAINER")
-@pass_globals
-@click.pass_context
-def attach_command(context: click.Context, options: Globals, name: str) -> None:
-    """Show a running container's output until it ends."""
-    with options.engine() as engine:
-        status = engine.containers.get(name).attach()
-    context.exit(status.exit_code)
 
 
 @click.command("wait")

@@ -10,11 +10,13 @@ from pyctrd.cli.globals import Globals
 
 # Command → the module that holds it; the function is named for the command.
 COMMANDS = {
-    "attach": "pyctrd.cli.containers",
+    "attach": "pyctrd.cli.attach",
     "cat": "pyctrd.cli.files",
     "check": "pyctrd.cli.store",
     "commit": "pyctrd.cli.commit",
     "convert": "pyctrd.cli.convert",
+    "copy": "pyctrd.cli.push",
+    "delete": "pyctrd.cli.registry",
     "df": "pyctrd.cli.space",
     "diff": "pyctrd.cli.commit",
     "events": "pyctrd.cli.events",
@@ -25,6 +27,8 @@ COMMANDS = {
     "kill": "pyctrd.cli.containers",
     "lease": "pyctrd.cli.lease",
     "load": "pyctrd.cli.images",
+    "login": "pyctrd.cli.login",
+    "logout": "pyctrd.cli.login",
     "logs": "pyctrd.cli.containers",
     "ls": "pyctrd.cli.files",
     "mount": "pyctrd.cli.images",
@@ -32,11 +36,15 @@ COMMANDS = {
     "pause": "pyctrd.cli.containers",
     "ps": "pyctrd.cli.containers",
     "pull": "pyctrd.cli.images",
+    "push": "pyctrd.cli.push",
+    "referrers": "pyctrd.cli.registry",
     "rm": "pyctrd.cli.containers",
     "rmi": "pyctrd.cli.images",
     "run": "pyctrd.cli.run",
+    "search-tags": "pyctrd.cli.registry",
     "start": "pyctrd.cli.containers",
     "stop": "pyctrd.cli.containers",
+    "tag": "pyctrd.cli.push",
     "umount": "pyctrd.cli.images",
     "unpause": "pyctrd.cli.containers",
     "unpack": "pyctrd.cli.store",
@@ -57,7 +65,7 @@ class LazyGroup(click.Group):
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
-        command = getattr(import_module(module), f"{cmd_name}_command")
+        command = getattr(import_module(module), f"{cmd_name.replace('-', '_')}_command")
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.{cmd_name}_command is no command")
         return command

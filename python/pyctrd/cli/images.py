@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pyctrd.cli.describe import describe_image
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
+from pyctrd.cli.options import platform_option, registry_options
 from pyctrd.cli.output import (
     age_text,
     print_json_lines,
@@ -27,7 +28,6 @@ SHORT_DIGITS = 12
 _IDS = "INSIDE:OUTSIDE:LENGTH"
 
 
-platform_option = click.option("--platform", metavar="OS/ARCH", help="Another platform than the host's.")
 digests_option = click.option(
     "--content-digests",
     is_flag=True,
@@ -43,30 +43,10 @@ keep_option = click.option(
 )
 
 
-def registry_options(function: Any) -> Any:
-    """The options of every command that talks to a registry."""
-    for option in (
-        click.option(
-            "--ca",
-            metavar="FILE",
-            type=click.Path(exists=True, dir_okay=False),
-            help="Certificates (PEM) to trust.",
-        ),
-        click.option(
-            "--plain-http",
-            metavar="HOST",
-            multiple=True,
-            help="Talk to HOST without TLS (loopback needs no mention).",
-        ),
-        platform_option,
-    ):
-        function = option(function)
-    return function
-
-
 @click.command("pull")
 @click.argument("references", metavar="REFERENCE...", nargs=-1, required=True)
 @registry_options
+@platform_option
 @limit_option
 @digests_option
 @unpack_option

@@ -9,7 +9,7 @@ import click
 
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import pass_globals
-from pyctrd.cli.images import registry_options
+from pyctrd.cli.options import platform_option, registry_options
 from pyctrd.cli.output import complain, print_json
 from pyctrd.cli.progress import show_progress
 from pyctrd.cli.sizes import limit_option, parse_size
@@ -61,6 +61,7 @@ def container_options(function: Any) -> Any:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @container_options
 @registry_options
+@platform_option
 @limit_option
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and print its id.")
 @click.option("-i", "--interactive", is_flag=True, help="Send it this command's input.")

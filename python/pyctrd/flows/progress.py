@@ -7,16 +7,17 @@ from typing import Literal
 
 from pyctrd.oci.value import NamedTuple, dataclass
 
-LayerState = Literal["waiting", "present", "pulling", "converting", "done"]
+LayerState = Literal["waiting", "present", "mounted", "pulling", "pushing", "converting", "done"]
 
 
 class LayerProgress(NamedTuple):
-    """One layer of a pull under way.
+    """One layer of a pull or push under way.
 
     Attributes:
         digest: The blob's digest.
-        state: "waiting" for its turn or for another process, "present", "pulling" (or "converting") or "done".
-        received_bytes: Compressed bytes that arrived, or were read of what is converted.
+        state: "waiting" for its turn or for another process, "present", "mounted" from another repository, "pulling"
+            (or "pushing", "converting") or "done".
+        received_bytes: Compressed bytes that arrived, or were sent, or were read of what is converted.
         size_bytes: Compressed bytes in all.
         unpacked_bytes: Bytes of the tar that were unpacked.
     """
@@ -29,7 +30,7 @@ class LayerProgress(NamedTuple):
 
 
 class PullProgress(NamedTuple):
-    """A pull under way, every layer of it, lowest first."""
+    """A pull under way, every layer of it, lowest first; or a push or copy, every blob of it."""
 
     reference: str
     layers: tuple[LayerProgress, ...]

@@ -1,0 +1,187 @@
+"""Push: an image of the store becomes one of a registry; what that has already is not sent."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from functools import partial
+from typing import IO, TYPE_CHECKING
+
+from pyctrd.errors import InvalidError
+from pyctrd.flows.collect import remove_image
+from pyctrd.flows.convert import Packing, convert_image
+from pyctrd.flows.lease import kept
+from pyctrd.flows.send import Make, Part, Sending, Source, put_documents, send_blobs
+from pyctrd.metadata.leases import LeaseResource
+from pyctrd.oci.descriptor import Descriptor
+from pyctrd.oci.digest import Digest
+from pyctrd.oci.index import Index, detect
+from pyctrd.oci.manifest import Manifest
+from pyctrd.oci.media_types import is_index
+from pyctrd.oci.reference import Reference
+from pyctrd.registry.payload import BodyPayload, FilePayload
+
+if TYPE_CHECKING:
+    from pyctrd.flows.progress import ProgressCallback
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.images import ImageRecord
+    from pyctrd.registry.body import BlobBody
+    from pyctrd.registry.connection import Payload
+
+
+def push(
+    rooms: Rooms,
+    record: ImageRecord,
+    target: Reference,
+    *,
+    all_platforms: bool,
+    chunk_bytes: int = 0,
+    progress: ProgressCallback | None = None,
+) -> Descriptor:
+    """Send an image to a registry.
+
+    Args:
+        rooms: The engine's rooms.
+        record: The image.
+        target: Where to, with a tag; with a digest alone it gets no name.
+        all_platforms: The index that was pulled, with all that it names, in place of this platform's manifest.
+        chunk_bytes: Blobs in requests of so many bytes; 0 for one request each.
+        progress: Called a few times a second, in the calling thread.
+
+    Returns:
+        What the target names now.
+
+    Raises:
+        NotFoundError: Something of the image is neither here nor where it came from.
+        InvalidError: ``target`` has the digest of something else.
+        RegistryError, IntegrityError: The registry refused, or got other bytes.
+
+    Spec:
+        distribution-spec v1.1, "Push".
+    """
+    top = Digest.parse(record.target_digest if all_platforms else record.manifest_digest)
+    if target.digest not in (None, top):
+        raise InvalidError(f"invalid reference: {target}: the image is {top}", field="reference", value=str(target))
+    with ExitStack() as files:
+        image = _Image(rooms, record, target, files)
+        image.add(top)
+        resources = [LeaseResource("blob", str(digest)) for digest in (*image.documents, *image.sendings)]
+        with kept(rooms, "push", resources):
+            send_blobs(
+                rooms.registry,
+                target,
+                list(image.sendings.values()),
+                concurrency=rooms.settings.concurrency,
+                chunk_bytes=chunk_bytes,
+                progress=progress,
+            )
+            named = [(str(digest), *document) for digest, document in image.documents.items()]
+            if target.tag is not None:
+                named[-1] = (target.tag, *image.documents[top])
+            put_documents(rooms.registry, target, named)
+    media_type, body = image.documents[top]
+    return Descriptor(media_type=media_type, digest=top, size=len(body))
+
+
+def push_packed(
+    rooms: Rooms,
+    record: ImageRecord,
+    target: Reference,
+    *,
+    compression: Packing,
+    chunk_bytes: int = 0,
+    progress: ProgressCallback | None = None,
+) -> Descriptor:
+    """As ``push``, of the image with its layers compressed otherwise; that image is gone from the store afterwards.
+
+    Raises:
+        As ``push`` and ``convert_image``.
+    """
+    made = Reference.parse(f"localhost/pyctrd/push:{os.urandom(16).hex()}")
+    converted = convert_image(rooms, record, made, compression=compression, level=None, progress=progress)
+    try:
+        return push(rooms, converted, target, all_platforms=False, chunk_bytes=chunk_bytes, progress=progress)
+    finally:
+        remove_image(rooms, str(made), force=False, collect_after=True)
+
+
+class _Image:
+    """An image's documents, each behind those that it names, and its blobs.
+
+    Args:
+        rooms: The engine's rooms.
+        record: The image.
+        target: Where to.
+        files: Closes what is opened.
+    """
+
+    def __init__(self, rooms: Rooms, record: ImageRecord, target: Reference, files: ExitStack) -> None:
+        self.documents: dict[Digest, tuple[str, bytes]] = {}
+        self.sendings: dict[Digest, Sending] = {}
+        self._rooms = rooms
+        self._target = target
+        self._files = files
+        self._origin = Reference.parse(record.name)
+
+    def add(self, digest: Digest) -> None:
+        """A manifest or index, and all that it names."""
+        if digest in self.documents:
+            return
+        body = self._read(digest)
+        media_type = detect(body)
+        if is_index(media_type):
+            for entry in Index.parse(body).manifests:
+                self.add(entry.digest)
+        else:
+            manifest = Manifest.parse(body)
+            for blob in (manifest.config, *manifest.layers):
+                if not blob.stays_away:
+                    self.sendings.setdefault(blob.digest, Sending(blob, partial(self._find, blob)))
+        self.documents[digest] = (media_type, body)
+
+    def _read(self, digest: Digest) -> bytes:
+        """A document, from the store or from where the image came from."""
+        if self._rooms.database.content.find(self._rooms.namespace, str(digest)) is not None:
+            return self._rooms.blobs.read(digest)
+        return self._rooms.registry.manifest(self._origin.with_digest(digest)).body
+
+    def _find(self, blob: Descriptor) -> Source:
+        """Where a blob can be had: in the store, else where it came from."""
+        rooms, digest = self._rooms, str(blob.digest)
+        record = rooms.database.content.find(rooms.namespace, digest)
+        came_from = Reference.parse(record.source) if record is not None and record.source else None
+        if record is None:  # another platform's: only the registry has it
+            came_from = self._origin
+        mounts = () if came_from is None else mounts_between(came_from, self._target)
+        if record is not None and record.is_stored:
+            file = self._files.enter_context(rooms.blobs.open(blob.digest))
+
+            return Source(from_file(file), mounts)
+        return Source(None if came_from is None else from_registry(rooms, came_from, blob), mounts)
+
+
+def mounts_between(source: Reference, target: Reference) -> tuple[str, ...]:
+    """Repositories that the target's registry may take a blob from by itself."""
+    is_elsewhere = source.registry != target.registry or source.repository == target.repository
+    return () if is_elsewhere else (source.repository,)
+
+
+def from_file(file: IO[bytes]) -> Make:
+    """A blob as a file has it."""
+
+    def make(part: Part) -> Payload:
+        return FilePayload(file, offset=part.offset, length=part.length, sent=part.sent)
+
+    return make
+
+
+def from_registry(rooms: Rooms, reference: Reference, blob: Descriptor) -> Make:
+    """A blob as another repository sends it."""
+
+    def make(part: Part) -> Payload:
+        def opens(offset: int) -> BlobBody:
+            return rooms.registry.open_blob(reference, blob, offset=offset, hold=part.hold)
+
+        return BodyPayload(opens, offset=part.offset, length=part.length, sent=part.sent, hold=part.hold)
+
+    return make
