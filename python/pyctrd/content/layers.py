@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -69,6 +70,15 @@ class Layers:
     def lists_contents(self, diff_id: str | Digest) -> bool:
         """Whether it has a list of its files' contents, by which a table of contents is looked up."""
         return (self.path(diff_id) / "digests").exists()
+
+    @staticmethod
+    def index_bytes(places: Sequence[Path]) -> int:
+        """Bytes of the indexes of layers, by where they are; of one that is gone by now none."""
+        found = 0
+        for place in places:
+            with suppress(FileNotFoundError):
+                found += (place / "index").stat().st_size
+        return found
 
     def open_index(self, diff_id: str | Digest) -> _core.LayerIndex:
         """Its index: every entry with all metadata, with no look at the tree.
