@@ -89,7 +89,7 @@ def state() -> Iterator[Path]:
 def _own_surroundings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[None]:
-    """No test sees the machine's store, credentials or proxies."""
+    """No test sees the machine's store, credentials, mirrors or proxies."""
     monkeypatch.setenv("PYCTRD_ROOT", str(tmp_path / "root"))
     if "state" in request.fixturenames:
         monkeypatch.setenv("PYCTRD_STATE", str(request.getfixturevalue("state")))
@@ -102,6 +102,7 @@ def _own_surroundings(
             name.startswith("PYCTRD_") and name not in ("PYCTRD_ROOT", "PYCTRD_STATE")
         ):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("PYCTRD_HOSTS", "")
     if SNAPSHOTTER:
         monkeypatch.setenv("PYCTRD_SNAPSHOTTER", SNAPSHOTTER)
     yield

@@ -13,7 +13,17 @@ PACKAGE = PROJECT / "python/pyctrd"
 CRATE = PROJECT / "rust/src"
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/performance.md")
 # Below an engine's root, in a virtual environment, or elsewhere: what only exists when pyctrd runs.
-ELSEWHERE = {"content/ingest/", "dist/", "blobs/", "objects/", "snapshots/", "tree/", "trash/", "python/pyctrd/<room>/"}
+ELSEWHERE = {
+    "hosts.toml",
+    "content/ingest/",
+    "dist/",
+    "blobs/",
+    "objects/",
+    "snapshots/",
+    "tree/",
+    "trash/",
+    "python/pyctrd/<room>/",
+}
 _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/|[\w.-]+(?:/[\w.-]+)*\.(?:py|pyi|rs|md|toml)")
 
 
@@ -59,6 +69,7 @@ def test_architecture_draws_every_room() -> None:
 def test_architecture_gives_a_reason_for_every_dependency() -> None:
     cargo = tomllib.loads((PROJECT / "Cargo.toml").read_text())
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    python = {re.split(r"[<>=~ ]", requirement)[0] for requirement in project["dependencies"]}
+    optional = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    python = {re.split(r"[<>=~ ]", requirement)[0] for requirement in [*project["dependencies"], *optional]}
     wanted = python | cargo["dependencies"].keys() | cargo["dev-dependencies"].keys()
     assert declared((PROJECT / "ARCHITECTURE.md").read_text()) - {"zlib-rs"} == wanted

@@ -17,8 +17,10 @@ from pyctrd import _core, errors
 
 # DESIGN.md, "Public API", as far as it is delivered.
 PROMISED = {
-    "Engine": "images containers content namespaces leases namespace info check events gc df stages close leave",
-    "Images": "pull pull_many load convert get find list remove unmount close",
+    "Engine": (
+        "images containers content registry namespaces leases namespace info check events gc df stages close leave"
+    ),
+    "Images": "pull pull_many load push copy tag convert get find list remove unmount close",
     "PullMany": "progress close",
     "PullResult": "reference image error get",
     "Image": (
@@ -31,6 +33,8 @@ PROMISED = {
         "stop pause resume diff commit delete"
     ),
     "Content": "info open list usage check rebuild",
+    "Registries": "repository login logout",
+    "Repository": "name tags find manifest put_manifest referrers attach delete has_blob read_blob",
     "Namespaces": "create get list set usage remove",
     "Leases": "create get list delete close",
     "Lease": "id labels created_ns expires_ns add resources delete",
@@ -38,6 +42,7 @@ PROMISED = {
 CLASSES = sorted(name for name in pyctrd.__all__ if inspect.isclass(getattr(pyctrd, name)))
 # Users get these from an engine and never make one: their constructors are not part of the promise.
 GIVEN = {"Image", "Images", "PullMany", "Container", "Containers", "Content", "Namespaces", "Lease", "Leases"}
+GIVEN |= {"Registries", "Repository"}
 
 
 def functions(owner: type) -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,18 @@ PACKAGE = PROJECT / "python" / "pyctrd"
 CRATE = PROJECT / "rust" / "src"
 
 ROOMS = {"content", "metadata", "network", "registry", "runtime", "snapshots"}
-ENGINE = {"containers", "contents", "engine", "image", "images", "leases", "namespaces", "pulls", "registries"}
+ENGINE = {
+    "containers",
+    "contents",
+    "engine",
+    "image",
+    "images",
+    "leases",
+    "namespaces",
+    "policies",
+    "pulls",
+    "registries",
+}
 # Room → what it may import of ours, beside itself. "pyctrd" is the package's own list of names.
 PYTHON: Mapping[str, set[str]] = {
     "errors": set(),

@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from pyctrd.oci.descriptor import Descriptor as Descriptor
     from pyctrd.oci.manifest import Manifest as Manifest
     from pyctrd.oci.reference import Reference as Reference
+    from pyctrd.policies import Candidate as Candidate
+    from pyctrd.policies import Policy as Policy
     from pyctrd.pulls import PullMany as PullMany
     from pyctrd.pulls import PullResult as PullResult
     from pyctrd.registries import Registries as Registries
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Candidate": "pyctrd.policies",
     "Change": "pyctrd.snapshots.protocol",
     "Collected": "pyctrd.flows.survey",
     "Collection": "pyctrd.flows.survey",
@@ -111,6 +114,7 @@ _LAZY = {
     "NamespaceSpace": "pyctrd.flows.space",
     "NamespaceUsage": "pyctrd.metadata.usage",
     "Namespaces": "pyctrd.namespaces",
+    "Policy": "pyctrd.policies",
     "ProgressCallback": "pyctrd.flows.progress",
     "PullMany": "pyctrd.pulls",
     "PullManyProgress": "pyctrd.flows.progress",

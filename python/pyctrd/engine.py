@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.flows.rooms import Rooms
-from pyctrd.flows.settings import DEFAULT_CONCURRENCY, read_settings
+from pyctrd.flows.settings import DEFAULT_CONCURRENCY, VERIFY_KEY_VARIABLE, read_settings
 from pyctrd.images import Images
 from pyctrd.leases import Leases
 
@@ -32,7 +32,17 @@ class Engine:
         concurrency: Layers in flight at once in one pull.
         ca: A file of PEM certificates that registries are checked against, beside the system's.
         plain_http: Hosts to talk to without TLS; loopback needs no mention.
-        credentials: User and password by registry host, before any configuration file.
+        insecure: Registries, or networks of them (``10.0.0.0/8``), whose certificates are not looked at, and that are
+            talked to without TLS where they speak none, as Docker's ``insecure-registries``;
+            ``$PYCTRD_INSECURE_REGISTRIES``, with spaces between them, else none.
+        credentials: User and password by registry host, or what gives them for one (None where it has none), before
+            any configuration file.
+        hosts: A directory that says where registries' content is to be had, as containerd's ``hosts.toml`` says it, or
+            with certificates as Docker has them; ``$PYCTRD_HOSTS``, else ``certs.d`` of pyctrd, of containerd and of
+            Docker in ``/etc``; "" for none.
+        policy: Asked of every image that is pulled, before its layers come: what may come in (see
+            ``pyctrd.policies``). By default a signature is wanted by the public key in the file ``$PYCTRD_VERIFY_KEY``;
+            without that, all may.
         limits: What a layer of a pulled image may have; ``Limits()`` by default.
         content_digests: Record the BLAKE3 of each file's content when a layer is unpacked, for
             ``FileEntry.content_digest``; ``$PYCTRD_CONTENT_DIGESTS``, else not: it costs time. A layer that is there is
@@ -61,7 +71,10 @@ class Engine:
         concurrency: int = DEFAULT_CONCURRENCY,
         ca: str | os.PathLike[str] | None = None,
         plain_http: Collection[str] = (),
-        credentials: Mapping[str, tuple[str, str]] | None = None,
+        insecure: Collection[str] | None = None,
+        credentials: Mapping[str, tuple[str, str]] | Callable[[str], tuple[str, str] | None] | None = None,
+        hosts: str | os.PathLike[str] | None = None,
+        policy: pyctrd.Policy | None = None,
         limits: pyctrd.Limits | None = None,
         content_digests: bool | None = None,
         keep_blobs: bool | None = None,
@@ -78,14 +91,16 @@ class Engine:
                 concurrency=concurrency,
                 ca=ca,
                 plain_http=plain_http,
+                insecure=insecure,
                 credentials=credentials,
+                hosts=hosts,
                 limits=limits,
                 content_digests=content_digests,
                 keep_blobs=keep_blobs,
                 layer_connections=layer_connections,
             )
         )
-        self.images = Images(self._rooms)
+        self.images = Images(self._rooms, policy or _policy())
         self.leases = Leases(self._rooms)
 
     @cached_property
@@ -280,6 +295,21 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _policy() -> pyctrd.Policy | None:
+    """What ``PYCTRD_VERIFY_KEY`` asks for."""
+    key = os.environ.get(VERIFY_KEY_VARIABLE)
+    if not key:
+        return None
+    path = key
+
+    def policy(candidate: pyctrd.Candidate) -> None:
+        from pyctrd.policies import CosignKey  # read when something is pulled: most commands do not
+
+        CosignKey(path)(candidate)
+
+    return policy
 
 
 def unpack(

@@ -156,6 +156,24 @@ class DiffIDMismatchError(IntegrityError):
     """The uncompressed tar is not the one that the image config names in ``rootfs.diff_ids``."""
 
 
+class PolicyError(PyctrdError):
+    """An image was refused by a verification policy: it is not signed as it must be, or is not the one that was pinned.
+
+    Attributes:
+        reference: The image.
+        digest: What it is.
+        reason: What the policy missed.
+    """
+
+    def __init__(
+        self, message: str, *, reference: str = "", digest: str = "", reason: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.reference = reference
+        self.digest = digest
+        self.reason = reason
+
+
 class UnsafeArchiveError(PyctrdError):
     """A layer was refused.
 

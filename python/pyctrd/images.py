@@ -13,14 +13,16 @@ from pyctrd.image import Image
 
 if TYPE_CHECKING:
     from pyctrd.flows.many import ManyPulls
+    from pyctrd.flows.resolve import Resolved
     from pyctrd.flows.rooms import Rooms
 
 
 class Images:
     """The images of the engine's namespace."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, policy: pyctrd.Policy | None = None) -> None:
         self._rooms = rooms
+        self._policy = policy
         self._many: list[ManyPulls] = []
 
     def pull(
@@ -51,6 +53,7 @@ class Images:
         Raises:
             InvalidError: The reference, or a document of the image; neither blobs nor layers are wanted.
             NotFoundError: No such image, or none for the platform.
+            PolicyError: The engine's policy refused it.
             RegistryError: The registry refused or was not reached.
             IntegrityError, UnsafeArchiveError: What arrived is not what was promised.
             QuotaError: The namespace may not have so much; nothing came in.
@@ -71,6 +74,7 @@ class Images:
 
                 origin = RegistryOrigin(self._rooms, parsed)
                 resolved = resolve(self._rooms, parsed, platform=wanted, origin=origin)
+                self._check(resolved)
                 if is_new:  # and has nothing that could make the request vain
                     ask_ahead(origin, resolved, unpack=unpack, keep_blobs=keeps)
             record = bring(self._rooms, resolved, origin=origin, unpack=unpack, keep_blobs=keeps, progress=progress)
@@ -136,10 +140,17 @@ class Images:
             keep_blobs=self._keeps(keep_blobs, unpack=unpack),
             images=DEFAULT_IMAGES if concurrency is None else concurrency,
             per_host=per_host,
+            check=self._check,
         )
         self._many = [*(known for known in self._many if not known.is_over), pulls]
         rooms = self._rooms
         return PullMany(pulls, lambda record: Image(rooms, record), progress)
+
+    def _check(self, resolved: Resolved) -> None:
+        if self._policy is not None:
+            from pyctrd.policies import check
+
+            check(self._rooms, self._policy, resolved)
 
     def _keeps(self, keep_blobs: bool | None, *, unpack: bool) -> bool:  # noqa: FBT001 - three values
         if keep_blobs is False and not unpack:

@@ -233,7 +233,18 @@ class Repository:
         from pyctrd.oci.digest import Digest
 
         blob = Descriptor(media_type=FILE_MEDIA_TYPE, digest=Digest.parse(digest), size=size_bytes)
-        return self._rooms.registry.has_blob(self._reference, blob)
+        return self._rooms.registry.has_blob(self._reference, blob, at="own")
+
+    def read_blob(self, descriptor: pyctrd.Descriptor) -> bytes:
+        """A small blob, checked against its digest and size.
+
+        Raises:
+            NotFoundError: There is no such blob.
+            InvalidError: It is larger than 4 MiB.
+            IntegrityError: The bytes are not the descriptor's.
+            RegistryError: The registry refused or could not be reached.
+        """
+        return self._rooms.registry.read_blob(self._reference, descriptor)
 
     def _at(self, target: str | None) -> Reference:
         """The reference of a tag or digest of this repository."""

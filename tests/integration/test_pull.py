@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import random
 import re
@@ -10,6 +12,7 @@ import signal
 import socket
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -452,3 +455,18 @@ def count_connections(host: str) -> int:
         except OSError:
             continue  # no socket, or no peer
     return found
+
+
+def test_content_that_a_descriptor_has_itself_is_not_fetched(engine: pyctrd.Engine, faulty: FaultyRegistry) -> None:
+    built = build_image([Tar().file("a", b"a").build()])
+    document = json.loads(built.manifest.content)
+    config = next(blob for blob in built.blobs if blob.digest == document["config"]["digest"])
+    document["config"]["data"] = base64.b64encode(config.content).decode()
+    manifest = replace(built.manifest, content=json.dumps(document).encode())
+    reference = faulty.add(replace(built, manifest=manifest), "app")
+    assert engine.images.pull(reference).config.rootfs.diff_ids
+    assert faulty.requests(config.digest) == []
+    document["config"]["data"] = base64.b64encode(b"x" * len(config.content)).decode()
+    manifest = replace(built.manifest, content=json.dumps(document).encode())
+    with pytest.raises(InvalidError, match=r"config\.data"):
+        engine.images.pull(faulty.add(replace(built, manifest=manifest), "other"))

@@ -78,8 +78,9 @@ def test_skopeo_and_podman_read_what_was_pushed(
     assert [entry["digest"] for entry in listed] == [image.manifest_digest]
     store = ["podman", "--root", str(tmp_path / "p/root"), "--runroot", str(state / "run"), "--storage-driver=vfs"]
     try:
-        # Podman wants the file that this names to be there.
-        environment = {name: value for name, value in os.environ.items() if name != "REGISTRY_AUTH_FILE"}
+        # Podman wants the files that these name to be there.
+        named = ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG")
+        environment = {name: value for name, value in os.environ.items() if name not in named}
         words = ["pull", "-q", "--tls-verify=false", f"{other.host}/app:1"]
         subprocess.run([*store, *words], check=True, env=environment)
     finally:

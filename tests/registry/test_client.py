@@ -448,7 +448,7 @@ def test_token_endpoint_on_this_machine_is_for_local_registries_only(
 ) -> None:
     faulty.require_tokens()
     reference = Reference.parse(faulty.add(image, "app"))
-    monkeypatch.setattr("pyctrd.registry.access.may_be_plain", lambda registry, plain_http: False)
+    monkeypatch.setattr("pyctrd.registry.access.Access._may_be_plain", lambda access, endpoint: False)
     with pytest.raises(AuthenticationError, match="token server refused"):
         client.manifest(reference)
     assert not faulty.requests("/token")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,8 +36,7 @@ def attach_command(
     name: str,
     files: tuple[str, ...],
     *,
-    ca: str | None,
-    plain_http: tuple[str, ...],
+    registry: dict[str, Any],
     artifact_type: str | None,
     annotations: dict[str, str],
     as_json: bool,
@@ -54,7 +54,7 @@ def attach_command(
         context.exit(status.exit_code)
     if not files:
         raise click.UsageError("no file to attach")
-    with options.engine(ca=ca, plain_http=plain_http) as engine:
+    with options.engine(**registry) as engine:
         digest = engine.registry.repository(name).attach(
             [_read_file(word) for word in files], artifact_type=artifact_type, annotations=annotations
         )

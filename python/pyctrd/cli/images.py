@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pyctrd.cli.describe import describe_image
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
-from pyctrd.cli.options import platform_option, registry_options
+from pyctrd.cli.options import platform_option, registry_options, verify_option
 from pyctrd.cli.output import (
     age_text,
     print_json_lines,
@@ -22,7 +22,7 @@ from pyctrd.cli.pull import pull
 from pyctrd.cli.sizes import limit_option
 
 if TYPE_CHECKING:
-    from pyctrd import IdRange, Limits
+    from pyctrd import IdRange, Limits, Policy
 
 SHORT_DIGITS = 12
 _IDS = "INSIDE:OUTSIDE:LENGTH"
@@ -46,6 +46,7 @@ keep_option = click.option(
 @click.command("pull")
 @click.argument("references", metavar="REFERENCE...", nargs=-1, required=True)
 @registry_options
+@verify_option
 @platform_option
 @limit_option
 @digests_option
@@ -65,8 +66,8 @@ def pull_command(
     options: Globals,
     references: tuple[str, ...],
     *,
-    ca: str | None,
-    plain_http: tuple[str, ...],
+    registry: dict[str, Any],
+    verify: Policy | None,
     platform: str | None,
     limits: Limits | None,
     content_digests: bool | None,
@@ -93,8 +94,8 @@ def pull_command(
         quiet=quiet,
         stages=stages,
         as_json=as_json or options.json,
-        ca=ca,
-        plain_http=plain_http,
+        **registry,
+        policy=verify,
         limits=limits,
         content_digests=content_digests,
         layer_connections=layer_connections,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -22,7 +23,7 @@ file_option = click.option(
 
 
 @click.command("login")
-@click.argument("registry", default=DEFAULT_REGISTRY)
+@click.argument("host", metavar="[REGISTRY]", default=DEFAULT_REGISTRY)
 @registry_options
 @click.option("-u", "--username", metavar="NAME", help="Who; asked for on a terminal.")
 @click.option("-p", "--password", metavar="SECRET", help="Others may see it: --password-stdin hides it.")
@@ -31,10 +32,9 @@ file_option = click.option(
 @pass_globals
 def login_command(
     options: Globals,
-    registry: str,
+    host: str,
     *,
-    ca: str | None,
-    plain_http: tuple[str, ...],
+    registry: dict[str, Any],
     username: str | None,
     password: str | None,
     password_stdin: bool,
@@ -53,20 +53,20 @@ def login_command(
         password = _ask("password", hidden=True)
     if not username or not password:
         raise click.UsageError("neither the name nor the password may be empty")
-    with options.engine(ca=ca, plain_http=plain_http) as engine:
-        path = engine.registry.login(registry, username, password, file=authfile)
-    click.echo(f"logged in: {registry}: written to {path}", err=True)
+    with options.engine(**registry) as engine:
+        path = engine.registry.login(host, username, password, file=authfile)
+    click.echo(f"logged in: {host}: written to {path}", err=True)
 
 
 @click.command("logout")
-@click.argument("registry", default=DEFAULT_REGISTRY)
+@click.argument("host", metavar="[REGISTRY]", default=DEFAULT_REGISTRY)
 @file_option
 @pass_globals
-def logout_command(options: Globals, registry: str, *, authfile: str | None) -> None:
+def logout_command(options: Globals, host: str, *, authfile: str | None) -> None:
     """Forget the credentials of a registry."""
     with options.engine() as engine:
-        known = engine.registry.logout(registry, file=authfile)
-    click.echo(f"logged out: {registry}" if known else f"not logged in: {registry}", err=True)
+        known = engine.registry.logout(host, file=authfile)
+    click.echo(f"logged out: {host}" if known else f"not logged in: {host}", err=True)
 
 
 def _ask(what: str, *, hidden: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -43,8 +43,7 @@ def push_command(
     image: str,
     target: str | None,
     *,
-    ca: str | None,
-    plain_http: tuple[str, ...],
+    registry: dict[str, Any],
     all_platforms: bool,
     compression: Literal["gzip", "zstd", "zstd:chunked", "none"] | None,
     chunk_bytes: int,
@@ -55,7 +54,7 @@ def push_command(
     if all_platforms and compression is not None:
         raise click.UsageError("--all-platforms and --compression: only one platform is converted")
     as_json |= options.json
-    with options.engine(ca=ca, plain_http=plain_http) as engine:
+    with options.engine(**registry) as engine:
         found = engine.images.get(image)
         with show_progress(quiet=quiet or as_json) as progress:
             digest = engine.images.push(
@@ -84,8 +83,7 @@ def copy_command(
     source: str,
     target: str,
     *,
-    ca: str | None,
-    plain_http: tuple[str, ...],
+    registry: dict[str, Any],
     platform: str | None,
     referrers: bool,
     chunk_bytes: int,
@@ -94,7 +92,7 @@ def copy_command(
 ) -> None:
     """Copy an image between registries, byte for byte; nothing is stored here. Prints its digest."""
     as_json |= options.json
-    with options.engine(ca=ca, plain_http=plain_http) as engine:
+    with options.engine(**registry) as engine:
         with show_progress(quiet=quiet or as_json) as progress:
             digest = engine.images.copy(
                 source, target, platform=platform, referrers=referrers, chunk_bytes=chunk_bytes, progress=progress

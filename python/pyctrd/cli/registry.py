@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 @registry_options
 @json_option
 @pass_globals
-def search_tags_command(
-    options: Globals, repository: str, *, ca: str | None, plain_http: tuple[str, ...], as_json: bool
-) -> None:
+def search_tags_command(options: Globals, repository: str, *, registry: dict[str, Any], as_json: bool) -> None:
     """List the tags of a registry's repository."""
-    with options.engine(ca=ca, plain_http=plain_http) as engine:
+    with options.engine(**registry) as engine:
         found = engine.registry.repository(repository)
         for tag in found.tags():
             if as_json or options.json:
@@ -43,13 +41,12 @@ def referrers_command(
     options: Globals,
     reference: str,
     *,
-    ca: str | None,
-    plain_http: tuple[str, ...],
+    registry: dict[str, Any],
     artifact_type: str,
     as_json: bool,
 ) -> None:
     """List what tells of an image in its registry: signatures, bills of materials and the like."""
-    with options.engine(ca=ca, plain_http=plain_http) as engine:
+    with options.engine(**registry) as engine:
         found = engine.registry.repository(reference).referrers(artifact_type=artifact_type)
     if as_json or options.json:
         print_json_lines(_describe(entry) for entry in found)
@@ -64,14 +61,12 @@ def referrers_command(
 @click.argument("references", metavar="REFERENCE...", nargs=-1, required=True)
 @registry_options
 @pass_globals
-def delete_command(
-    options: Globals, references: tuple[str, ...], *, ca: str | None, plain_http: tuple[str, ...]
-) -> None:
+def delete_command(options: Globals, references: tuple[str, ...], *, registry: dict[str, Any]) -> None:
     """Delete tags from a registry, or by a digest a manifest with all its tags."""
     for reference in references:
         if ":" not in reference.rpartition("/")[2]:
             raise click.UsageError(f"{reference}: say which tag, or which digest")
-    with options.engine(ca=ca, plain_http=plain_http) as engine:
+    with options.engine(**registry) as engine:
         for reference in references:
             engine.registry.repository(reference).delete()
 

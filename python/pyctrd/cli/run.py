@@ -9,14 +9,14 @@ import click
 
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import pass_globals
-from pyctrd.cli.options import platform_option, registry_options
+from pyctrd.cli.options import platform_option, registry_options, verify_option
 from pyctrd.cli.output import complain, print_json
 from pyctrd.cli.progress import show_progress
 from pyctrd.cli.sizes import limit_option, parse_size
 from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, InvalidError, PyctrdError
 
 if TYPE_CHECKING:
-    from pyctrd import Limits
+    from pyctrd import Limits, Policy
     from pyctrd.containers import ContainerOptions
     from pyctrd.engine import Engine
     from pyctrd.image import Image
@@ -61,6 +61,7 @@ def container_options(function: Any) -> Any:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @container_options
 @registry_options
+@verify_option
 @platform_option
 @limit_option
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and print its id.")
@@ -80,8 +81,8 @@ def run_command(
     reference: str,
     command: tuple[str, ...],
     *,
-    ca: str | None,
-    plain_http: tuple[str, ...],
+    registry: dict[str, Any],
+    verify: Policy | None,
     runtime: str | None,
     snapshotter: str | None,
     limits: Limits | None,
@@ -89,8 +90,9 @@ def run_command(
 ) -> None:
     """Run a command in a new container; pulls the image if it is missing."""
     try:
-        registry = {"ca": ca, "plain_http": plain_http, "limits": limits}
-        with options.engine(**registry, runtime=runtime, snapshotter=snapshotter) as engine:
+        with options.engine(
+            **registry, policy=verify, limits=limits, runtime=runtime, snapshotter=snapshotter
+        ) as engine:
             image = _find_or_pull(engine, reference, chosen["policy"], chosen["platform"])
             status = _run(engine, image, command, options, chosen)
     except (PyctrdError, OSError) as error:

@@ -124,7 +124,7 @@ class _Copying:
                 value=str(digest),
             )
         self._seen[digest] = (media_type, fetched.body)
-        if self._there.find_manifest(digest) is None:
+        if self._there.find_manifest(digest, at="push") is None:
             if is_index(media_type):
                 for entry in Index.parse(fetched.body).manifests:
                     self.add(self._fetch(entry.digest), depth=depth + 1)

@@ -118,6 +118,7 @@ class ManyPulls:
         images: How many images are under way at once.
         per_host: How many of them of one host; None for three quarters of all, so that one host alone, however slow,
             never has them all.
+        check: Raises for an image, when it is resolved, that may not come in.
 
     Raises:
         InvalidError: A bound under 1, or more images than could each have a blob open.
@@ -133,6 +134,7 @@ class ManyPulls:
         keep_blobs: bool,
         images: int,
         per_host: int | None,
+        check: Callable[[Resolved], None],
     ) -> None:
         for field, value in (("concurrency", images), ("per_host", per_host)):
             if value is not None and not 1 <= value <= CLAIMED_MAX:
@@ -143,6 +145,7 @@ class ManyPulls:
         self._unpack = unpack
         self._keep_blobs = keep_blobs
         self._images = images
+        self._check = check
         self._turns: Turns[tuple[str, Reference]] = Turns(per_host or max(1, images - images // 4))
         self._seen: set[str] = set()
         # Bodies under way of each host: as many as of one pull alone, whatever the images that they are of.
@@ -308,6 +311,8 @@ class ManyPulls:
 
     def _pull(self, name: str, reference: Reference) -> ImageRecord:
         resolved = self._resolve(reference)
+        with self._away():
+            self._check(resolved)
         return bring(
             self._rooms,
             resolved,

@@ -221,4 +221,5 @@ def _read(rooms: Rooms, descriptor: Descriptor, fetch: Callable[[Descriptor], by
     if not rooms.is_new and rooms.database.content.find(rooms.namespace, str(descriptor.digest)) is not None:
         with suppress(NotFoundError):  # nothing keeps it yet: a collection may have come in between
             return rooms.blobs.read(descriptor.digest)
-    return fetch(descriptor)
+    embedded = descriptor.data
+    return fetch(descriptor) if embedded is None else embedded

@@ -156,7 +156,13 @@ class Rooms:
 
         with self._making:
             settings = self.settings
-            return Client(ca=settings.ca, plain_http=settings.plain_http, credentials=settings.credentials)
+            return Client(
+                ca=settings.ca,
+                plain_http=settings.plain_http,
+                insecure=settings.insecure,
+                credentials=settings.credentials,
+                hosts=settings.hosts,
+            )
 
     @cached_property
     def open_images(self) -> OpenImages:

@@ -148,7 +148,7 @@ def put_documents(
 
 def _send_one(client: Client, target: Reference, sending: Sending, chunk_bytes: int) -> None:
     descriptor, hold = sending.descriptor, sending.hold
-    if client.has_blob(target, descriptor, hold=hold):
+    if client.has_blob(target, descriptor, at="push", hold=hold):
         sending.state = "present"
         return
     source, uploads, session = sending.find(), client.uploads(target, hold), None

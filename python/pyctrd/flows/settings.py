@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,14 @@ SNAPSHOTTER_VARIABLE = "PYCTRD_SNAPSHOTTER"
 DURABILITY_VARIABLE = "PYCTRD_DURABILITY"
 CONTENT_DIGESTS_VARIABLE = "PYCTRD_CONTENT_DIGESTS"
 KEEP_BLOBS_VARIABLE = "PYCTRD_KEEP_BLOBS"
+HOSTS_VARIABLE = "PYCTRD_HOSTS"
+INSECURE_VARIABLE = "PYCTRD_INSECURE_REGISTRIES"
+# Of our own, then where nodes have it that ran containerd or Docker before.
+_HOSTS = (Path("/etc/pyctrd/certs.d"), Path("/etc/containerd/certs.d"), Path("/etc/docker/certs.d"))
+VERIFY_KEY_VARIABLE = "PYCTRD_VERIFY_KEY"
 LAYER_CONNECTIONS_VARIABLE = "PYCTRD_LAYER_CONNECTIONS"
+# User and password by registry, or what gives them for one.
+Credentials = Mapping[str, tuple[str, str]] | Callable[[str], tuple[str, str] | None]
 _SWITCH = {"0": False, "1": True}
 
 DEFAULT_NAMESPACE = "default"
@@ -49,7 +56,9 @@ class Settings:
         concurrency: Layers in flight at once in one pull.
         ca: A file of PEM certificates that registries are checked against, beside the system's.
         plain_http: Hosts (``name`` or ``name:port``) to talk to without TLS; loopback needs no mention.
-        credentials: User and password by registry host, before any configuration file.
+        insecure: Registries, or networks of them, whose certificates are not looked at.
+        credentials: User and password by registry host, or what gives them, before any configuration file.
+        hosts: Directories that say where registries' content is to be had.
         limits: What a layer may have.
         content_digests: Whether the index of a layer that is unpacked gets the BLAKE3 of each file's content; of one
             whose contents become objects it has them anyway. The layer also gets a list of them by SHA-256, which a
@@ -67,7 +76,9 @@ class Settings:
     concurrency: int = DEFAULT_CONCURRENCY
     ca: Path | None = None
     plain_http: frozenset[str] = frozenset()
-    credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    insecure: frozenset[str] = frozenset()
+    credentials: Credentials | None = field(default=None, repr=False)
+    hosts: tuple[Path, ...] = ()
     limits: Limits = field(default_factory=Limits)
     content_digests: bool = False
     keep_blobs: bool = True
@@ -102,6 +113,18 @@ def _directory(name: str, path: str | os.PathLike[str]) -> Path:
             f"invalid {name}: {str(absolute)!r}: expected UTF-8", field=name, value=str(absolute)
         ) from error
     return absolute
+
+
+def _hosts(given: str | os.PathLike[str] | None) -> tuple[Path, ...]:
+    """The directories that say where registries' content is to be had; a name that is given must be one, "" is none."""
+    if given is None:
+        return _HOSTS
+    if not os.fspath(given):
+        return ()
+    directory = Path(given)
+    if not directory.is_dir():
+        raise InvalidError(f"invalid hosts: {directory}: no such directory", field="hosts", value=str(directory))
+    return (directory,)
 
 
 def _program(name: str) -> str:
@@ -141,7 +164,9 @@ def read_settings(
     concurrency: int = DEFAULT_CONCURRENCY,
     ca: str | os.PathLike[str] | None = None,
     plain_http: Collection[str] = (),
-    credentials: Mapping[str, tuple[str, str]] | None = None,
+    insecure: Collection[str] | None = None,
+    credentials: Credentials | None = None,
+    hosts: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
     content_digests: bool | None = None,
     keep_blobs: bool | None = None,
@@ -176,7 +201,9 @@ def read_settings(
         concurrency=concurrency,
         ca=Path(ca) if ca else None,
         plain_http=frozenset(plain_http),
-        credentials=dict(credentials or {}),
+        insecure=frozenset(environment.get(INSECURE_VARIABLE, "").split() if insecure is None else insecure),
+        credentials=credentials if credentials is None or callable(credentials) else dict(credentials),
+        hosts=_hosts(environment.get(HOSTS_VARIABLE) if hosts is None else hosts),
         limits=limits or Limits(),
         content_digests=_switch(CONTENT_DIGESTS_VARIABLE, default=False)
         if content_digests is None

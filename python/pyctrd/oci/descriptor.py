@@ -71,6 +71,19 @@ class Descriptor:
         )
 
     @property
+    def data(self) -> bytes | None:
+        """The content itself, where the descriptor has it; it was checked when the descriptor was read.
+
+        Spec:
+            image-spec v1.1 descriptor.md, "Embedded Content".
+        """
+        if "data" not in self.raw:
+            return None
+        import base64
+
+        return base64.b64decode(self.raw["data"])
+
+    @property
     def stays_away(self) -> bool:
         """Whether it is a layer that may not be passed on, and that says where else it is to be had.
 

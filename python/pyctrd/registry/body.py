@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pyctrd.registry.connection import Answer
+
+
+# A server that brings less than 1 KiB a second is taken for one that brings nothing.
+SLOW_SECONDS = 30.0
+SLOW_BYTES = 30 * 1024
 
 
 class RangeRefusedError(Exception):
@@ -72,6 +78,7 @@ class BlobBody:
         self._url = url
         self._came = 0
         self._ended = False
+        self._waited, self._window = 0.0, 0
         self.offset = offset
         self.length = length
         self.ranges = ranges
@@ -135,6 +142,7 @@ class BlobBody:
         """
         if self._ended:
             return 0
+        began = time.monotonic()
         try:
             count = self._answer.readinto(buffer)
         except ProtocolError as error:
@@ -143,9 +151,21 @@ class BlobBody:
             raise self._broken(type(error).__name__) from error
         self._came += count
         self._ended = count == 0
+        self._check_pace(count, time.monotonic() - began)
         return count
 
+    def _check_pace(self, count: int, waited: float) -> None:
+        """Only the time is counted in which we wait for the server, not that in which it waits for us."""
+        self._waited += waited
+        self._window += count
+        if self._waited >= SLOW_SECONDS:
+            if self._window < SLOW_BYTES and not self._ended:
+                raise self._broken(f"too slow: {self._window} bytes in {self._waited:.0f} seconds")
+            self._waited, self._window = 0.0, 0
+
     def _broken(self, how: str) -> UnavailableError:
+        if self._answer.broke is not None:
+            self._answer.broke()
         expected = f" of {self.length}" if self.length is not None else ""
         return UnavailableError(
             f"connection broke: {self._url}: {how} after {self._came}{expected} bytes", method="GET", url=self._url

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pyctrd._core import digest_bytes
 from pyctrd.errors import (
@@ -14,6 +14,7 @@ from pyctrd.errors import (
     NotFoundError,
     RegistryError,
     SizeMismatchError,
+    UnavailableError,
     UnsupportedError,
 )
 from pyctrd.oci.descriptor import Descriptor
@@ -29,6 +30,7 @@ from pyctrd.registry.transport import redacted
 if TYPE_CHECKING:
     from pyctrd.oci.reference import Reference
     from pyctrd.registry.connection import Answer, Hold
+    from pyctrd.registry.credentials import Keychain
     from pyctrd.registry.repository import Repository
     from pyctrd.registry.upload import Uploads
 
@@ -47,7 +49,9 @@ class Client:
         ca: PEM certificates to trust beside the system's.
         plain_http: ``host`` or ``host:port`` to talk to without TLS. Loopback hosts are tried with TLS first and
             without it second, as Docker does.
-        credentials: User and password by registry, before any configuration file.
+        insecure: See ``Access``.
+        credentials: See ``Access``.
+        hosts: See ``Access``.
 
     Attributes:
         access: What it asks through.
@@ -58,9 +62,11 @@ class Client:
         *,
         ca: Path | None = None,
         plain_http: Collection[str] = (),
-        credentials: Mapping[str, tuple[str, str]] | None = None,
+        insecure: Collection[str] = (),
+        credentials: Keychain | None = None,
+        hosts: Sequence[Path] = (),
     ) -> None:
-        self.access = Access(ca=ca, plain_http=plain_http, credentials=credentials)
+        self.access = Access(ca=ca, plain_http=plain_http, insecure=insecure, credentials=credentials, hosts=hosts)
         self._without_ranges: set[str] = set()
 
     def manifest(self, reference: Reference) -> FetchedManifest:
@@ -75,10 +81,7 @@ class Client:
         Spec:
             distribution-spec v1.1, "Pulling manifests".
         """
-        path = f"/v2/{reference.repository}/manifests/{reference.target}"
-        with self._get(reference, path, "manifest", {"Accept": ", ".join(ACCEPT)}) as answer:
-            body = read_limited(answer, DOCUMENT_MAX_BYTES, f"manifest {reference}")
-            headers = answer.headers
+        body, headers = self._read_manifest(reference)
         _check_manifest_digest(reference, headers.get("docker-content-digest"), body)
         media_type = detect(body)
         announced = headers.get("content-type", "").partition(";")[0].strip()
@@ -90,6 +93,17 @@ class Client:
             )
         digest = reference.digest or _digest_of(body)
         return FetchedManifest(Descriptor(media_type=media_type, digest=digest, size=len(body)), body)
+
+    def _read_manifest(self, reference: Reference) -> tuple[bytes, Mapping[str, str]]:
+        """A manifest's bytes and what is said of them; of the next host where one breaks off."""
+        path = f"/v2/{reference.repository}/manifests/{reference.target}"
+        while True:
+            with self._get(reference, path, "manifest", {"Accept": ", ".join(ACCEPT)}) as answer:
+                try:
+                    return read_limited(answer, DOCUMENT_MAX_BYTES, f"manifest {reference}"), answer.headers
+                except UnavailableError:
+                    if answer.broke is None or not answer.broke():
+                        raise
 
     def open_blob(
         self,
@@ -185,10 +199,23 @@ class Client:
         path = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
         return self._get(reference, path, "blob", headers, subject=str(descriptor.digest), retry=retry, hold=hold)
 
-    def has_blob(self, reference: Reference, descriptor: Descriptor, *, hold: Hold | None = None) -> bool:
+    def has_blob(
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        *,
+        at: Literal["own", "push"] = "own",
+        hold: Hold | None = None,
+    ) -> bool:
         """Whether the registry says, to these credentials, that it has a blob of these many bytes in a repository.
 
-        Whatever else it says, or fails to, is a no: who asks for the bytes then is told what is wrong.
+        Whatever else it says, or fails to, is a no: who asks for the bytes, or sends them, then is told what is wrong.
+
+        Args:
+            reference: Whose registry and repository.
+            descriptor: Which blob.
+            at: Its own server, or whoever takes what is sent; never a mirror.
+            hold: Ends the wait for the answer.
 
         Spec:
             distribution-spec v1.1, "Checking if content exists in the registry".
@@ -197,7 +224,7 @@ class Client:
         headers = {"Accept-Encoding": "identity"}
         try:
             answer = self.access.ask(
-                "HEAD", reference, path, "blob", headers, subject=str(descriptor.digest), retry=False, hold=hold
+                "HEAD", reference, path, "blob", headers, subject=str(descriptor.digest), retry=False, hold=hold, at=at
             )
         except (RegistryError, NotFoundError, UnsupportedError):
             return False

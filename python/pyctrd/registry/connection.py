@@ -264,6 +264,8 @@ class Answer:
         reason: The server's words for it.
         headers: By names in lower case.
         url: Who answered: where the last redirect led.
+        broke: Told when its body ends early, or comes too slowly; says whether others are asked next. None where there
+            are no others.
     """
 
     def __init__(self, connection: Connection, method: str, *, keep: Callable[[Connection], None]) -> None:
@@ -272,6 +274,7 @@ class Answer:
         self._keep = keep
         self._reading = False
         self.url = ""
+        self.broke: Callable[[], bool] | None = None
         self.status, self.reason, minor, self.headers = _final_head(connection)
         self._again = _may_be_used_again(minor, self.headers) and not connection.is_cut
         self._chunked, self._left = _framing(method, self.status, minor, self.headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,20 @@ class Credentials:
         return "Basic " + base64.b64encode(pair).decode("ascii")
 
 
+# User and password by registry, or what gives them: None for one that it does not know.
+Keychain = Mapping[str, tuple[str, str]] | Callable[[str], tuple[str, str] | None]
+
+
 class CredentialStore:
     """Finds credentials for a registry host: explicit ones, then each file in turn.
 
     Args:
-        explicit: User and password by host.
+        explicit: User and password by host, or what gives them for one.
         files: Configuration files; Docker's and Podman's by default.
     """
 
-    def __init__(
-        self, explicit: Mapping[str, tuple[str, str]] | None = None, *, files: tuple[Path, ...] | None = None
-    ) -> None:
-        self._explicit = dict(explicit or {})
+    def __init__(self, explicit: Keychain | None = None, *, files: tuple[Path, ...] | None = None) -> None:
+        self._explicit = explicit if callable(explicit) else dict(explicit or {}).get
         self._files = default_files() if files is None else files
 
     def find(self, registry: str) -> Credentials | None:
@@ -60,7 +62,7 @@ class CredentialStore:
             InvalidError: A file is no configuration.
             AuthenticationError: A helper failed.
         """
-        if (pair := self._explicit.get(registry)) is not None:
+        if (pair := self._explicit(registry)) is not None:
             return Credentials(*pair)
         for path in self._files:
             found = _find_in(path, registry)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pyctrd.errors import RegistryError, UnavailableError, UnreachableError
 from pyctrd.oci.value import NamedTuple
 from pyctrd.registry.connection import Answer, Connection, NoAnswerError, ProtocolError, Socket, write_request
+from pyctrd.registry.hosts import Trust
 
 if TYPE_CHECKING:
     import ssl
@@ -47,12 +48,16 @@ class Route(NamedTuple):
         host: A name in ASCII, or an address without brackets.
         port: Of TCP.
         proxy: Through which one.
+        trust: Of TLS.
+        dial_seconds: How long connecting may take.
     """
 
     scheme: str
     host: str
     port: int
     proxy: Proxy | None = None
+    trust: Trust = Trust()
+    dial_seconds: float = CONNECT_TIMEOUT_SECONDS
 
     @property
     def authority(self) -> str:
@@ -77,7 +82,7 @@ class Pool:
         context: Makes what TLS trusts, when it is first needed.
     """
 
-    def __init__(self, context: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, context: Callable[[Trust], ssl.SSLContext]) -> None:
         self._context = context
         self._lock = threading.Lock()
         self._idle: dict[Route, list[Connection]] | None = {}
@@ -197,7 +202,8 @@ class Pool:
         return answer
 
     def _open(self, route: Route) -> Connection:
-        context = self._context() if "https" in (route.scheme, route.proxy.scheme if route.proxy else "") else None
+        is_tls = "https" in (route.scheme, route.proxy.scheme if route.proxy else "")
+        context = self._context(route.trust) if is_tls else None
         made = _dial(route) if route.proxy is None else _dial_proxy(route, route.proxy, context)
         try:
             if context is not None and route.scheme == "https":
@@ -229,10 +235,10 @@ def _authority(host: str, port: int | None) -> str:
     return bracketed if port is None else f"{bracketed}:{port}"
 
 
-def _connect(host: str, port: int) -> socket.socket:
+def _connect(host: str, port: int, seconds: float) -> socket.socket:
     """Try each address of a name in turn."""
     # As bytes: of a str, the resolver's call would load the codec of names beyond ASCII.
-    made = socket.create_connection((host.encode("ascii"), port), CONNECT_TIMEOUT_SECONDS)  # type: ignore[arg-type] # it takes both
+    made = socket.create_connection((host.encode("ascii"), port), seconds)  # type: ignore[arg-type] # it takes both
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made
 
@@ -240,14 +246,12 @@ def _connect(host: str, port: int) -> socket.socket:
 def _dial(route: Route) -> Socket:
     host = route.authority
     try:
-        return _connect(route.host, route.port)
+        return _connect(route.host, route.port, route.dial_seconds)
     except socket.gaierror as error:
         hint = "look at the registry's name and at the resolver"
         raise Fault(UnreachableError, f"unknown host: {host}", hint) from error
     except TimeoutError as error:
-        raise Fault(
-            UnavailableError, f"no connection: {host}: none in {CONNECT_TIMEOUT_SECONDS:.0f} seconds"
-        ) from error
+        raise Fault(UnavailableError, f"no connection: {host}: none in {route.dial_seconds:.3g} seconds") from error
     except OSError as error:
         raise Fault(
             UnreachableError, f"no connection: {host}: {reason(error)}", "is the registry running there?"
@@ -258,7 +262,7 @@ def _dial_proxy(route: Route, proxy: Proxy, context: ssl.SSLContext | None) -> S
     """A connection to the proxy; to what is behind it where that speaks TLS."""
     made: Socket | None = None
     try:
-        made = _connect(proxy.host, proxy.port)
+        made = _connect(proxy.host, proxy.port, route.dial_seconds)
         if proxy.scheme == "https" and context is not None:
             from pyctrd.registry.tls import wrap
 
@@ -295,7 +299,7 @@ def _secure(made: Socket, context: ssl.SSLContext, route: Route) -> Socket:
     try:
         return wrap(made, context, route.host)
     except OSError as error:
-        raise _exchange_fault(error, route.authority, CONNECT_TIMEOUT_SECONDS) from error
+        raise _exchange_fault(error, route.authority, route.dial_seconds) from error
 
 
 def _exchange_fault(error: Exception, host: str, seconds: float) -> Fault:

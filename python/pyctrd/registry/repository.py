@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import orjson
@@ -43,8 +43,12 @@ class Repository:
         self._reference = reference
         self._base = f"/v2/{reference.repository}"
 
-    def find_manifest(self, target: str) -> Descriptor | None:
+    def find_manifest(self, target: str, *, at: Literal["", "push"] = "") -> Descriptor | None:
         """What a tag or digest names, by the registry's word and unread; None where it has none.
+
+        Args:
+            target: A tag or digest.
+            at: Whom to ask; "push" is who takes what is sent.
 
         Raises:
             RegistryError: It refused, could not be reached, or does not say what it has.
@@ -60,6 +64,7 @@ class Repository:
             {"Accept": ", ".join(ACCEPT)},
             subject=self._name(target),
             accepts=(200, 404),
+            at=at,
         )
         answer.drain()
         if answer.status == 404:

@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pyctrd.errors import InvalidError
 from pyctrd.registry.connection import Socket
+from pyctrd.registry.hosts import Trust
 
 _PIECE_BYTES = 16 * 1024 + 512  # a record of TLS with what is around it
 _T = TypeVar("_T")
 
 
-def make_context(ca: Path | None) -> ssl.SSLContext:
-    """The system's trust, and the caller's own authorities.
+def make_context(ca: Path | None, trust: Trust) -> ssl.SSLContext:
+    """The system's trust, the caller's own authorities, and what a registry has of its own.
 
     Raises:
-        InvalidError: A file holds no certificates.
+        InvalidError: A file holds no certificates, or no key that fits its certificate.
         OSError: It cannot be read.
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    if ca is not None:
-        try:
-            context.load_verify_locations(ca)
-        except ssl.SSLError as error:
-            raise InvalidError(f"invalid certificates: {ca}: no PEM certificates", field="ca", value=str(ca)) from error
-        except OSError as error:
-            error.filename = str(ca)  # ssl does not say which file
-            raise
+    for authority in (*((ca,) if ca is not None else ()), *trust.authorities):
+        with _reading(authority, "certificates"):
+            context.load_verify_locations(authority)
+    for certificate, key in trust.client:
+        with _reading(certificate if key is None else key, "client certificate"):
+            context.load_cert_chain(certificate, key)
+    if not trust.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     return context
+
+
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise InvalidError(
+            f"invalid {what}: {path}: no PEM that can be used: {error.reason or type(error).__name__}",
+            field="ca",
+            value=str(path),
+        ) from error
+    except OSError as error:
+        error.filename = str(path)  # ssl does not say which file
+        raise
 
 
 def wrap(made: Socket, context: ssl.SSLContext, host: str) -> Socket:

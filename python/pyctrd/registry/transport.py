@@ -13,12 +13,14 @@ from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
 from pyctrd import __version__
 from pyctrd.errors import RegistryError, UnavailableError, UnreachableError
-from pyctrd.registry.pool import PORTS, PROXY_HINT, Fault, Pool, Proxy, Route
+from pyctrd.registry.hosts import Trust
+from pyctrd.registry.pool import CONNECT_TIMEOUT_SECONDS, PORTS, PROXY_HINT, Fault, Pool, Proxy, Route
 
 if TYPE_CHECKING:
     import ssl
 
     from pyctrd.registry.connection import Answer, Hold, Payload
+    from pyctrd.registry.hosts import Endpoint
 
 REDIRECTS_MAX = 10  # as Go's client, which the registries are tried with
 ATTEMPTS_MAX = 5
@@ -46,7 +48,7 @@ class Transport:
     def __init__(self, *, ca: Path | None = None) -> None:
         self._ca = ca
         self._lock = threading.Lock()
-        self._trust: ssl.SSLContext | None = None
+        self._contexts: dict[Trust, ssl.SSLContext] = {}
         self._pool = Pool(self._context)
 
     def request(
@@ -59,6 +61,7 @@ class Transport:
         retry: bool = True,
         body: bytes | Payload = b"",
         hold: Hold | None = None,
+        endpoint: Endpoint | None = None,
     ) -> Answer:
         """One answer, its body unread; redirects are followed and passing faults retried.
 
@@ -70,6 +73,7 @@ class Transport:
             retry: Whether 429, 5xx and broken connections are tried again, with back-off.
             body: What is sent along; again from its start, where the request is sent again.
             hold: Ends the wait for the answer.
+            endpoint: Whose certificates are used; to where a redirect leaves its host goes no client's.
 
         Raises:
             UnavailableError: It could not be reached, or went on failing.
@@ -78,7 +82,7 @@ class Transport:
         attempt = 1
         while True:
             try:
-                answer = self._follow(method, url, headers, plain_hosts, body, hold)
+                answer = self._follow(method, url, headers, plain_hosts, body, hold, endpoint)
             except UnreachableError:
                 raise  # a name that nobody knows will not be known in a second
             except UnavailableError:
@@ -96,14 +100,14 @@ class Transport:
             pause(seconds)
             attempt += 1
 
-    def post(self, url: str, fields: Mapping[str, str]) -> Answer:
+    def post(self, url: str, fields: Mapping[str, str], *, trust: Trust = Trust()) -> Answer:  # noqa: B008 - a value
         """One form, sent once, no redirect followed.
 
         Raises:
             UnavailableError: It could not be reached.
         """
         headers = {"Content-Type": "application/x-www-form-urlencoded", "User-Agent": user_agent()}
-        return self._send("POST", url, headers, body=urlencode(fields).encode(), repeatable=False)
+        return self._send("POST", url, headers, body=urlencode(fields).encode(), repeatable=False, trust=trust)
 
     def close(self) -> None:
         """Close every connection that is idle, and the others when they become it; idempotent."""
@@ -117,11 +121,14 @@ class Transport:
         plain_hosts: Collection[str],
         body: bytes | Payload,
         hold: Hold | None,
+        endpoint: Endpoint | None,
     ) -> Answer:
         sent = {**headers, "User-Agent": user_agent()}
         start = url
+        trust = Trust() if endpoint is None else endpoint.trust
+        seconds = None if endpoint is None else endpoint.dial_seconds
         for _ in range(REDIRECTS_MAX + 1):
-            answer = self._send(method, url, sent, body=body, hold=hold)
+            answer = self._send(method, url, sent, body=body, hold=hold, trust=trust, dial_seconds=seconds)
             location = answer.headers.get("location")
             # Of what changes something, only these two say that the same is to be done elsewhere (RFC 9110, 15.4).
             followed = _REDIRECTS if method in _SAFE_METHODS else _REPEATING_REDIRECTS
@@ -131,6 +138,10 @@ class Transport:
             target = redirect_target(method, url, location, plain_hosts)
             if _origin(target) != _origin(url):
                 sent = {name: value for name, value in sent.items() if name.lower() not in _SECRET_HEADERS}
+                # Those that were added for a host may be as secret.
+                own = {name.lower() for name, _ in endpoint.headers} if endpoint is not None else set()
+                sent = {name: value for name, value in sent.items() if name.lower() not in own}
+                trust = Trust(trust.authorities)
             url = target
         raise RegistryError(
             f"too many redirects: {method} {redacted(start)}: more than {REDIRECTS_MAX}",
@@ -147,27 +158,34 @@ class Transport:
         body: bytes | Payload = b"",
         repeatable: bool = True,
         hold: Hold | None = None,
+        trust: Trust = Trust(),  # noqa: B008 - a value, and the same for all
+        dial_seconds: float | None = None,
     ) -> Answer:
         try:
             route, target = _read_url(url)
         except ValueError as error:
             raise RegistryError(f"invalid URL: {redacted(url)}", method=method, url=redacted(url)) from error
         try:
-            route = route._replace(proxy=_proxy_for(route))
+            route = route._replace(
+                proxy=_proxy_for(route),
+                trust=trust,
+                dial_seconds=CONNECT_TIMEOUT_SECONDS if dial_seconds is None else dial_seconds,
+            )
             answer = self._pool.request(route, method, target, headers, body=body, repeatable=repeatable, hold=hold)
         except Fault as fault:
             raise fault.kind(fault.message, method=method, url=redacted(url), hint=fault.hint) from fault
         answer.url = url  # who answered decides what a 401 means
         return answer
 
-    def _context(self) -> ssl.SSLContext:
+    def _context(self, trust: Trust) -> ssl.SSLContext:
         """What TLS trusts, loaded once, by who needs it."""
         with self._lock:
-            if self._trust is None:
+            made = self._contexts.get(trust)
+            if made is None:
                 from pyctrd.registry.tls import make_context
 
-                self._trust = make_context(self._ca)
-            return self._trust
+                made = self._contexts[trust] = make_context(self._ca, trust)
+            return made
 
 
 def user_agent() -> str:
@@ -205,6 +223,11 @@ def _origin(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def same_origin(url: str, other: str) -> bool:
+    """Whether two URLs lead to one server."""
+    return _origin(url) == _origin(other)
 
 
 def redirect_target(method: str, url: str, location: str, plain_hosts: Collection[str]) -> str:
