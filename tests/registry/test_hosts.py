@@ -85,9 +85,7 @@ def test_a_mirror_is_asked_first_and_told_whose_content_is_wanted(
     assert {request.query["ns"] for request in mirror.seen} == {NAME}
 
 
-@pytest.mark.parametrize(
-    "answers", [[Answer(404)], [Answer(503)], [Answer(403)], [Answer(body=None, cut=1)], [Answer(500)]]
-)
+@pytest.mark.parametrize("answer", [Answer(404), Answer(503), Answer(403), Answer(body=None, cut=1), Answer(500)])
 def test_what_a_mirror_does_not_give_the_server_gives(
     made: ExitStack,
     hosts: Path,

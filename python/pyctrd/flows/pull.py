@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # Of an archive's images, so many are settled before they have their names.
 MAX_SETTLING = 16
-# Publishing still has in memory what was unpacked: of 100,000 files (12 MB of indexes), settled beside it, a pull took 149
-# MiB where it takes 109. The indexes of pyapp's 25,900 names have 4 MB.
+# Publishing still has in memory what was unpacked: of 100,000 files (12 MB of indexes), settled beside it, a pull took
+# 149 MiB where it takes 109. The indexes of pyapp's 25,900 names have 4 MB.
 MAX_SETTLING_BYTES = 8 * 1024 * 1024
 
 
