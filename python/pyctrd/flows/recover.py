@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from pyctrd.metadata.containers import ContainerRecord
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.database import Database
     from pyctrd.metadata.ingests import IngestRecord
     from pyctrd.metadata.snapshots import SnapshotRecord
 
@@ -23,6 +25,8 @@ _ESCAPED = r"\\([0-7]{3})"
 DOOMED_AT_OPENING = 500
 # Likewise; what is left of the trash then is for the next, or for `gc`.
 REMOVAL_AT_OPENING_SECONDS = 0.05
+# As long as a pull that broke off: somebody who pushes may come back the next morning.
+UPLOAD_KEPT_NS = 24 * 3600 * 10**9
 
 
 def recover(rooms: Rooms) -> None:
@@ -35,8 +39,13 @@ def recover(rooms: Rooms) -> None:
     _undo_unfinished(rooms)
     _thaw(rooms)
     _unmount_trash(rooms)
-    staying = [reserved.id for reserved in rooms.database.ingests.list()]
-    _core.sweep_ingests(str(rooms.root), keep=staying, seconds=REMOVAL_AT_OPENING_SECONDS)
+    if any((rooms.root / INGESTS).glob("*")):
+        database = rooms.database
+        end_old_uploads(database)
+        staying = [left.id for left in (*database.ingests.list(), *database.uploads.list())]
+        _core.sweep_ingests(str(rooms.root), keep=staying, seconds=REMOVAL_AT_OPENING_SECONDS)
+    else:
+        _core.empty_trash(rooms.root, seconds=REMOVAL_AT_OPENING_SECONDS)
     if any((rooms.settings.state / "mounts").glob("*/*")):
         from pyctrd.snapshots.images import ImageMounts
 
@@ -46,6 +55,17 @@ def recover(rooms: Rooms) -> None:
         from pyctrd.snapshots.store import SnapshotStore
 
         SnapshotStore(rooms.root).sweep()
+
+
+def end_old_uploads(database: Database) -> None:
+    """End the uploads to which nothing came for a day; their bytes go with the sweep, once nobody holds them."""
+    now = time.time_ns()
+    # Of a clock that was set back the age is negative: what seems to come from the future is as old.
+    old = [upload.id for upload in database.uploads.list() if abs(now - upload.updated_ns) > UPLOAD_KEPT_NS]
+    if old:
+        with database.write() as tx:
+            for upload_id in old:
+                tx.uploads.delete(upload_id)
 
 
 def _unmount_trash(rooms: Rooms) -> None:
