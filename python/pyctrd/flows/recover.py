@@ -42,7 +42,8 @@ def recover(rooms: Rooms) -> None:
     if any((rooms.root / INGESTS).glob("*")):
         database = rooms.database
         end_old_uploads(database)
-        staying = [left.id for left in (*database.ingests.list(), *database.uploads.list())]
+        staying = [reserved.id for reserved in database.ingests.list()]
+        staying += [upload.id for upload in database.uploads.list()]
         _core.sweep_ingests(str(rooms.root), keep=staying, seconds=REMOVAL_AT_OPENING_SECONDS)
     else:
         _core.empty_trash(rooms.root, seconds=REMOVAL_AT_OPENING_SECONDS)

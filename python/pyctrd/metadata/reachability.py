@@ -11,7 +11,8 @@ from pyctrd.oci.value import NamedTuple
 # What was sent to a repository and is not needed yet stays for so long: its manifest comes last.
 SENT_SECONDS = 24 * 3600
 # Of a namespace's blob: an image of the same namespace that needs it, else a manifest of a repository that it is or
-# that names it, and a lease. A tar that is recorded because its layer was made from parts is kept by who needs the layer.
+# that names it, and a lease. A tar that is recorded because its layer was made from parts is kept by who needs the
+# layer.
 _BLOB_KEEPERS = f"""
     coalesce((SELECT i.name FROM reachable r JOIN image_roots t ON t.id = r.root
         JOIN images i ON i.target_digest = t.target_digest AND i.manifest_digest = t.manifest_digest

@@ -174,11 +174,10 @@ class Repositories(Table):
             OR EXISTS (SELECT 1 FROM images i WHERE {_OR_BY_DIGEST})"""
         return self._first(sql, (namespace, repository)) is not None
 
-    def names(self, namespace: str, limit: int, *, after: str = "") -> list[str]:
-        """Some of the repositories to which manifests were sent."""
-        sql = """SELECT DISTINCT repository FROM repository_manifests WHERE namespace = ? AND repository > ?
-            ORDER BY repository LIMIT ?"""
-        return [row[0] for row in self._run(sql, (namespace, after, limit))]
+    def names(self, namespace: str) -> list[str]:
+        """The repositories to which manifests were sent."""
+        sql = "SELECT DISTINCT repository FROM repository_manifests WHERE namespace = ?"
+        return [row[0] for row in self._run(sql, (namespace,))]
 
     def referrers(
         self,
@@ -251,4 +250,5 @@ def manifest_row(
 
 
 def _ref(row: Sequence[Any]) -> Ref:
-    return Ref(*row[:4], bool(row[4]))  # SQLite has no booleans
+    name, kind, media_type, size, required = row
+    return Ref(name, kind, media_type, size, bool(required))  # SQLite has no booleans

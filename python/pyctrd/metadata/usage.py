@@ -84,7 +84,7 @@ class Usage(Table):
             (namespace, namespace),
         )
         uploads = self._first("SELECT coalesce(sum(reserved_bytes), 0) FROM uploads WHERE namespace = ?", (namespace,))
-        return int(uploads[0]) + sum(size for digest, size in rows if digest not in beside)
+        return int(uploads[0]) + sum(int(size) for digest, size in rows if digest not in beside)
 
     def quota(self, namespace: str) -> int | None:
         """What it may be charged for, None for any amount.
