@@ -259,8 +259,8 @@ class Engine:
             tls_cert: Certificate chain, PEM; with ``tls_key`` for HTTPS.
             tls_key: Its key.
             anonymous: What anybody may do, with the repositories of this engine's namespace.
-            htpasswd: A file of users and bcrypt hashes (``htpasswd -B``), who may pull, push and delete; read again when
-                it changes.
+            htpasswd: A file of users and bcrypt hashes (``htpasswd -B``), who may pull, push and delete; read again
+                when it changes.
             tokens: Users by a token that they send as ``Bearer``.
             namespaces: Namespaces of users; those who are not named see this engine's.
             readers: Users who may only pull.

@@ -87,10 +87,8 @@ class Api:
                 answer = await self._answer(request, route)
             except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
                 answer = self._failure(error)
-            if answer is None:
-                raise ConnectionResetError("the client is gone")
-            await answer.prepare(request)
-            await answer.write_eof()
+            if answer is None or not await _sent(request, answer):
+                return _nothing(request)
             status = answer.status
             return answer
         finally:
@@ -175,6 +173,23 @@ class Api:
             path = request.raw_path.partition("?")[0][:_PATH_SHOWN_CHARS]
             shown = path.encode("ascii", "backslashreplace").decode()
             access_logger.info("%s %s %s %d %.3f s", request.remote, request.method[:20], shown, status, seconds)
+
+
+async def _sent(request: web.BaseRequest, answer: web.StreamResponse) -> bool:
+    """Send what of an answer is not sent yet; whether somebody was there to take it."""
+    try:
+        await answer.prepare(request)
+        await answer.write_eof()
+    except ConnectionError:
+        return False
+    return True
+
+
+def _nothing(request: web.BaseRequest) -> web.Response:
+    """What the loop is handed where nobody is there to have an answer: the connection is over."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=_CLOSED)
 
 
 def empty_text(text: str) -> web.Response:

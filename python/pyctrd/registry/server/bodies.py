@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -72,29 +73,31 @@ async def send_file(
         file.seek(span.start)
         content = file.read(span.length)
         if len(content) != span.length:
-            raise OSError(5, "blob is shorter than its record says")
+            raise OSError(errno.EIO, "blob is shorter than its record says")
         return web.Response(body=content, status=status, headers=headers)
     response = web.StreamResponse(status=status, headers=headers)
     response.content_length = span.length
     await response.prepare(request)
+    try:
+        await _send_slices(request, file, span)
+        await response.write_eof()
+    except (OSError, TimeoutError, RuntimeError) as error:
+        # Whatever came next would be taken for more of the blob. RuntimeError is a transport's that is closed.
+        raise ConnectionResetError(f"a blob was not sent to its end: {error}") from error
+    return response
+
+
+async def _send_slices(request: web.BaseRequest, file: BinaryIO, span: Span) -> None:
     loop, start, end = asyncio.get_running_loop(), span.start, span.start + span.length
     while start < end:
-        transport = request.transport
-        if transport is None or transport.is_closing():
+        if (transport := request.transport) is None:
             raise ConnectionResetError("the client is gone")
         count = min(SLICE_BYTES, end - start)
-        try:
-            async with asyncio.timeout(SLICE_SECONDS):
-                sent = await loop.sendfile(transport, file, start, count)
-        except TimeoutError as error:
-            transport.abort()
-            raise ConnectionResetError("the client takes nothing") from error
+        async with asyncio.timeout(SLICE_SECONDS):
+            sent = await loop.sendfile(transport, file, start, count)
         if sent != count:
-            transport.abort()  # it would be taken for the next answer
-            raise ConnectionResetError("the blob ended before its size")
+            raise OSError(errno.EIO, "blob is shorter than its record says")
         start += count
-    await response.write_eof()
-    return response
 
 
 async def go_on(request: web.BaseRequest) -> None:
