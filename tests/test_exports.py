@@ -17,7 +17,10 @@ from pyctrd import _core, errors
 
 # DESIGN.md, "Public API", as far as it is delivered.
 PROMISED = {
-    "Engine": "images containers content namespaces leases namespace info check events gc df stages close leave",
+    "Engine": (
+        "images containers content namespaces leases namespace info check events gc df stages serve_registry close "
+        "leave"
+    ),
     "Images": "pull pull_many load convert get find list remove unmount close",
     "PullMany": "progress close",
     "PullResult": "reference image error get",
@@ -33,11 +36,14 @@ PROMISED = {
     "Content": "info open list usage check rebuild",
     "Namespaces": "create get list set usage remove",
     "Leases": "create get list delete close",
+    "RegistryServer": "address wait close",
     "Lease": "id labels created_ns expires_ns add resources delete",
 }
 CLASSES = sorted(name for name in pyctrd.__all__ if inspect.isclass(getattr(pyctrd, name)))
 # Users get these from an engine and never make one: their constructors are not part of the promise.
-GIVEN = {"Image", "Images", "PullMany", "Container", "Containers", "Content", "Namespaces", "Lease", "Leases"}
+GIVEN = {"Image", "Images", "PullMany", "Container", "Containers", "Content", "Namespaces", "Lease", "Leases"} | {
+    "RegistryServer"
+}
 
 
 def functions(owner: type) -> Iterator[tuple[str, Any]]:

@@ -87,6 +87,7 @@ class Engine:
         )
         self.images = Images(self._rooms)
         self.leases = Leases(self._rooms)
+        self._servers: list[pyctrd.RegistryServer] = []
 
     @cached_property
     def containers(self) -> pyctrd.Containers:
@@ -289,7 +290,9 @@ class Engine:
             upstreams=upstreams,
             public_url=public_url,
         )
-        return RegistryServer(self._rooms, options)
+        server = RegistryServer(self._rooms, options)
+        self._servers.append(server)
+        return server
 
     def stages(self) -> dict[str, dict[str, int]]:
         """Where the time of this engine's pulls went, by stage of the pipeline.
@@ -304,8 +307,8 @@ class Engine:
     def close(self) -> None:
         """Stop pulls of many, close connections and the database, end leases that do not expire; idempotent.
 
-        Containers go on. What this engine has removed, and is on disk still, goes now, for two seconds at most; the
-        rest is left to the next engines and to ``gc``.
+        A registry that this engine serves ends first. Containers go on. What this engine has removed, and is on disk
+        still, goes now, for two seconds at most; the rest is left to the next engines and to ``gc``.
         """
         self._close(ending=False)
 
@@ -318,6 +321,8 @@ class Engine:
 
     def _close(self, *, ending: bool) -> None:
         try:
+            for server in self._servers:
+                server.close()
             self.images.close()
             self.leases.close()
         finally:

@@ -58,8 +58,8 @@ def recover(rooms: Rooms) -> None:
         SnapshotStore(rooms.root).sweep()
 
 
-def end_old_uploads(database: Database) -> None:
-    """End the uploads to which nothing came for a day; their bytes go with the sweep, once nobody holds them."""
+def end_old_uploads(database: Database) -> int:
+    """End the uploads to which nothing came for a day: how many. Their bytes go with the sweep that follows."""
     now = time.time_ns()
     # Of a clock that was set back the age is negative: what seems to come from the future is as old.
     old = [upload.id for upload in database.uploads.list() if abs(now - upload.updated_ns) > UPLOAD_KEPT_NS]
@@ -67,6 +67,7 @@ def end_old_uploads(database: Database) -> None:
         with database.write() as tx:
             for upload_id in old:
                 tx.uploads.delete(upload_id)
+    return len(old)
 
 
 def _unmount_trash(rooms: Rooms) -> None:
@@ -200,6 +201,18 @@ def digest_locks(rooms: Rooms, *names: str | None) -> list[_core.FileLock]:
 def transfer_locks(rooms: Rooms, namespace: str, *names: str | None) -> list[_core.FileLock]:
     """The locks, in their order, of those who bring a blob and its layer into a namespace: each comes once."""
     return [rooms.lock("transfer", f"{namespace}.{name}") for name in _file_names(names)]
+
+
+def is_written(rooms: Rooms, ingest_id: str) -> bool:
+    """Whether a process has an ingest's directory; whoever asks keeps others from taking it over."""
+    path = rooms.root / INGESTS / ingest_id / "lock"
+    if not path.exists():
+        return False
+    lock = _core.FileLock(path)
+    if not lock.acquire(timeout=0):
+        return True
+    lock.release()
+    return False
 
 
 def is_held(rooms: Rooms, reserved: IngestRecord) -> bool:

@@ -27,7 +27,7 @@ from pyctrd.oci.value import NamedTuple
 from pyctrd.registry.server.store import SentManifest, StoredBlob, StoredManifest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.content import ContentRecord
@@ -130,6 +130,8 @@ def put_manifest(
     sent = read_sent(body, media_type)
     if complete:
         check_complete(rooms, rooms.database, repository, sent.refs)
+    else:
+        sent = sent._replace(refs=tuple(ref._replace(required=False) for ref in sent.refs))
     placed = _Placed(digest, tag, _image_of(rooms, f"{repository}:{tag}", digest, sent, body) if tag else None)
 
     def record(tx: Tables) -> None:
@@ -141,13 +143,13 @@ def put_manifest(
     return SentManifest(digest, sent.subject)
 
 
-def store_bytes(rooms: Rooms, digest: str, body: bytes, media_type: str, record: object) -> None:
+def store_bytes(rooms: Rooms, digest: str, body: bytes, media_type: str, record: Callable[[Tables], None]) -> None:
     """Store a document and record it; see ``commit_upload``."""
     upload_id = os.urandom(16).hex()
     upload = _core.Upload(str(rooms.root), upload_id, algorithm=Digest.parse(digest).algorithm)
     try:
         upload.write(body)
-        commit_upload(rooms, upload, upload_id, digest, media_type=media_type, record=record)  # type: ignore[arg-type]
+        commit_upload(rooms, upload, upload_id, digest, media_type=media_type, record=record)
     finally:
         upload.abort()
 

@@ -130,12 +130,18 @@ class Tenant:
         self._freed = freed
         self.uploads = UploadSessions(rooms)
 
+    def _names(self, name: str) -> list[str]:
+        """The full names by which something may be here: what was sent, then what was fetched."""
+        repository = repository_of(name)
+        return [repository, *(place for place in self._through.places(repository) if place != repository)]
+
     def find_manifest(self, name: str, target: str) -> StoredManifest | None:
         """See ``Store``."""
-        repository = repository_of(name)
-        if self._through.is_stale(repository, target):
-            return None
-        return repositories.find_manifest(self._rooms, repository, target)
+        for repository in self._names(name):
+            found = repositories.find_manifest(self._rooms, repository, target)
+            if found is not None:
+                return None if self._through.is_stale(repository, target) else found
+        return None
 
     def get_manifest(self, name: str, target: str) -> StoredManifest:
         """See ``Store``."""
@@ -153,7 +159,10 @@ class Tenant:
 
     def find_blob(self, name: str, digest: str) -> StoredBlob | None:
         """See ``Store``."""
-        return repositories.find_blob(self._rooms, repository_of(name), digest)
+        for repository in self._names(name):
+            if (found := repositories.find_blob(self._rooms, repository, digest)) is not None:
+                return found
+        return None
 
     def open_blob(self, digest: str) -> BinaryIO:
         """See ``Store``."""
@@ -163,9 +172,9 @@ class Tenant:
         """See ``Store``."""
         repository = repository_of(name)
         self._learn()
-        record = repositories.find_content(self._rooms, repository, digest)
-        if record is not None and record.is_stored:
+        if self.find_blob(name, digest) is not None:
             return self.open_blob(digest)
+        record = repositories.find_content(self._rooms, repository, digest)
         if record is not None and (rebuilt := open_dropped(self._rooms, digest)) is not None:
             return rebuilt
         if self._through.get_blob(repository, digest):
@@ -247,6 +256,7 @@ class TenantRooms:
         self._tenants: dict[str, Tenant] = {}
         self._opened: list[Rooms] = []
         self.freed = threading.Event()
+        self.ending = threading.Event()
 
     def store(self, namespace: str) -> Store:
         """A tenant's."""
@@ -262,7 +272,18 @@ class TenantRooms:
 
             rooms = Rooms(replace(rooms.settings, namespace=namespace))
             self._opened.append(rooms)
-        return Tenant(rooms, Through(rooms, self._upstreams), freed=self.freed)
+        return Tenant(rooms, Through(rooms, self._upstreams, ending=self.ending), freed=self.freed)
+
+    def is_upstream(self, registry: str) -> bool:
+        """See ``Tenants``."""
+        return registry in self._upstreams
+
+    def leave_idle(self) -> None:
+        """Let go of uploads to which nothing came for a while."""
+        with self._lock:
+            tenants = list(self._tenants.values())
+        for tenant in tenants:
+            tenant.uploads.leave_idle()
 
     def close(self) -> None:
         """Leave uploads to whoever goes on, and close what was opened for others than the engine."""
@@ -281,7 +302,6 @@ class RegistryServer:
     def __init__(self, rooms: Rooms, options: ServeOptions) -> None:
         self._rooms = rooms
         self._tenants = TenantRooms(rooms, options.upstreams)
-        self._ending = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="pyctrd-registry-sweep", daemon=True)
         self._server = _make_server(rooms, options, self._tenants)
         self._server.start()
@@ -298,8 +318,7 @@ class RegistryServer:
 
     def close(self) -> None:
         """End it: what is being answered may go on for half a minute, and no new request is taken. Again is a no-op."""
-        self._ending.set()
-        self._tenants.freed.set()
+        self._tenants.ending.set()
         self._server.stop()
         if self._sweeper.is_alive():
             self._sweeper.join()
@@ -308,11 +327,13 @@ class RegistryServer:
     def _sweep(self) -> None:
         """Now and then, free what was let go of, and end uploads that nobody goes on with."""
         from pyctrd.flows.collect import collect
-        from pyctrd.flows.recover import end_old_uploads
+        from pyctrd.flows.recover import end_old_uploads, recover
 
-        while not self._ending.wait(SWEEP_SECONDS):
+        while not self._tenants.ending.wait(SWEEP_SECONDS):
             with suppress(PyctrdError, OSError):  # another time
-                end_old_uploads(self._rooms.database)
+                self._tenants.leave_idle()
+                if end_old_uploads(self._rooms.database):
+                    recover(self._rooms)
                 if self._tenants.freed.is_set():
                     self._tenants.freed.clear()
                     collect(self._rooms)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import NotFoundError, RegistryError
+from pyctrd.errors import CancelledError, NotFoundError, RegistryError
 from pyctrd.flows.fetch import Fetch
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.pull import is_present, record_content
@@ -44,11 +44,13 @@ class Through:
     Args:
         rooms: The rooms of an engine of that namespace.
         upstreams: Registries that may be asked, by their names in references.
+        ending: Set when what is on its way is to be given up; it is gone on with another time.
     """
 
-    def __init__(self, rooms: Rooms, upstreams: Sequence[str]) -> None:
+    def __init__(self, rooms: Rooms, upstreams: Sequence[str], *, ending: threading.Event) -> None:
         self._rooms = rooms
         self._upstreams = tuple(upstreams)
+        self._ending = ending
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, str], tuple[threading.Lock, int]] = {}
 
@@ -65,7 +67,7 @@ class Through:
         Raises:
             RegistryError: Who may have it cannot be asked, and it is not here from before.
         """
-        for name in self._places(repository):
+        for name in self.places(repository):
             with self._alone(name, target):
                 found = find_manifest(self._rooms, name, target)
                 if found is not None and not self.is_stale(name, target):
@@ -85,6 +87,7 @@ class Through:
             if found is None:
                 raise
             return found  # better what it was than nothing
+        self._look()
         put_manifest(self._rooms, repository, target, fetched.descriptor.media_type, fetched.body, complete=False)
         return find_manifest(self._rooms, repository, target)
 
@@ -94,7 +97,7 @@ class Through:
         Raises:
             RegistryError: Who has it cannot be asked.
         """
-        for name in self._places(repository):
+        for name in self.places(repository):
             named = self._rooms.database.repositories.find_ref(self._rooms.namespace, name, digest)
             if named is None or named.kind != "blob":
                 continue
@@ -120,20 +123,28 @@ class Through:
 
         with kept(rooms, "serve", resources_of([want])):
             Fetch(
-                rooms, is_present=partial(is_present, rooms), record=record, share=partial(share, rooms, reference)
+                rooms,
+                is_present=partial(is_present, rooms),
+                record=record,
+                share=partial(share, rooms, reference),
+                watch=self._look,
             ).run([want])
             if want.state == "present":  # it was here, and nobody had sent it to this repository
                 with rooms.database.write() as tx:
                     tx.repositories.add_blob(rooms.namespace, repository, named.name)
 
-    def _places(self, repository: str) -> Iterator[str]:
-        """By which full names something may be had elsewhere."""
+    def places(self, repository: str) -> list[str]:
+        """By which full names something may be had elsewhere, in the order in which they are asked."""
         registry, _, path = repository.partition("/")
         if registry in self._upstreams:
-            yield repository
-        elif registry == SENT_LOCALLY:
-            for upstream in self._upstreams:
-                yield Reference.parse(f"{upstream}/{path}").repository_name
+            return [repository]
+        if registry != SENT_LOCALLY:
+            return []
+        return [Reference.parse(f"{upstream}/{path}").repository_name for upstream in self._upstreams]
+
+    def _look(self) -> None:
+        if self._ending.is_set():
+            raise CancelledError("cancelled: the registry ends")
 
     @contextmanager
     def _alone(self, repository: str, name: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ RESERVE_BYTES = 16 << 20
 # Uploads between two requests that stay open, so that what came need not be read again to be hashed: five descriptors
 # each.
 MAX_OPEN = 64
+# A namespace whose uploads are held is not removed, and a descriptor is a descriptor.
+IDLE_SECONDS = 60.0
 # Of one namespace: a client has a handful; what is begun and left takes a row and a directory for a day.
 MAX_UPLOADS = 10_000
 
@@ -116,6 +119,7 @@ class Session:
         self._reserved = record.reserved_bytes
         self.record = record
         self.size = upload.size
+        self.idle_since = time.monotonic()
         self._over = False
 
     @property
@@ -180,6 +184,7 @@ class Session:
         with self._rooms.database.note() as tx:  # something came, and no more is just coming
             tx.uploads.reserve(self.record.id, self.size)
         self._reserved = self.size
+        self.idle_since = time.monotonic()
         self._uploads.put_back(self)
 
     def leave(self) -> None:
@@ -259,6 +264,14 @@ class UploadSessions:
                     left = self._idle.popitem(last=False)[1]
         if left is not None:
             left.leave()
+
+    def leave_idle(self, seconds: float = IDLE_SECONDS) -> None:
+        """Leave those to which nothing came for a while; what came is hashed again if they are gone on with."""
+        until = time.monotonic() - seconds
+        with self._lock:
+            old = [self._idle.pop(name) for name, session in list(self._idle.items()) if session.idle_since < until]
+        for session in old:
+            session.leave()
 
     def close(self) -> None:
         """Leave all of them to another process."""

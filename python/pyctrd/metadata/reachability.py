@@ -21,7 +21,8 @@ _BLOB_KEEPERS = f"""
         WHERE m.namespace = c.namespace AND m.digest = c.digest LIMIT 1),
     (SELECT f.repository || '@' || f.manifest FROM repository_refs f
         WHERE f.namespace = c.namespace AND f.name = c.digest LIMIT 1),
-    (SELECT s.repository FROM repository_blobs s WHERE s.namespace = c.namespace AND s.digest = c.digest
+    (SELECT s.repository || ', sent today' FROM repository_blobs s
+        WHERE s.namespace = c.namespace AND s.digest = c.digest
         AND abs(CAST(strftime('%s', 'now') AS INTEGER) - s.created_ns / 1000000000) < {SENT_SECONDS} LIMIT 1)),
     (SELECT trim(l.purpose || ' ' || l.id) FROM lease_resources r JOIN leases l ON l.id = r.lease
         WHERE r.name = c.digest AND (r.kind = 'blob' OR NOT c.is_stored) AND l.namespace = c.namespace LIMIT 1)

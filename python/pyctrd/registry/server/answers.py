@@ -11,6 +11,7 @@ from aiohttp import web
 
 from pyctrd.errors import (
     AlreadyExistsError,
+    CancelledError,
     ConflictError,
     DeadlineError,
     DeniedError,
@@ -95,6 +96,7 @@ _KNOWN: tuple[tuple[type[PyctrdError], int, str], ...] = (
     (AlreadyExistsError, HTTPStatus.CONFLICT, "BLOB_UPLOAD_INVALID"),
     (UnsupportedError, HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED"),
     (DeadlineError, HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+    (CancelledError, HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
 )
 
 

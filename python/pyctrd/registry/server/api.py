@@ -31,6 +31,7 @@ access_logger = logging.getLogger("pyctrd.registry.access")
 MAX_RECEIVING = 128
 _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
 _PATH_SHOWN_CHARS = 512
+_METHODS = frozenset(method for methods in METHODS.values() for method in methods)
 _CLOSED = 499  # as nginx notes it: the client left before it had its answer
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -119,6 +120,10 @@ class Api:
             return json_answer({})
         method = "GET" if request.method == "HEAD" else request.method
         store = self._tenants.store(caller.namespace)
+        # A mirror's client says of which registry a repository is: two of them may have the same name.
+        registry = request.query.get("ns", "")
+        if method == "GET" and route.name and registry and self._tenants.is_upstream(registry):
+            route = route._replace(name=f"{registry}/{route.name}")
         call = Call(request, route, caller, store, self._metrics, self._workers, self._receiving)
         return await _HANDLERS[route.kind, method](call)
 
@@ -166,8 +171,8 @@ class Api:
         return empty_text(self._metrics.text(gauges))
 
     def _note(self, request: web.BaseRequest, route: Route, status: int, seconds: float) -> None:
-        method = request.method if request.method in METHODS["manifests"] or request.method in METHODS["upload"] else ""
-        self._metrics.note(route.kind, method or ("POST" if request.method == "POST" else "other"), status, seconds)
+        method = request.method if request.method in _METHODS else "other"
+        self._metrics.note(route.kind, method, status, seconds)
         if access_logger.isEnabledFor(logging.INFO):
             # Without its query, which may have more in it than a digest; and without what a terminal would act on.
             path = request.raw_path.partition("?")[0][:_PATH_SHOWN_CHARS]

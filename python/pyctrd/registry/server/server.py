@@ -167,7 +167,7 @@ class Server:
             self._failure = error
         finally:
             self._listening.close()
-            self._workers.shutdown()
+            self._workers.shutdown(cancel_futures=True)
             self._ended.set()
             self._started.set()
 

@@ -186,3 +186,7 @@ class Tenants(Protocol):
     def store(self, namespace: str) -> Store:
         """A tenant's."""
         ...
+
+    def is_upstream(self, registry: str) -> bool:
+        """Whether what is called after another registry is fetched from there when it is asked for."""
+        ...
