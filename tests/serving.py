@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,9 +44,13 @@ def ask(
     headers: Mapping[str, str] | None = None,
     *,
     chunked: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> Answered:
     """One request on a connection of its own."""
-    connection = http.client.HTTPConnection(address, timeout=DEADLINE_SECONDS)
+    if tls is None:
+        connection = http.client.HTTPConnection(address, timeout=DEADLINE_SECONDS)
+    else:
+        connection = http.client.HTTPSConnection(address, timeout=DEADLINE_SECONDS, context=tls)
     try:
         connection.request(method, path, body, dict(headers or {}), encode_chunked=chunked)
         answer = connection.getresponse()

@@ -43,8 +43,11 @@ def repository_of(name: str) -> str:
     Raises:
         InvalidError: It is none.
     """
+    first, slash, path = name.partition("/")
+    if ":" in first and slash:  # a mirror's client said so; no path has a port in it
+        check_repository(path)
+        return Reference.parse(name).repository_name
     check_repository(name)
-    first, slash, _ = name.partition("/")
     if not slash or ("." not in first and first != SENT_LOCALLY):
         return f"{SENT_LOCALLY}/{name}"
     return Reference.parse(name).repository_name
