@@ -127,7 +127,7 @@ def test_removing_a_tenant_removes_what_it_was_sent(
     a.namespaces.remove("b", force=True)
     database = a._rooms.database
     for table in ("manifests", "refs", "tags", "blobs"):
-        assert database._run(f"SELECT * FROM repository_{table}") == []
+        assert database._run(f"SELECT * FROM repository_{table}") == []  # noqa: S608 - the names stand above
     assert database.uploads.list() == []
     assert ask(server.address, "GET", "/v2/app/manifests/1", headers=BOB).status == 404
     assert a.check(digests=True) == []

@@ -16,19 +16,25 @@ if TYPE_CHECKING:
 MADE_AT_ONCE = threading.Semaphore(2)
 
 
+def may_be_made(rooms: Rooms, digest: str) -> bool:
+    """Whether a blob is the tar of an unpacked layer itself, so that it can be made again."""
+    tables = rooms.database.layers
+    return tables.is_layer_of(digest, digest) and tables.belongs_to(rooms.namespace, digest)
+
+
 def open_dropped(rooms: Rooms, digest: str) -> BinaryIO | None:
     """An uncompressed layer's blob, bit for bit; None where it is no such layer, or that is not unpacked.
 
     Of a compressed blob a tar does not say what its compressor made of it.
     """
-    if not rooms.database.layers.is_layer_of(digest, digest):
+    if not may_be_made(rooms, digest):
         return None
     with (
         MADE_AT_ONCE,
         rooms.collection_lock(shared=True),
         _core.Workspace(str(rooms.root), os.urandom(16).hex()) as workspace,
     ):
-        if not rooms.database.layers.belongs_to(rooms.namespace, digest):
+        if not may_be_made(rooms, digest):  # looked at again, now that nobody removes it
             return None
         made = workspace.path / "layer.tar"
         try:

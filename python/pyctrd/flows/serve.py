@@ -15,7 +15,7 @@ import orjson
 
 from pyctrd.errors import InvalidError, NotFoundError, PyctrdError, UnsupportedError
 from pyctrd.flows import repositories
-from pyctrd.flows.dropped import open_dropped
+from pyctrd.flows.dropped import may_be_made, open_dropped
 from pyctrd.flows.reach import learn_needs
 from pyctrd.flows.repositories import repository_of, shown_name, unknown_blob, unknown_manifest
 from pyctrd.flows.sent import SENT_LOCALLY
@@ -168,17 +168,20 @@ class Tenant:
         """See ``Store``."""
         return self._rooms.blobs.open(digest)
 
-    def get_blob(self, name: str, digest: str) -> BinaryIO:
+    def fetch_blob(self, name: str, digest: str) -> None:
         """See ``Store``."""
         repository = repository_of(name)
         self._learn()
+        if repositories.find_content(self._rooms, repository, digest) is None or not may_be_made(self._rooms, digest):
+            self._through.get_blob(repository, digest)
+
+    def get_blob(self, name: str, digest: str) -> BinaryIO:
+        """See ``Store``."""
         if self.find_blob(name, digest) is not None:
             return self.open_blob(digest)
-        record = repositories.find_content(self._rooms, repository, digest)
-        if record is not None and (rebuilt := open_dropped(self._rooms, digest)) is not None:
-            return rebuilt
-        if self._through.get_blob(repository, digest):
-            return self.open_blob(digest)
+        record = repositories.find_content(self._rooms, repository_of(name), digest)
+        if record is not None and (made := open_dropped(self._rooms, digest)) is not None:
+            return made
         raise unknown_blob(digest)
 
     def _learn(self) -> None:
@@ -349,8 +352,10 @@ class RegistryServer:
 
 def _make_server(rooms: Rooms, options: ServeOptions, tenants: TenantRooms) -> Server:
     try:
-        from pyctrd.registry.server.passwords import Passwords
         from pyctrd.registry.server.server import Server, listen_on, load_tls
+
+        if options.htpasswd is not None:
+            from pyctrd.registry.server.passwords import Passwords
     except ImportError as error:
         raise UnsupportedError(
             f"unsupported: serve registry: needs {error.name}",

@@ -92,7 +92,7 @@ class Through:
         return find_manifest(self._rooms, repository, target)
 
     def get_blob(self, repository: str, digest: str) -> bool:
-        """Fetch a blob that a manifest of the repository names; whether it is here then.
+        """Fetch a blob that a manifest of the repository names, of one that an upstream has; whether it did.
 
         Raises:
             RegistryError: Who has it cannot be asked.

@@ -7,7 +7,6 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Executor
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from aiohttp import web
 
 from pyctrd.registry.server import blobs, manifests
 from pyctrd.registry.server.answers import RefusedError, empty_answer, error_answer, json_answer, refusal_of
-from pyctrd.registry.server.call import Call
+from pyctrd.registry.server.call import Call, Threads
 from pyctrd.registry.server.metrics import MEDIA_TYPE, Gauges, Metrics
 from pyctrd.registry.server.routes import METHODS, Route, find_route
 from pyctrd.registry.server.tokens import TOKEN_SECONDS, parse_scopes
@@ -58,17 +57,17 @@ class Api:
     Args:
         tenants: What it serves.
         access: Who may do what.
-        workers: Run what may wait.
+        threads: Run what may wait.
         metrics: Where all is counted.
         public_url: How clients reach it, where that is not what they ask for; "" else.
     """
 
     def __init__(
-        self, tenants: Tenants, access: Access, workers: Executor, metrics: Metrics, *, public_url: str = ""
+        self, tenants: Tenants, access: Access, threads: Threads, metrics: Metrics, *, public_url: str = ""
     ) -> None:
         self._tenants = tenants
         self._access = access
-        self._workers = workers
+        self._threads = threads
         self._metrics = metrics
         self._public_url = public_url.rstrip("/")
         self._receiving = asyncio.Semaphore(MAX_RECEIVING)
@@ -124,7 +123,7 @@ class Api:
         registry = request.query.get("ns", "")
         if method == "GET" and route.name and registry and self._tenants.is_upstream(registry):
             route = route._replace(name=f"{registry}/{route.name}")
-        call = Call(request, route, caller, store, self._metrics, self._workers, self._receiving)
+        call = Call(request, route, caller, store, self._metrics, self._threads, self._receiving)
         return await _HANDLERS[route.kind, method](call)
 
     def _check(self, request: web.BaseRequest, route: Route, caller: Caller | None) -> None:

@@ -47,7 +47,11 @@ async def get_blob(call: Call) -> web.StreamResponse:
         return empty_answer(HTTPStatus.NOT_MODIFIED, headers)
     if found is not None and call.is_head:
         return web.Response(headers={**VERSION_HEADER, **headers, "Content-Length": str(found.size)})
-    file = call.store.open_blob(digest) if found is not None else await call.work(call.store.get_blob, name, digest)
+    if found is not None:
+        file = call.store.open_blob(digest)
+    else:
+        await call.threads.once(call.store.fetch_blob, name, digest)
+        file = await call.work(call.store.get_blob, name, digest)
     with file:
         return await _send(call, file, headers)
 

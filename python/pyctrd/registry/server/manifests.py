@@ -33,7 +33,7 @@ async def get_manifest(call: Call) -> web.StreamResponse:
     name, target = call.route.name, call.route.target
     found = call.store.find_manifest(name, target)
     if found is None:
-        found = await call.work(call.store.get_manifest, name, target)
+        found = await call.threads.once(call.store.get_manifest, name, target)
     headers = {**VERSION_HEADER, "Docker-Content-Digest": found.digest, "ETag": f'"{found.digest}"'}
     if found.digest in call.request.headers.get("If-None-Match", ""):
         return empty_answer(HTTPStatus.NOT_MODIFIED, headers)

@@ -8,12 +8,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import InvalidError
 from pyctrd.registry.server.api import Api
+from pyctrd.registry.server.call import Threads
 from pyctrd.registry.server.connections import MAX_CONNECTIONS, Listener
 from pyctrd.registry.server.metrics import Metrics
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from pyctrd.registry.server.store import Tenants
 
 logger = logging.getLogger("pyctrd.registry")
-# What waits for the disk: hashing and writing a block, a flush, a look at another registry. Each has a connection to
-# the database.
-WORKERS = 16
 # Clients that come faster than they are let in.
 BACKLOG = 1024
 # What is being answered when the server is to end may go on for so long.
@@ -124,7 +121,7 @@ class Server:
         self._public_url = public_url
         self._connections = connections
         self._metrics = Metrics()
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="pyctrd-registry")
+        self._threads = Threads()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
@@ -167,7 +164,7 @@ class Server:
             self._failure = error
         finally:
             self._listening.close()
-            self._workers.shutdown(cancel_futures=True)
+            self._threads.close()
             self._ended.set()
             self._started.set()
 
@@ -176,10 +173,10 @@ class Server:
         self._stop = stop = asyncio.Event()
 
         def beside(act: Callable[..., bool], *args: object) -> asyncio.Future[bool]:
-            return loop.run_in_executor(self._workers, act, *args)
+            return loop.run_in_executor(self._threads.workers, act, *args)
 
         access = self._make_access(beside)
-        api = Api(self._tenants, access, self._workers, self._metrics, public_url=self._public_url)
+        api = Api(self._tenants, access, self._threads, self._metrics, public_url=self._public_url)
         listener = Listener(api.handle, most=self._connections, loop=loop)
         api.listener = listener
         server = await loop.create_server(listener, sock=self._listening, ssl=self._tls, backlog=BACKLOG)

@@ -131,8 +131,12 @@ class Store(Protocol):
         """One whose bytes are on disk; None where a longer look is needed."""
         ...
 
+    def fetch_blob(self, name: str, digest: str) -> None:
+        """Have one that is not here fetched from where it can be had; a no-op where that is nowhere."""
+        ...
+
     def get_blob(self, name: str, digest: str) -> BinaryIO:
-        """As ``open_blob``, after a longer look."""
+        """As ``open_blob``, of one that was not found before; it may be made again."""
         ...
 
     def open_blob(self, digest: str) -> BinaryIO:
