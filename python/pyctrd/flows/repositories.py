@@ -175,23 +175,22 @@ def check_complete(rooms: Rooms, tables: Tables, repository: str, refs: Sequence
         NotFoundError: Something is not.
     """
     for ref in refs:
-        if not ref.required:
-            continue
-        if ref.kind == "manifest":
-            found = tables.repositories.find_manifest(rooms.namespace, repository, ref.name) is not None
-        else:
-            found = tables.content.find(rooms.namespace, ref.name) is not None and tables.repositories.shows(
-                rooms.namespace, repository, ref.name
-            )
-        if not found and not (
-            tables.content.find(rooms.namespace, ref.name) is not None
-            and tables.repositories.is_of_image(rooms.namespace, repository, ref.name)
-        ):
+        if ref.required and not _is_there(rooms, tables, repository, ref):
             raise NotFoundError(
                 f"{ref.kind} not found: {ref.name}: the manifest names it: send it first",
                 kind="reference",
                 name=ref.name,
             )
+
+
+def _is_there(rooms: Rooms, tables: Tables, repository: str, ref: Ref) -> bool:
+    found = tables.repositories
+    if ref.kind == "manifest" and found.find_manifest(rooms.namespace, repository, ref.name) is not None:
+        return True
+    if tables.content.find(rooms.namespace, ref.name) is None:
+        return False
+    shows = found.is_of_image if ref.kind == "manifest" else found.shows
+    return shows(rooms.namespace, repository, ref.name)
 
 
 def _record(rooms: Rooms, tx: Tables, repository: str, sent: Sent, placed: _Placed, size: int) -> None:

@@ -6,12 +6,12 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
-from pyctrd.errors import ConflictError, DeadlineError, NotFoundError, QuotaError
+from pyctrd.errors import ConflictError, DeadlineError, NotFoundError, PyctrdError, QuotaError
 from pyctrd.flows.recover import digest_locks, hold, transfer_locks, undo
 from pyctrd.oci.digest import Digest
 
@@ -89,10 +89,10 @@ def commit_upload(
                     tx.usage.admit(namespace, {digest: size})  # the quota may have been lowered
                     record_all(tx)
                     tx.ingests.delete(upload_id)
-        except BaseException:
+        except BaseException as error:
             upload.abort()
-            if (reserved := database.ingests.find(upload_id)) is not None:
-                with ExitStack() as named:
+            with noted(error, "what was published"), ExitStack() as named:
+                if (reserved := database.ingests.find(upload_id)) is not None:
                     hold(digest_locks(rooms, digest), named)
                     undo(rooms, reserved)
             raise
@@ -107,6 +107,15 @@ def _wait_for(locks: list[_core.FileLock], digest: str, held: ExitStack) -> None
                 operation="commit",
                 timeout_seconds=LOCK_WAIT_SECONDS,
             )
+
+
+@contextmanager
+def noted(error: BaseException, what: str) -> Iterator[None]:
+    """Clean up after an error: what fails then is noted with it. Whoever opens the root next cleans up as well."""
+    try:
+        yield
+    except (PyctrdError, OSError) as failure:
+        error.add_note(f"{what} is left for the next to open the root: {failure}")
 
 
 class Session:
@@ -159,8 +168,9 @@ class Session:
                 media_type=BLOB_MEDIA_TYPE,
                 record=lambda tx: tx.repositories.add_blob(namespace, repository, digest),
             )
-        except BaseException:
-            self.cancel()
+        except BaseException as error:
+            with noted(error, "the upload"):
+                self.cancel()
             raise
         self._end()
 
@@ -181,11 +191,13 @@ class Session:
         """Let another request go on with it."""
         if self._over:
             return
-        with self._rooms.database.note() as tx:  # something came, and no more is just coming
-            tx.uploads.reserve(self.record.id, self.size)
-        self._reserved = self.size
-        self.idle_since = time.monotonic()
-        self._uploads.put_back(self)
+        try:
+            with self._rooms.database.note() as tx:  # something came, and no more is just coming
+                tx.uploads.reserve(self.record.id, self.size)
+            self._reserved = self.size
+        finally:
+            self.idle_since = time.monotonic()
+            self._uploads.put_back(self)
 
     def leave(self) -> None:
         """Close it, and leave what came to whoever goes on."""
