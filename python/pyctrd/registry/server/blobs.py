@@ -6,6 +6,7 @@ Spec:
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from aiohttp import web
 
-from pyctrd.errors import InvalidError
+from pyctrd.errors import ConflictError, InvalidError
 from pyctrd.oci.digest import HEX_CHARS, Digest
 from pyctrd.registry.server.answers import VERSION_HEADER, RefusedError, empty_answer
 from pyctrd.registry.server.bodies import Span, find_span, receive, send_file
@@ -27,6 +28,9 @@ OCTETS = "application/octet-stream"
 # What a client is asked to send at least in a chunk: each costs a request and a look at the database. Nothing is
 # refused for being shorter.
 CHUNK_MIN_BYTES = 64 << 10
+# For so long a request waits for another one that is at the same upload, looking so often.
+BUSY_SECONDS = 5.0
+BUSY_PAUSE_SECONDS = 0.1
 # As the specification writes it, and as RFC 9110 does.
 _CHUNK = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d{1,19}|\*))?")
 
@@ -136,11 +140,23 @@ async def cancel_upload(call: Call) -> web.StreamResponse:
 
 @asynccontextmanager
 async def _held(call: Call, upload_id: str) -> AsyncIterator[Upload]:
-    upload = await call.work(call.store.open_upload, call.route.name, upload_id)
+    upload = await _open(call, upload_id)
     try:
         yield upload
     finally:
         await call.work(upload.release)
+
+
+async def _open(call: Call, upload_id: str) -> Upload:
+    """Wait for whoever is at it: a client whose connection broke comes back before that was seen here."""
+    until = asyncio.get_running_loop().time() + BUSY_SECONDS
+    while True:
+        try:
+            return await call.work(call.store.open_upload, call.route.name, upload_id)
+        except ConflictError:
+            if asyncio.get_running_loop().time() >= until:
+                raise
+        await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
 
 async def _receive(call: Call, upload: Upload) -> None:
