@@ -121,6 +121,22 @@ def test_what_was_sent_here_goes_before_what_upstream_has(
         assert elsewhere.headers["docker-content-digest"] == built.digest
 
 
+def test_what_is_fetched_changes_no_image_of_the_engine(
+    engine: pyctrd.Engine, faulty: FaultyRegistry, built: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = faulty.add(built, "team/app", tag="1")
+    pulled = engine.images.pull(reference)
+    newer = build_image([Tar().file("newer", b"newer").build()])
+    faulty.add(newer, "team/app", tag="1")
+    monkeypatch.setattr(through, "FRESH_SECONDS", 0.0)
+    with engine.serve_registry(listen="127.0.0.1:0", upstreams=[faulty.host]) as server:
+        path = "/v2/team/app/manifests/1"
+        assert ask(server.address, "GET", path).headers["docker-content-digest"] == newer.digest
+    (image,) = engine.images.list()
+    assert (image.name, image.digest, image.read_file("/more")) == (reference, pulled.digest, b"more")
+    assert engine.images.pull(reference).digest == newer.digest
+
+
 def test_only_blobs_that_a_manifest_names_are_asked_for(
     server: pyctrd.RegistryServer, faulty: FaultyRegistry, built: BuiltImage
 ) -> None:

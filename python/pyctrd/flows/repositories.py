@@ -108,6 +108,7 @@ class _Placed(NamedTuple):
     digest: str
     tag: str
     image: ImageRecord | None
+    names_image: bool
 
 
 def put_manifest(
@@ -121,7 +122,8 @@ def put_manifest(
         target: A tag, or the digest that the bytes must have.
         media_type: What it was sent as, "" where that was not said.
         body: The bytes, kept as they are.
-        complete: Whether what it names must be there already; not for what is fetched when it is asked for.
+        complete: Whether what it names must be there already, and its tag is an image's name; not for what is fetched
+            when it is asked for.
 
     Raises:
         InvalidError: It is no manifest, or the target is none.
@@ -135,7 +137,9 @@ def put_manifest(
         check_complete(rooms, rooms.database, repository, sent.refs)
     else:
         sent = sent._replace(refs=tuple(ref._replace(required=False) for ref in sent.refs))
-    placed = _Placed(digest, tag, _image_of(rooms, f"{repository}:{tag}", digest, sent, body) if tag else None)
+    names_image = complete and bool(tag)
+    image = _image_of(rooms, f"{repository}:{tag}", digest, sent, body) if names_image else None
+    placed = _Placed(digest, tag, image, names_image)
 
     def record(tx: Tables) -> None:
         if complete:
@@ -209,7 +213,7 @@ def _record(rooms: Rooms, tx: Tables, repository: str, sent: Sent, placed: _Plac
         tx.repositories.put_tag(rooms.namespace, repository, placed.tag, placed.digest)
     if placed.image is not None:
         tx.images.put(placed.image, by="push")
-    elif placed.tag and (old := tx.images.find(rooms.namespace, f"{repository}:{placed.tag}")) is not None:
+    elif placed.names_image and (old := tx.images.find(rooms.namespace, f"{repository}:{placed.tag}")) is not None:
         tx.images.delete(rooms.namespace, old.name)  # the name means something else now, that nobody can run
 
 

@@ -58,8 +58,11 @@ class Through:
         """Whether a tag was fetched so long ago that it is to be looked at again."""
         if ":" in target or not self._upstreams or repository.partition("/")[0] not in self._upstreams:
             return False
-        found = self._rooms.database.repositories.find_tag(self._rooms.namespace, repository, target)
-        return found is not None and abs(time.time_ns() - found.updated_ns) > FRESH_SECONDS * 1e9
+        database, namespace = self._rooms.database, self._rooms.namespace
+        tag = database.repositories.find_tag(namespace, repository, target)
+        image = database.images.find(namespace, f"{repository}:{target}")
+        seen = max((found.updated_ns for found in (tag, image) if found is not None), default=None)
+        return seen is not None and abs(time.time_ns() - seen) > FRESH_SECONDS * 1e9
 
     def get_manifest(self, repository: str, target: str) -> StoredManifest | None:
         """A manifest that is fetched; None where nobody has it.
