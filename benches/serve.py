@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,16 +84,16 @@ def get_many(address: str, paths: Sequence[str], clients: int, seconds: float) -
     accept = ", ".join(ACCEPT)
     requests = [f"GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\n\r\n".encode() for path in paths]
     count = size = 0
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, ExitStack() as opened:
         for _ in range(clients):
-            connected = socket.create_connection((host, int(port)))
+            connected = opened.enter_context(socket.create_connection((host, int(port))))
             connected.sendall(requests[0])
             selector.register(connected, selectors.EVENT_READ, [1, b"", -1])
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             for key, _ in selector.select(1.0):
+                assert isinstance(key.fileobj, socket.socket)
                 connected, state = key.fileobj, key.data
-                assert isinstance(connected, socket.socket)
                 got = connected.recv_into(BUFFER)
                 assert got, "the registry closed a connection"
                 if state[2] < 0:
@@ -112,9 +112,6 @@ def get_many(address: str, paths: Sequence[str], clients: int, seconds: float) -
                     count += 1
                     connected.sendall(requests[state[0] % len(requests)])
                     state[0], state[2] = state[0] + 1, -1
-        for key in list(selector.get_map().values()):
-            assert isinstance(key.fileobj, socket.socket)
-            key.fileobj.close()
     return count, size
 
 

@@ -193,8 +193,8 @@ def test_a_layer_that_was_not_kept_is_served_again_where_it_can_be_made(
         with engine._rooms.database.write() as tx:
             tx.images.put(record._replace(name=f"registry.example/{place}:1"))
     (plain,) = pushed.built.layers
-    found = ask(server.address, "GET", f"/v2/registry.example/plain/blobs/{plain.digest}")
-    assert (found.status, found.body) == (200, plain.content)
+    made = ask(server.address, "GET", f"/v2/registry.example/plain/blobs/{plain.digest}")
+    assert (made.status, made.body) == (200, plain.content)
     head = ask(server.address, "HEAD", f"/v2/registry.example/plain/blobs/{plain.digest}")
     assert (head.status, head.headers["content-length"]) == (200, str(len(plain.content)))
     (gone,) = zipped.built.layers

@@ -113,10 +113,11 @@ def test_pyctrd_pulls_with_a_password(
 ) -> None:
     with engine.serve_registry(listen="127.0.0.1:0", htpasswd=users, anonymous="none") as server:
         put_image(server.address, "app", built, "1", headers=basic("alice"))
-        where = {"root": tmp_path / "other", "state": state / "other"}
-        with pyctrd.Engine(**where, credentials={server.address: ("alice", "secret of alice")}) as other:
+        root, run = tmp_path / "other", state / "other"
+        known = {server.address: ("alice", "secret of alice")}
+        with pyctrd.Engine(root=root, state=run, credentials=known) as other:
             assert other.images.pull(f"{server.address}/app:1").digest == built.digest
-        with pyctrd.Engine(**where) as other, pytest.raises((AuthenticationError, DeniedError)):
+        with pyctrd.Engine(root=root, state=run) as other, pytest.raises((AuthenticationError, DeniedError)):
             other.images.pull(f"{server.address}/app:1")
 
 

@@ -40,8 +40,7 @@ def test_a_client_gets_what_upstream_has(
 ) -> None:
     faulty.add(built, "team/app", tag="1")
     for number in range(2):
-        where = {"root": state / f"root-{number}", "state": state / f"state-{number}"}
-        with pyctrd.Engine(**where) as other:
+        with pyctrd.Engine(root=state / f"root-{number}", state=state / f"state-{number}") as other:
             image = other.images.pull(f"{server.address}/team/app:1")
             assert (image.digest, image.read_file("/more")) == (built.digest, b"more")
     assert asked(faulty, "/manifests/") == 1

@@ -277,7 +277,7 @@ def test_an_upload_to_which_nothing_came_for_a_day_is_over(state: Path, root: Pa
     for seconds, expected in ((23 * 3600, 1), (25 * 3600, 0)):
         with database.write() as tx:
             old = time.time_ns() - seconds * 10**9
-            tx._run("UPDATE uploads SET updated_ns = ?", (old,))
+            database._run("UPDATE uploads SET updated_ns = ?", (old,))
         with pyctrd.Engine() as engine:
             assert len(engine._rooms.database.uploads.list()) == expected
     assert list((root / "content/ingest").iterdir()) == []

@@ -102,7 +102,7 @@ def test_what_was_sent_is_kept_for_a_day(database: Database) -> None:
     for age, keeper in ((0, f"{APP}, sent today"), (DAY_NS // 2, f"{APP}, sent today"), (DAY_NS + 10**10, None)):
         for sign in (1, -1):  # a clock may be set back
             with database.write() as tx:
-                tx._run("UPDATE repository_blobs SET created_ns = ?", (time.time_ns() - sign * age,))
+                database._run("UPDATE repository_blobs SET created_ns = ?", (time.time_ns() - sign * age,))
             assert kept(database, "3") == keeper
 
 

@@ -17,7 +17,8 @@ PATH_MAX_CHARS = 2048
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 _NAMED = re.compile(
     r"/v2/(?P<name>.+)/(?:(?P<kind>manifests|blobs|referrers)/(?P<last>[^/]+)"
-    r"|blobs/(?P<uploads>uploads)/(?P<id>[^/]*)|tags/(?P<tags>list))"
+    r"|blobs/(?P<uploads>uploads)/(?P<id>[^/]*)|tags/(?P<tags>list))",
+    re.DOTALL,
 )
 _PLAIN = {"/v2/": "base", "/v2": "base", "/v2/_catalog": "catalog", "/token": "token"}
 _OPEN = {"/healthz": "health", "/metrics": "metrics"}
