@@ -47,7 +47,7 @@ def send(engine: pyctrd.Engine, layout: str, say: Callable[[str], None]) -> None
 
 def code() -> str:
     """The same as the beginning of a work's code."""
-    return textwrap.indent(inspect.getsource(send), "    ")
+    return textwrap.indent(f"from collections.abc import Callable\n{inspect.getsource(send)}", "    ")
 
 
 def end_uploads(engine: pyctrd.Engine) -> None:

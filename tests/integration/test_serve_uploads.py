@@ -275,7 +275,7 @@ def test_an_upload_to_which_nothing_came_for_a_day_is_over(state: Path, root: Pa
         path = begin(server.address, "app")
         patch(server.address, path, 0, 1000)
     for seconds, expected in ((23 * 3600, 1), (25 * 3600, 0)):
-        with database.write() as tx:
+        with database.write():
             old = time.time_ns() - seconds * 10**9
             database._run("UPDATE uploads SET updated_ns = ?", (old,))
         with pyctrd.Engine() as engine:

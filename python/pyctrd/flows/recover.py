@@ -39,14 +39,10 @@ def recover(rooms: Rooms) -> None:
     _undo_unfinished(rooms)
     _thaw(rooms)
     _unmount_trash(rooms)
+    database = rooms.database
     if any((rooms.root / INGESTS).glob("*")):
-        database = rooms.database
         end_old_uploads(database)
-        staying = [reserved.id for reserved in database.ingests.list()]
-        staying += [upload.id for upload in database.uploads.list()]
-        _core.sweep_ingests(str(rooms.root), keep=staying, seconds=REMOVAL_AT_OPENING_SECONDS)
-    else:
-        _core.empty_trash(rooms.root, seconds=REMOVAL_AT_OPENING_SECONDS)
+    _core.sweep_ingests(str(rooms.root), keep=database.ingests.staged(), seconds=REMOVAL_AT_OPENING_SECONDS)
     if any((rooms.settings.state / "mounts").glob("*/*")):
         from pyctrd.snapshots.images import ImageMounts
 
