@@ -1,4 +1,4 @@
-# The same words everywhere: deps venv build develop lint audit test bench bench-peers demo clean.
+# The same words everywhere: deps venv build develop lint audit test bench bench-peers conformance demo clean.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -44,7 +44,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .PHONY: help deps deps-peers venv build develop format lint audit test test-rust test-python soak
-.PHONY: bench bench-peers fuzz demo clean
+.PHONY: bench bench-peers conformance fuzz demo clean
 
 help: ## Show these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -109,6 +109,13 @@ bench-peers: deps-peers develop ## Measure pyctrd beside ctr, podman, docker and
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m compileall -q python/pyctrd # as an installed wheel is
 	$(BIN)/python -m benches.peers --rounds $(ROUNDS) $(addprefix --layouts ,$(LAYOUTS)) $(PEERS_ARGS)
+
+# The suite at the commit that the report in benches/results is of; Go fetches it.
+CONFORMANCE = github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111
+
+conformance: develop ## Run the OCI distribution-spec conformance suite against `serve registry` (needs Go)
+	PATH="$$PATH:/usr/local/go/bin" GOBIN=$(abspath target/conformance) go install $(CONFORMANCE)
+	$(BIN)/python -m benches.conformance target/conformance/conformance
 
 fuzz: develop ## Fuzz each parser for SECONDS (TARGETS='archive pax …' chooses)
 	$(BIN)/python -m tests.layers.seeds target/fuzz/seeds

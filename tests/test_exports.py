@@ -18,7 +18,8 @@ from pyctrd import _core, errors
 # DESIGN.md, "Public API", as far as it is delivered.
 PROMISED = {
     "Engine": (
-        "images containers content registry namespaces leases namespace info check events gc df stages close leave"
+        "images containers content registry namespaces leases namespace info check events gc df stages "
+        "serve_registry close leave"
     ),
     "Images": "pull pull_many load push copy tag convert get find list remove unmount close",
     "PullMany": "progress close",
@@ -37,12 +38,13 @@ PROMISED = {
     "Repository": "name tags find manifest put_manifest referrers attach delete has_blob read_blob",
     "Namespaces": "create get list set usage remove",
     "Leases": "create get list delete close",
+    "RegistryServer": "address wait close",
     "Lease": "id labels created_ns expires_ns add resources delete",
 }
 CLASSES = sorted(name for name in pyctrd.__all__ if inspect.isclass(getattr(pyctrd, name)))
 # Users get these from an engine and never make one: their constructors are not part of the promise.
 GIVEN = {"Image", "Images", "PullMany", "Container", "Containers", "Content", "Namespaces", "Lease", "Leases"}
-GIVEN |= {"Registries", "Repository"}
+GIVEN |= {"Registries", "Repository", "RegistryServer"}
 
 
 def functions(owner: type) -> Iterator[tuple[str, Any]]:

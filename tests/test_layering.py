@@ -203,6 +203,20 @@ def test_every_room_is_listed_and_exists() -> None:
     assert {module for module, _ in read_rust()} == set(RUST)
 
 
+def test_what_serves_knows_no_client_and_no_store() -> None:
+    served = {module: source for module, source in read_python().items() if module.startswith("pyctrd.registry.server")}
+    assert served
+    known = ("pyctrd.registry.server", "pyctrd.errors", "pyctrd.oci")
+    named = {name for source in served.values() for name in imports(source) if name.startswith("pyctrd")}
+    assert {name for name in named if not name.startswith(known)} == set()
+
+
+def test_nobody_else_loads_the_http_server() -> None:
+    loads = re.compile(r"^\s*(?:from|import) aiohttp", re.MULTILINE)
+    users = {module for module, source in read_python().items() if loads.search(source)}
+    assert {module for module in users if not module.startswith("pyctrd.registry.server.")} == set()
+
+
 def test_only_the_bindings_name_pyo3() -> None:
     files = [path for path in CRATE.rglob("*.rs") if re.search(r"\bpyo3::", path.read_text())]
     naming = {path.relative_to(CRATE).parts[0] for path in files}

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.progress import ProgressCallback as ProgressCallback
     from pyctrd.flows.progress import PullManyProgress as PullManyProgress
     from pyctrd.flows.progress import PullProgress as PullProgress
+    from pyctrd.flows.serve import RegistryServer as RegistryServer
     from pyctrd.flows.space import ContainerSpace as ContainerSpace
     from pyctrd.flows.space import ImageSpace as ImageSpace
     from pyctrd.flows.space import NamespaceSpace as NamespaceSpace
@@ -123,6 +124,7 @@ _LAZY = {
     "Reference": "pyctrd.oci.reference",
     "Registries": "pyctrd.registries",
     "Repository": "pyctrd.registries",
+    "RegistryServer": "pyctrd.flows.serve",
     "Space": "pyctrd.flows.space",
     "StoreSpace": "pyctrd.flows.space",
     "diff": "pyctrd.engine",

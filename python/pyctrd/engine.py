@@ -102,6 +102,7 @@ class Engine:
         )
         self.images = Images(self._rooms, policy or _policy())
         self.leases = Leases(self._rooms)
+        self._servers: list[pyctrd.RegistryServer] = []
 
     @cached_property
     def containers(self) -> pyctrd.Containers:
@@ -256,6 +257,65 @@ class Engine:
 
         return survey_space(self._rooms, all_namespaces=all_namespaces)
 
+    def serve_registry(
+        self,
+        *,
+        listen: str = "127.0.0.1:5000",
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        anonymous: Literal["none", "pull", "push"] = "pull",
+        htpasswd: str | os.PathLike[str] | None = None,
+        tokens: Mapping[str, str] | None = None,
+        namespaces: Mapping[str, str] | None = None,
+        readers: Collection[str] = (),
+        challenge: Literal["token", "basic"] = "token",
+        upstreams: Collection[str] = (),
+        public_url: str = "",
+    ) -> pyctrd.RegistryServer:
+        """Serve the store as a registry, in threads of this process, until the result is closed.
+
+        What is sent as ``HOST/team/app:1`` is the image ``localhost/team/app:1``, unpacked when it is first used. An
+        image that was pulled is seen by its full name: ``HOST/docker.io/library/alpine:3.20``.
+
+        Args:
+            listen: ``ADDRESS:PORT``; port 0 for any that is free, ``:PORT`` for every address.
+            tls_cert: Certificate chain, PEM; with ``tls_key`` for HTTPS.
+            tls_key: Its key.
+            anonymous: What anybody may do, with the repositories of this engine's namespace.
+            htpasswd: A file of users and bcrypt hashes (``htpasswd -B``), who may pull, push and delete; read again
+                when it changes.
+            tokens: Users by a token that they send as ``Bearer``.
+            namespaces: Namespaces of users; those who are not named see this engine's.
+            readers: Users who may only pull.
+            challenge: How a client is asked who it is: by the registry's token endpoint, or "basic".
+            upstreams: Registries, as ``docker.io``, from which what is not here is fetched when it is asked for, with
+                this engine's credentials; for repositories called after them, and for those without a host's name.
+            public_url: How clients reach it, as ``https://registry.example``, behind a proxy.
+
+        Raises:
+            InvalidError: An option has a value that is not allowed.
+            UnsupportedError: The extra ``pyctrd[serve]`` is not installed.
+            OSError: The address is taken, or a file cannot be read.
+        """
+        from pyctrd.flows.serve import RegistryServer, read_options
+
+        options = read_options(
+            listen=listen,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            anonymous=anonymous,
+            htpasswd=htpasswd,
+            tokens=tokens,
+            namespaces=namespaces,
+            readers=readers,
+            challenge=challenge,
+            upstreams=upstreams,
+            public_url=public_url,
+        )
+        server = RegistryServer(self._rooms, options)
+        self._servers.append(server)
+        return server
+
     def stages(self) -> dict[str, dict[str, int]]:
         """Where the time of this engine's pulls went, by stage of the pipeline.
 
@@ -269,8 +329,8 @@ class Engine:
     def close(self) -> None:
         """Stop pulls of many, close connections and the database, end leases that do not expire; idempotent.
 
-        Containers go on. What this engine has removed, and is on disk still, goes now, for two seconds at most; the
-        rest is left to the next engines and to ``gc``.
+        A registry that this engine serves ends first. Containers go on. What this engine has removed, and is on disk
+        still, goes now, for two seconds at most; the rest is left to the next engines and to ``gc``.
         """
         self._close(ending=False)
 
@@ -283,6 +343,8 @@ class Engine:
 
     def _close(self, *, ending: bool) -> None:
         try:
+            for server in self._servers:
+                server.close()
             self.images.close()
             self.leases.close()
         finally:

@@ -37,11 +37,27 @@ impl Algorithm {
         }
     }
 
+    fn named(name: &str) -> Option<Self> {
+        [Self::Sha256, Self::Sha512].into_iter().find(|known| known.name() == name)
+    }
+
     fn ring(self) -> &'static ring::digest::Algorithm {
         match self {
             Self::Sha256 => &ring::digest::SHA256,
             Self::Sha512 => &ring::digest::SHA512,
         }
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::named(text).ok_or_else(|| Error::Invalid {
+            field: "algorithm",
+            value: text.escape_debug().to_string(),
+            reason: "expected sha256 or sha512".to_owned(),
+        })
     }
 }
 
@@ -105,11 +121,7 @@ impl FromStr for Digest {
             reason: reason.to_owned(),
         };
         let (name, hex) = text.split_once(':').ok_or_else(|| refuse("expected algorithm:hex"))?;
-        let algorithm = match name {
-            "sha256" => Algorithm::Sha256,
-            "sha512" => Algorithm::Sha512,
-            _ => return Err(refuse("expected sha256 or sha512")),
-        };
+        let algorithm = Algorithm::named(name).ok_or_else(|| refuse("expected sha256 or sha512"))?;
         if hex.len() != algorithm.size() * 2 {
             return Err(refuse("wrong number of hex digits"));
         }

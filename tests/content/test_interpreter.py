@@ -142,6 +142,11 @@ def as_tar():
 def rebuild(plan, ingest):
     plan.rebuild(ingest, descriptor(), size=0)
 
+def upload():
+    made_now = _core.Upload(root, f"u{next(made)}")
+    made_now.write(content)
+    return made_now
+
 prepare, call = lambda: None, lambda _: None
 CASE
 for _ in range(4000):
@@ -218,6 +223,12 @@ CASES = {
     "Workspace.close": (
         "prepare, call = lambda: _core.Workspace(root, f'w{next(made)}'), lambda workspace: workspace.close()"
     ),
+    "Upload": "call = lambda _: _core.Upload(root, f'u{next(made)}')",
+    "Upload.write": "prepare, call = upload, lambda upload: often(lambda: upload.write(content))",
+    "Upload.verify": "prepare, call = upload, lambda upload: often(lambda: upload.verify(digest))",
+    "Upload.publish": "prepare, call = upload, lambda upload: upload.publish(digest, durability='none')",
+    "Upload.leave": "prepare, call = upload, lambda upload: upload.leave()",
+    "Upload.abort": "prepare, call = upload, lambda upload: upload.abort()",
     "mount_overlay": "call = lambda _: often(lambda: attempt(lambda: _core.mount_overlay([root], absent)))",
     "mount_erofs": "call = lambda _: often(lambda: attempt(lambda: _core.mount_erofs(absent, absent)))",
     "mount_bind": "call = lambda _: often(lambda: attempt(lambda: _core.mount_bind(absent, absent)))",

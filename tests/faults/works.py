@@ -19,6 +19,7 @@ import pyctrd
 from pyctrd.errors import NotFoundError
 from pyctrd.metadata.database import Database
 from tests.archives import Tar
+from tests.faults import sending
 from tests.images import BuiltImage, build_image
 from tests.registry_faults import FaultyRegistry
 from tests.tocs import go_tar, tabled_image, zstd_chunked
@@ -430,6 +431,10 @@ def _judge_recovered(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None
     assert snapshots_in(shop) == []
 
 
+def _judge_sent(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    _reads(sending.judge_sent(engine, shop.layout("first"), said), FIRST)
+
+
 WORKS = [
     Work(
         "pull",
@@ -486,6 +491,13 @@ WORKS = [
         lambda shop: [shop.layout("first"), shop.layout("second")],
         _nothing,
         _judge_brought(_loaded),
+    ),
+    Work(
+        "send",
+        sending.code() + OPENED + "    send(engine, words[0], say)",
+        lambda shop: [shop.layout("first")],
+        _nothing,
+        _judge_sent,
     ),
     Work(
         "rmi",

@@ -42,6 +42,7 @@ COMMANDS = {
     "rmi": "pyctrd.cli.images",
     "run": "pyctrd.cli.run",
     "search-tags": "pyctrd.cli.registry",
+    "serve": "pyctrd.cli.serve",
     "start": "pyctrd.cli.containers",
     "stop": "pyctrd.cli.containers",
     "tag": "pyctrd.cli.push",

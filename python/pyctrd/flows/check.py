@@ -38,6 +38,7 @@ REPAIRS = {
     ("stack", "damaged"): "it is removed, and made anew when it is needed",
     ("file", "foreign"): "it is moved to quarantine",
     ("image", "incomplete"): "what it needs is recorded or fetched again; without its documents its name is dropped",
+    ("manifest", "incomplete"): "what it needs is recorded again; what is lost for good is dropped from its repository",
     ("ingest", "left"): "it is undone",
     ("snapshot", "unrecorded"): "it is moved to quarantine",
     ("container", "lost"): "it is deleted, if it does not run",
@@ -49,15 +50,15 @@ class Finding(NamedTuple):
     """One thing that is not as it should be.
 
     Attributes:
-        kind: "database", "blob", "layer", "object", "stack" for the image of one, "image", "ingest", "snapshot",
-            "container", or "file" for what is not pyctrd's.
+        kind: "database", "blob", "layer", "object", "stack" for the image of one, "image", "manifest" for one of a
+            repository, "ingest", "snapshot", "container", or "file" for what is not pyctrd's.
         name: Which one: a digest, a reference, an id, a path.
         problem: What is wrong.
         cause: The same in a word: "missing", "damaged", "unrecorded", "foreign", "incomplete", "left", "lost" or
             "frozen".
         repair: What ``check(repair=True)`` would do about it, or what it did, or why it could not.
         repaired: Whether it is as it should be now.
-        namespace: Whose, for images and containers.
+        namespace: Whose, for images, manifests and containers.
     """
 
     kind: str
@@ -209,6 +210,18 @@ def diff_ids_of(rooms: Rooms, record: ImageRecord, manifest: Manifest) -> dict[s
     return {str(blob.digest): str(d) for blob, d in zip(manifest.layers, config.rootfs.diff_ids, strict=True)}
 
 
+def _check_repositories(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
+    """Manifests that were sent: each has its bytes, and what it must have."""
+    tables = rooms.database
+    for row in tables.repositories.walk():
+        refs = tables.repositories.refs(row.namespace, row.repository, row.digest)
+        for name in (row.digest, *(ref.name for ref in refs if ref.required)):
+            if tables.content.find(row.namespace, name) is None:
+                problem = f"needs {name}, which is not recorded"
+                name_of = f"{row.repository}@{row.digest}"
+                yield Finding("manifest", name_of, problem, "incomplete", namespace=row.namespace)
+
+
 def _check_leftovers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
     """Ingests whose process is gone; opening the root removes them, so these came since, or were kept for too long."""
     for reserved in rooms.database.ingests.list():
@@ -262,6 +275,7 @@ STAGES: tuple[Callable[[Rooms, bool], Iterator[Finding]], ...] = (
     _check_layers,
     _check_stacks,
     _check_images,
+    _check_repositories,
     _check_strays,
     _check_containers,
 )

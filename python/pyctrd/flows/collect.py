@@ -91,6 +91,8 @@ def remove_image(rooms: Rooms, name: str, *, force: bool = False, collect_after:
         )
     with rooms.database.write() as tx:
         tx.images.delete(rooms.namespace, record.name)
+        repository, _, tag = record.name.rpartition(":")
+        tx.repositories.forget_tag(rooms.namespace, repository, tag)
     if collect_after:
         collect(rooms)
 
@@ -99,6 +101,7 @@ def let_go(tx: Tables, namespace: str, digest: str) -> bool:
     """Take a blob from a namespace; whether that was the last for which it was kept, and it goes from disk."""
     before = tx.content.find(namespace, digest)
     tx.content.delete(namespace, digest)
+    tx.repositories.forget_blob(namespace, digest)
     tx.layers.forget_unpacked(namespace, digest, before.claimed if before is not None else "")
     if not tx.content.is_recorded(digest):
         tx.layers.forget_blob(digest)

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Literal
 
 from pyctrd import _core
 from pyctrd.errors import NotFoundError
-from pyctrd.flows.load import image_layers
+from pyctrd.flows.load import ensure_unpacked, image_layers
 from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class ImageFiles:
 
     def __init__(self, rooms: Rooms, record: ImageRecord) -> None:
         self._name = record.name
+        ensure_unpacked(rooms, record)
         with rooms.collection_lock(shared=True):
             layers = image_layers(rooms, record)
             self._diff_ids = [layer.diff_id for layer in layers]

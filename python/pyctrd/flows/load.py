@@ -79,6 +79,15 @@ def load_config(rooms: Rooms, record: ImageRecord) -> ImageConfig:
     return ImageConfig.parse(rooms.blobs.read(record.config_digest))
 
 
+def ensure_unpacked(rooms: Rooms, record: ImageRecord) -> None:
+    """Unpack an image that was sent to the store and that nobody used yet; no lock of the store may be held."""
+    repository, _, tag = record.name.rpartition(":")
+    if rooms.database.repositories.find_tag(rooms.namespace, repository, tag) is not None:
+        from pyctrd.flows.first_use import unpack_sent
+
+        unpack_sent(rooms, record)
+
+
 def image_layers(rooms: Rooms, record: ImageRecord) -> list[LayerRef]:
     """The image's unpacked layers, lowest first.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import AlreadyExistsError, NotFoundError
-from pyctrd.flows.load import image_layers
+from pyctrd.flows.load import ensure_unpacked, image_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,6 +49,7 @@ def mount_image(
             hint="make the directory first",
         )
     key = view_key(target)
+    ensure_unpacked(rooms, record)
     with _user_namespace(uids, gids) as ids, rooms.making_lock(shared=True):
         with rooms.collection_lock(shared=True):
             layers = image_layers(rooms, record)

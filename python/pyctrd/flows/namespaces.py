@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pyctrd.errors import ConflictError
 from pyctrd.flows.collect import collect, let_go
 from pyctrd.flows.lease import is_alive
+from pyctrd.flows.recover import is_written
 from pyctrd.flows.resume import find_left, forget
 from pyctrd.flows.run import container_status, delete_container
 from pyctrd.metadata.namespaces import Namespace, check_labels, check_namespace, check_policy, check_quota
@@ -126,7 +127,8 @@ def _refuse_under_way(rooms: Rooms, tables: Tables, name: str, held: ExitStack) 
     """Otherwise what there is of reservations that nobody is at, their locks taken."""
     flows = [lease for lease in tables.leases.list() if lease.namespace == name and lease.purpose]
     left = find_left(rooms, tables, name, held)
-    if left is None or any(is_alive(rooms, lease) for lease in flows):
+    uploads = [upload.id for upload in tables.uploads.list() if upload.namespace == name]
+    if left is None or any(is_alive(rooms, lease) for lease in flows) or any(is_written(rooms, one) for one in uploads):
         raise _in_use(name, "content is on its way into it", hint="wait for the pull, or end it")
     return left
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from pyctrd.metadata.containers import ContainerRecord
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.database import Database
     from pyctrd.metadata.ingests import IngestRecord
     from pyctrd.metadata.snapshots import SnapshotRecord
 
@@ -23,6 +25,8 @@ _ESCAPED = r"\\([0-7]{3})"
 DOOMED_AT_OPENING = 500
 # Likewise; what is left of the trash then is for the next, or for `gc`.
 REMOVAL_AT_OPENING_SECONDS = 0.05
+# As long as a pull that broke off: somebody who pushes may come back the next morning.
+UPLOAD_KEPT_NS = 24 * 3600 * 10**9
 
 
 def recover(rooms: Rooms) -> None:
@@ -35,8 +39,10 @@ def recover(rooms: Rooms) -> None:
     _undo_unfinished(rooms)
     _thaw(rooms)
     _unmount_trash(rooms)
-    staying = [reserved.id for reserved in rooms.database.ingests.list()]
-    _core.sweep_ingests(str(rooms.root), keep=staying, seconds=REMOVAL_AT_OPENING_SECONDS)
+    database = rooms.database
+    if any((rooms.root / INGESTS).glob("*")):
+        end_old_uploads(database)
+    _core.sweep_ingests(str(rooms.root), keep=database.ingests.staged(), seconds=REMOVAL_AT_OPENING_SECONDS)
     if any((rooms.settings.state / "mounts").glob("*/*")):
         from pyctrd.snapshots.images import ImageMounts
 
@@ -46,6 +52,18 @@ def recover(rooms: Rooms) -> None:
         from pyctrd.snapshots.store import SnapshotStore
 
         SnapshotStore(rooms.root).sweep()
+
+
+def end_old_uploads(database: Database) -> int:
+    """End the uploads to which nothing came for a day: how many. Their bytes go with the sweep that follows."""
+    now = time.time_ns()
+    # Of a clock that was set back the age is negative: what seems to come from the future is as old.
+    old = [upload.id for upload in database.uploads.list() if abs(now - upload.updated_ns) > UPLOAD_KEPT_NS]
+    if old:
+        with database.write() as tx:
+            for upload_id in old:
+                tx.uploads.delete(upload_id)
+    return len(old)
 
 
 def _unmount_trash(rooms: Rooms) -> None:
@@ -179,6 +197,18 @@ def digest_locks(rooms: Rooms, *names: str | None) -> list[_core.FileLock]:
 def transfer_locks(rooms: Rooms, namespace: str, *names: str | None) -> list[_core.FileLock]:
     """The locks, in their order, of those who bring a blob and its layer into a namespace: each comes once."""
     return [rooms.lock("transfer", f"{namespace}.{name}") for name in _file_names(names)]
+
+
+def is_written(rooms: Rooms, ingest_id: str) -> bool:
+    """Whether a process has an ingest's directory; whoever asks keeps others from taking it over."""
+    path = rooms.root / INGESTS / ingest_id / "lock"
+    if not path.exists():
+        return False
+    lock = _core.FileLock(path)
+    if not lock.acquire(timeout=0):
+        return True
+    lock.release()
+    return False
 
 
 def is_held(rooms: Rooms, reserved: IngestRecord) -> bool:

@@ -329,6 +329,30 @@ def _mend_container(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     return "deleted: it cannot run without its files", True
 
 
+def _mend_manifest(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    """Give a repository's manifest back what is on disk; that it is recorded says that its namespace had all of it."""
+    repository, _, digest = finding.name.rpartition("@")
+    tables = rooms.database.repositories
+    row = tables.find_manifest(finding.namespace, repository, digest)
+    if row is None:
+        return "gone meanwhile", True
+    needed = {digest: (row.media_type, row.size)}
+    for ref in tables.refs(finding.namespace, repository, digest):
+        if ref.required:
+            needed[ref.name] = ref.media_type, ref.size
+    for name, (media_type, size) in needed.items():
+        if rooms.database.content.find(finding.namespace, name) is not None:
+            continue
+        if not rooms.blobs.exists(name):
+            with rooms.database.write() as tx:
+                tx.repositories.delete_manifest(finding.namespace, repository, digest)
+            return f"dropped: {name} is lost; send it again", True
+        rooms.blobs.verify(name)
+        with rooms.database.write() as tx:
+            tx.content.add(finding.namespace, name, size=size, media_type=media_type, source="")
+    return "recorded again", True
+
+
 _MENDING: dict[str, Callable[[Rooms, Finding], tuple[str, bool]]] = {
     "ingest": _mend_ingest,
     "blob": _mend_blob,
@@ -337,6 +361,7 @@ _MENDING: dict[str, Callable[[Rooms, Finding], tuple[str, bool]]] = {
     "stack": _mend_stack,
     "file": _mend_file,
     "image": _mend_image,
+    "manifest": _mend_manifest,
     "snapshot": _mend_snapshot,
     "container": _mend_container,
 }

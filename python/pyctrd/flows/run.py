@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError
 from pyctrd.flows.freeze import thaw
-from pyctrd.flows.load import image_layers, load_config
+from pyctrd.flows.load import ensure_unpacked, image_layers, load_config
 from pyctrd.flows.mount import record_snapshot
 from pyctrd.flows.runs import notice, tell
 from pyctrd.metadata.containers import ContainerRecord
@@ -77,6 +77,7 @@ def create_container(
         created_ns=time.time_ns(),
     )
     signal_number(record.stop_signal)  # a wrong one is told now, not when it is needed
+    ensure_unpacked(rooms, image)
     with rooms.making_lock(shared=True):
         with rooms.collection_lock(shared=True):
             layers = image_layers(rooms, image)

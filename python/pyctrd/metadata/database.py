@@ -38,6 +38,8 @@ from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
     from pyctrd.metadata.reachability import Reachability
+    from pyctrd.metadata.repositories import Repositories
+    from pyctrd.metadata.uploads import Uploads
 
 # A writer holds the database for a few milliseconds; one that waits longer than this has met a stuck process.
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -72,6 +74,20 @@ class Tables:
         from pyctrd.metadata.reachability import Reachability
 
         return Reachability(self._run_statement)
+
+    @cached_property
+    def repositories(self) -> Repositories:
+        """What was sent to the store as a registry."""
+        from pyctrd.metadata.repositories import Repositories
+
+        return Repositories(self._run_statement)
+
+    @cached_property
+    def uploads(self) -> Uploads:
+        """What is being sent to it."""
+        from pyctrd.metadata.uploads import Uploads
+
+        return Uploads(self._run_statement)
 
 
 class _Connection(NamedTuple):

@@ -56,7 +56,7 @@ class Images(Table):
 
         Args:
             record: What it means from now on.
-            by: What brought the image in ("pull", "load", "commit", "convert", "tag"), for the event.
+            by: What brought the image in ("pull", "load", "commit", "convert", "tag", "push"), for the event.
 
         Returns:
             What is stored now.

@@ -62,6 +62,10 @@ class Ingests(Table):
         """End it."""
         self._run("DELETE FROM ingests WHERE id = ?", (ingest_id,))
 
+    def staged(self) -> builtins.list[str]:
+        """Ids of all that may have something in staging: these, and uploads."""
+        return [row[0] for row in self._run("SELECT id FROM ingests UNION ALL SELECT id FROM uploads")]
+
     def list(self) -> builtins.list[IngestRecord]:
         """All, oldest first."""
         return [_record(row) for row in self._run(f"SELECT {_COLUMNS} FROM ingests ORDER BY started_ns")]

@@ -191,6 +191,68 @@ _CLAIMED = (
     "CREATE INDEX content_by_claim ON content(claimed, namespace) WHERE claimed <> ''",
 )
 
+_REPOSITORIES = (
+    # What was sent to the store as a registry. "repository" is the full name that images have in front of their tag.
+    """CREATE TABLE repository_manifests (
+        namespace TEXT NOT NULL REFERENCES namespaces(name) ON DELETE CASCADE,
+        repository TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        media_type TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        subject TEXT NOT NULL,
+        artifact_type TEXT NOT NULL,
+        annotations TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        PRIMARY KEY (namespace, repository, digest)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX repository_manifests_by_digest ON repository_manifests(namespace, digest)",
+    """CREATE INDEX repository_manifests_by_subject ON repository_manifests(namespace, repository, subject)
+        WHERE subject <> ''""",
+    # What each of them names: nothing of it is collected. What it may be without is not required.
+    """CREATE TABLE repository_refs (
+        namespace TEXT NOT NULL,
+        repository TEXT NOT NULL,
+        manifest TEXT NOT NULL,
+        name TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        media_type TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        required INTEGER NOT NULL,
+        PRIMARY KEY (namespace, repository, manifest, name),
+        FOREIGN KEY (namespace, repository, manifest)
+            REFERENCES repository_manifests(namespace, repository, digest) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX repository_refs_by_name ON repository_refs(namespace, name)",
+    """CREATE TABLE repository_tags (
+        namespace TEXT NOT NULL,
+        repository TEXT NOT NULL,
+        tag TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        updated_ns INTEGER NOT NULL,
+        PRIMARY KEY (namespace, repository, tag),
+        FOREIGN KEY (namespace, repository, digest)
+            REFERENCES repository_manifests(namespace, repository, digest) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX repository_tags_by_digest ON repository_tags(namespace, repository, digest)",
+    # In which repositories a blob can be seen. Where nothing needs it, it stays for a day after it came.
+    """CREATE TABLE repository_blobs (
+        namespace TEXT NOT NULL REFERENCES namespaces(name) ON DELETE CASCADE,
+        digest TEXT NOT NULL,
+        repository TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        PRIMARY KEY (namespace, digest, repository)
+    ) STRICT, WITHOUT ROWID""",
+    # Blobs that come in parts and whose digest is not known yet; the bytes are in content/ingest/<id>/.
+    """CREATE TABLE uploads (
+        id TEXT PRIMARY KEY,
+        namespace TEXT NOT NULL REFERENCES namespaces(name) ON DELETE CASCADE,
+        repository TEXT NOT NULL,
+        algorithm TEXT NOT NULL,
+        reserved_bytes INTEGER NOT NULL,
+        updated_ns INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _SECOND,
@@ -201,4 +263,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _UNPACKED,
     _NOT_KEPT,
     _CLAIMED,
+    _REPOSITORIES,
 )

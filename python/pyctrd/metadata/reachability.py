@@ -8,12 +8,22 @@ from pyctrd.metadata.layers import OF_NAMESPACE
 from pyctrd.metadata.table import Table
 from pyctrd.oci.value import NamedTuple
 
-# Of a namespace's blob: an image of the same namespace that needs it, and a lease. A tar that is recorded because its
-# layer was made from parts is kept by who needs the layer.
-_BLOB_KEEPERS = """
-    (SELECT i.name FROM reachable r JOIN image_roots t ON t.id = r.root
+# What was sent to a repository and is not needed yet stays for so long: its manifest comes last.
+SENT_SECONDS = 24 * 3600
+# Of a namespace's blob: an image of the same namespace that needs it, else a manifest of a repository that it is or
+# that names it, and a lease. A tar that is recorded because its layer was made from parts is kept by who needs the
+# layer.
+_BLOB_KEEPERS = f"""
+    coalesce((SELECT i.name FROM reachable r JOIN image_roots t ON t.id = r.root
         JOIN images i ON i.target_digest = t.target_digest AND i.manifest_digest = t.manifest_digest
         WHERE r.name = c.digest AND (r.kind = 'blob' OR NOT c.is_stored) AND i.namespace = c.namespace LIMIT 1),
+    (SELECT m.repository || '@' || m.digest FROM repository_manifests m
+        WHERE m.namespace = c.namespace AND m.digest = c.digest LIMIT 1),
+    (SELECT f.repository || '@' || f.manifest FROM repository_refs f
+        WHERE f.namespace = c.namespace AND f.name = c.digest LIMIT 1),
+    (SELECT s.repository || ', sent today' FROM repository_blobs s
+        WHERE s.namespace = c.namespace AND s.digest = c.digest
+        AND abs(CAST(strftime('%s', 'now') AS INTEGER) - s.created_ns / 1000000000) < {SENT_SECONDS} LIMIT 1)),
     (SELECT trim(l.purpose || ' ' || l.id) FROM lease_resources r JOIN leases l ON l.id = r.lease
         WHERE r.name = c.digest AND (r.kind = 'blob' OR NOT c.is_stored) AND l.namespace = c.namespace LIMIT 1)
 """
@@ -34,7 +44,8 @@ class KeptBlob(NamedTuple):
         namespace: Whose.
         digest: Of the blob.
         size: Bytes that are kept; 0 where none are.
-        image: Name of an image that needs it; None for none.
+        image: Name of an image that needs it, or of what of a repository does, or of a repository that it was just sent
+            to; None for none.
         lease: A lease's id, behind its purpose if it has one; None for none.
     """
 

@@ -12,7 +12,10 @@ from typing import Any
 from pyctrd.errors import naming
 
 # Reservations are left out: their processes are gone.
-TABLES = ("namespaces", "content", "layers", "layer_blobs", "unpacked", "images", "snapshots", "containers", "events")
+TABLES = (
+    *("namespaces", "content", "layers", "layer_blobs", "unpacked", "images", "snapshots", "containers", "events"),
+    *("repository_manifests", "repository_refs", "repository_tags", "repository_blobs"),
+)
 SUFFIXES = ("", "-wal", "-shm")
 LOCKS = Path("/proc/locks")
 

@@ -77,13 +77,14 @@ class Usage(Table):
         return (*blobs, *layers)
 
     def reserved(self, namespace: str, *, beside: Collection[str] = ()) -> int:
-        """Bytes of the blobs on their way into it that it does not have yet, but for some digests."""
+        """Bytes of the blobs on their way into it that it does not have yet, but for some digests; and of uploads."""
         rows = self._run(
             "SELECT digest, max(size) FROM ingests WHERE namespace = ? AND digest NOT IN "
             "(SELECT digest FROM content WHERE namespace = ?) GROUP BY digest",
             (namespace, namespace),
         )
-        return sum(size for digest, size in rows if digest not in beside)
+        uploads = self._first("SELECT coalesce(sum(reserved_bytes), 0) FROM uploads WHERE namespace = ?", (namespace,))
+        return int(uploads[0]) + sum(int(size) for digest, size in rows if digest not in beside)
 
     def quota(self, namespace: str) -> int | None:
         """What it may be charged for, None for any amount.
@@ -126,6 +127,15 @@ class Usage(Table):
                 need_bytes=need,
                 hint=f"remove images, or raise it: pyctrd namespace set {namespace} --quota SIZE",
             )
+
+    def admit_upload(self, namespace: str, more_bytes: int) -> None:
+        """Refuse an upload's next bytes where they do not fit; else as ``admit``.
+
+        Raises:
+            QuotaError: They do not fit.
+            NotFoundError: There is no such namespace.
+        """
+        self.admit(namespace, {"": more_bytes})
 
     def _has(self, namespace: str, digest: str) -> bool:
         sql = "SELECT 1 FROM content WHERE namespace = ? AND digest = ?"

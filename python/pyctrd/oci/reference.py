@@ -99,6 +99,30 @@ class Reference:
         return f"{self.registry}/{self.repository}{tag}{digest}"
 
 
+def check_repository(name: str) -> str:
+    """A repository's name as a registry has it in its URLs, if it is one.
+
+    Raises:
+        InvalidError: It is none.
+
+    Spec:
+        distribution-spec v1.1, "Pulling manifests", <name>.
+    """
+    if len(name) > REPOSITORY_MAX_CHARS or _REPOSITORY.fullmatch(name) is None:
+        raise InvalidError(
+            f"invalid repository: {name[:80]!r}: expected lower-case words with slashes between them, at most "
+            f"{REPOSITORY_MAX_CHARS} characters",
+            field="repository",
+            value=name[:80],
+        )
+    return name
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text can be a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
 def _invalid(text: str, reason: str) -> InvalidError:
     return InvalidError(
         f"invalid reference: {text[:200]!r}: {reason}",

@@ -9,9 +9,11 @@ use pyo3::prelude::*;
 use rustix::io::Errno;
 
 use crate::cas::{
-    FileLock, Key, LAYERS, OBJECTS, count_objects as count_keys, empty_trash as empty_below, is_object,
-    list_objects as list_keys, object_path, sweep, sweep_objects as sweep_keys,
+    Durability, FileLock, Key, LAYERS, OBJECTS, Upload, count_objects as count_keys,
+    empty_trash as empty_below, is_object, list_objects as list_keys, object_path, sweep,
+    sweep_objects as sweep_keys,
 };
+use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::root::{Root, names, open_directory, remove_tree as remove_below};
 use crate::tar::index::Place;
@@ -55,6 +57,66 @@ impl PyFileLock {
 
     fn __exit__(&self, _kind: &Bound<'_, PyAny>, _error: &Bound<'_, PyAny>, _traceback: &Bound<'_, PyAny>) {
         self.0.release();
+    }
+}
+
+/// A blob that comes in parts, and whose digest is known at its end.
+#[pyclass(frozen, module = "pyctrd._core", name = "Upload")]
+struct PyUpload {
+    root: PathBuf,
+    upload: Upload,
+}
+
+#[pymethods]
+impl PyUpload {
+    #[new]
+    #[pyo3(signature = (root, upload_id, *, algorithm = "sha256"))]
+    fn new(py: Python<'_>, root: PathBuf, upload_id: &str, algorithm: &str) -> PyResult<Self> {
+        let algorithm: Algorithm = algorithm.parse()?;
+        let upload = py.detach(|| Upload::open(&Root::open(&root)?, upload_id, algorithm))?;
+        Ok(Self { root, upload })
+    }
+
+    /// Bytes that are there.
+    #[getter]
+    fn size(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(py.detach(|| self.upload.size())?)
+    }
+
+    /// Takes the next bytes; gives how many are there then.
+    fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<u64> {
+        Ok(py.detach(|| self.upload.write(data))?)
+    }
+
+    /// Raises unless all that came is what the digest names.
+    fn verify(&self, py: Python<'_>, digest: &str) -> PyResult<()> {
+        let digest: Digest = digest.parse()?;
+        Ok(py.detach(|| self.upload.verify(&digest))?)
+    }
+
+    /// Verifies it, flushes it, and gives it its name.
+    #[pyo3(signature = (digest, *, durability = "batch", journal = None))]
+    fn publish(
+        &self,
+        py: Python<'_>,
+        digest: &str,
+        durability: &str,
+        journal: Option<PathBuf>,
+    ) -> PyResult<()> {
+        let digest: Digest = digest.parse()?;
+        let durability = Durability::parse(durability)?;
+        let journal = journal.as_deref();
+        Ok(py.detach(|| self.upload.publish(&Root::open(&self.root)?, &digest, durability, journal))?)
+    }
+
+    /// Lets go of it, and leaves what came for whoever goes on.
+    fn leave(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(py.detach(|| self.upload.leave())?)
+    }
+
+    /// Gives it up; nothing is left.
+    fn abort(&self, py: Python<'_>) {
+        py.detach(|| self.upload.abort());
     }
 }
 
@@ -241,6 +303,7 @@ fn remove_tree(py: Python<'_>, directory: PathBuf, name: PathBuf) -> PyResult<()
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyFileLock>()?;
+    module.add_class::<PyUpload>()?;
     module.add_class::<PyObjectRef>()?;
     module.add_function(wrap_pyfunction!(layer_objects, module)?)?;
     module.add_function(wrap_pyfunction!(verify_object, module)?)?;

@@ -12,18 +12,7 @@ use crate::error::{Error, Result};
 #[pyfunction]
 #[pyo3(signature = (path, *, algorithm = "sha256"))]
 fn digest_file(py: Python<'_>, path: PathBuf, algorithm: &str) -> PyResult<String> {
-    let algorithm = match algorithm {
-        "sha256" => Algorithm::Sha256,
-        "sha512" => Algorithm::Sha512,
-        _ => {
-            return Err(Error::Invalid {
-                field: "algorithm",
-                value: algorithm.to_owned(),
-                reason: "expected sha256 or sha512".to_owned(),
-            }
-            .into());
-        }
-    };
+    let algorithm: Algorithm = algorithm.parse()?;
     Ok(py.detach(|| hash_file(&path, algorithm))?.to_string())
 }
 

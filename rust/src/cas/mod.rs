@@ -8,12 +8,14 @@ mod locks;
 mod objects;
 mod publish;
 mod staging;
+mod upload;
 
 pub use garbage::{ObjectsLock, Swept, count_objects, list_objects, sweep_objects};
 pub use locks::FileLock;
 pub use objects::{Key, NewObject, OBJECTS, ObjectWriter, Stored, is_object, object_path, open_object};
 pub use publish::{Durability, Finished, publish};
 pub use staging::{KeptBlob, Staging, empty_trash, sweep};
+pub use upload::Upload;
 
 /// In a layer's directory, the list of its contents' digests.
 pub const DIGESTS: &str = "digests";

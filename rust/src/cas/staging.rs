@@ -166,6 +166,15 @@ impl Staging {
         if usable { Ok(Some(File::from(reader))) } else { self.remove_blob() }
     }
 
+    /// The blob's bytes from their beginning, of which there are `size`.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::NotFound`] where they are gone.
+    pub(super) fn reread_blob(&self, size: u64) -> Result<File> {
+        let lost = || Error::NotFound { kind: "upload", name: self.id.clone() };
+        self.find_blob(Some(size))?.ok_or_else(lost)
+    }
+
     fn remove_blob(&self) -> Result<Option<File>> {
         remove_tree(self.directory.as_fd(), b"data").map(|()| None)
     }

@@ -1,0 +1,1 @@
+"""A registry for others, over whatever keeps its content: HTTP, access and the distribution API."""
