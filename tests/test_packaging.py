@@ -51,6 +51,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     project = PYPROJECT["project"]
     extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
     declared = {requirement.partition(">")[0] for requirement in (*project["dependencies"], *extras)}
+    assert set(extras) <= set(PYPROJECT["dependency-groups"]["dev"])  # or their tests would not run
     imported = set()
     for path in (PROJECT / "python").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 # Up to so many bytes one write is cheaper than what has the kernel send a file.
 SMALL_BYTES = 64 << 10
-# Who does not take so many bytes in so long is slower than any line of today (35 KB a second), and is let go.
-SLICE_BYTES = 4 << 20
-SLICE_SECONDS = 120.0
+# Who does not take so many bytes in so long is slower than any line of today (35 KB a second), and is let go. In slices
+# of 4 MiB one connection brought less than docker-registry's, in these more.
+SLICE_BYTES = 16 << 20
+SLICE_SECONDS = 480.0
 # What comes is written in blocks of this size, one while the next one comes.
 BLOCK_BYTES = 256 << 10
 # In each such time so many bytes must come, or the client is gone, or wants to hold a place.
