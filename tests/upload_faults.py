@@ -39,6 +39,9 @@ class UploadRegistry:
         repositories: Those that a blob may be mounted from.
         says: A digest that it says of what it stored, in place of the true one.
         hides: Whether it knows its uploads' state.
+        basic: Whether it asks for credentials, whichever.
+        authorizations: What every request showed, None for nothing.
+        base: What its locations begin with: a URL, or "" for paths.
     """
 
     def __init__(self) -> None:
@@ -53,6 +56,9 @@ class UploadRegistry:
         self.repositories: set[str] = set()
         self.says = ""
         self.hides = False
+        self.base = ""
+        self.basic = False
+        self.authorizations: list[str | None] = []
         self.uploads: dict[str, Upload] = {}
         registry = self
 
@@ -99,6 +105,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         self.words = parts.path.strip("/").split("/")
         self.owner.seen.append(f"{self.command} {self.path}")
+        self.owner.authorizations.append(self.headers.get("Authorization"))
+        if self.owner.basic and self.headers.get("Authorization") is None:
+            self._say(401, WWW_Authenticate='Basic realm="here"')
+            return
         if self.command not in ("GET", "HEAD") and self.owner.statuses:
             self.close_connection = True
             self._say(self.owner.statuses.popleft())
@@ -149,7 +159,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         name = f"u{len(self.owner.uploads)}"
         self.owner.uploads[name] = Upload()
-        location = f"/v2/{self._repository()}/blobs/uploads/{name}?state=s"
+        location = f"{self.owner.base}/v2/{self._repository()}/blobs/uploads/{name}?state=s"
         self._say(202, Location=location, OCI_Chunk_Min_Length=str(self.owner.chunk_min))
 
     def _body(self, upload: Upload) -> bool:

@@ -66,6 +66,22 @@ def test_a_blob_is_sent_in_one_request(
     assert [request.split()[0] for request in uploads.seen] == ["POST", "PUT"]
 
 
+def test_a_location_elsewhere_gets_no_credentials(make: MakePayload) -> None:
+    with UploadRegistry() as one, UploadRegistry() as other:
+        named = Client(credentials={one.host: ("ada", "secret")}, plain_http=[other.host])
+        one.basic = True
+        one.base = f"http://{other.host}"
+        blob = blob_of(CONTENT)
+        session = named.uploads(Reference.parse(f"{one.host}/app")).begin(blob)
+        assert session is not None
+        other.uploads.update(one.uploads)
+        named.uploads(Reference.parse(f"{one.host}/app")).send(blob, make, session=session)
+        named.close()
+        assert other.blobs[blob.digest] == CONTENT
+        assert one.authorizations[-1] is not None
+        assert set(other.authorizations) == {None}
+
+
 def test_an_empty_blob_is_sent(
     uploads: UploadRegistry, client: Client, reference: Reference, make: MakePayload
 ) -> None:

@@ -220,8 +220,8 @@ class _Conversions:
         if not ordered:
             return {}
         with ThreadPoolExecutor(min(len(ordered), self._at_once()), thread_name_prefix="pyctrd-convert") as pool:
-            pending = {pool.submit(self._convert, layer) for layer in ordered}
             try:
+                pending = {pool.submit(self._convert, layer) for layer in ordered}
                 while pending:
                     pause = None if progress is None else PROGRESS_INTERVAL_SECONDS
                     done, pending = wait(pending, pause, FIRST_COMPLETED)

@@ -112,8 +112,8 @@ def send_blobs(
     if not ordered:
         return
     with ThreadPoolExecutor(min(len(ordered), concurrency), thread_name_prefix="pyctrd-send") as pool:
-        pending = {pool.submit(send, sending) for sending in ordered}
         try:
+            pending = {pool.submit(send, sending) for sending in ordered}
             while pending:
                 done, pending = wait(pending, PROGRESS_INTERVAL_SECONDS, FIRST_COMPLETED)
                 for future in done:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
 from pyctrd.errors import CancelledError, DigestMismatchError, NotFoundError, RegistryError, UnavailableError
 from pyctrd.oci.value import NamedTuple
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.reference import Reference
     from pyctrd.registry.access import Access
+    from pyctrd.registry.connection import Answer
 
 # Where a registry, or a proxy before it, takes no request as large as a blob: what Cloudflare allows is 100 MB.
 CHUNK_BYTES = 32 * 1024 * 1024
@@ -98,7 +99,9 @@ class Uploads:
                 status=answer.status,
             )
         least = answer.headers.get("oci-chunk-min-length", "")
-        return Session(location, int(least) if least.isascii() and least.isdigit() and len(least) < 12 else 0)
+        return Session(
+            urljoin(answer.url, location), int(least) if least.isascii() and least.isdigit() and len(least) < 12 else 0
+        )
 
     def send(
         self,
@@ -192,7 +195,7 @@ class Uploads:
             )
             answer.drain()
             offset += count
-            session = session._replace(location=answer.headers.get("location") or session.location)
+            session = session._replace(location=_next(answer, session))
         return session
 
     def _finish(self, descriptor: Descriptor, session: Session, payload: Payload | None) -> None:
@@ -245,7 +248,12 @@ class Uploads:
         if not 1 < end <= descriptor.size:
             self.cancel(session)
             return None, 0
-        return session._replace(location=answer.headers.get("location") or session.location), end
+        return session._replace(location=_next(answer, session)), end
+
+
+def _next(answer: Answer, session: Session) -> str:
+    """Where an upload's next request goes: a place that is given may be one beside where the last one went."""
+    return urljoin(answer.url, answer.headers.get("location") or session.location)
 
 
 def _rest(seconds: float, hold: Hold) -> None:
