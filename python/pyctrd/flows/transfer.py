@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 from pyctrd import _core
 from pyctrd.content.archive import Archive
 from pyctrd.content.docker_archive import LIST_FILE, OLD_LIST_FILE, DockerArchive
-from pyctrd.content.layout import INDEX_FILE, LAYOUT_FILE, Layout
+from pyctrd.content.layout import Layout
 from pyctrd.content.members import EXPECTED, Directory
 from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
 from pyctrd.flows.fetch import Fetch
@@ -34,6 +34,7 @@ from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.flows.share import share
 from pyctrd.flows.wants import Want
 from pyctrd.oci.index import detect
+from pyctrd.oci.listings import INDEX_FILE, LAYOUT_FILE
 from pyctrd.oci.reference import DEFAULT_TAG, Reference
 
 if TYPE_CHECKING:
