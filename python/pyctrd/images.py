@@ -354,10 +354,10 @@ class Images:
     ) -> list[Image]:
         """Bring in all images of an OCI layout or an archive, verified as a pull's bytes are; no registry is asked.
 
-        Read are OCI layouts, as a directory or a tar, and what ``docker save`` and ``podman save`` write; a tar may be
-        compressed by gzip or zstd. Of a plain tar in a file, blobs are read where they are; of all else, copies
-        are made in the store while it is read, and removed at the end. An archive without manifests (docker's) gets
-        OCI ones, so that its digests are not those that a registry had.
+        Read are OCI layouts, as a directory or a tar, and what ``docker save`` and ``podman save`` write, Docker before
+        1.10 as well; a tar may be compressed by gzip or zstd. Of a plain tar in a file, blobs are read where they are;
+        of all else, copies are made in the store while it is read, and removed at the end. An archive without manifests
+        (docker's) gets OCI ones, so that its digests are not those that a registry had.
 
         Args:
             source: A directory, a file, or an open binary file: a pipe or standard input, whose descriptor is read
@@ -375,7 +375,7 @@ class Images:
             NotFoundError: No such file; no image in it, or none for the platform; a blob is missing.
             InvalidError: It is no layout and no archive, or its documents are wrong; an image has no name; a blob is no
                 regular file; a name stands twice or leads out. Documents over 4 MiB are refused unread.
-            UnsupportedError: An archive of Docker before 1.10, or a layout of a version to come.
+            UnsupportedError: A layout of a version to come.
             IntegrityError, UnsafeArchiveError: A blob is not what its digest, size or diff_id says; a limit.
             QuotaError: The namespace may not have so much; nothing came in.
             OSError: It cannot be read; the disk. Nothing half-made is left.

@@ -12,10 +12,10 @@ from typing import IO, TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.content.archive import Archive
-from pyctrd.content.docker_archive import LIST_FILE, OLD_LIST_FILE, DockerArchive
+from pyctrd.content.docker_archive import LIST_FILE, DockerArchive
 from pyctrd.content.layout import Layout
 from pyctrd.content.members import EXPECTED, Directory
-from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
+from pyctrd.errors import InvalidError, NotFoundError
 from pyctrd.flows.fetch import Fetch
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback
@@ -148,10 +148,10 @@ def _open_source(rooms: Rooms, source: Source) -> Iterator[Layout | DockerArchiv
                 yield _read_directory(members)
         else:
             with path.open("rb", buffering=0) as file, closing(_open_archive(rooms, str(path), file)) as members:
-                yield _read_archive(members)
+                yield _read_archive(rooms, members)
     else:
         with closing(_open_archive(rooms, str(getattr(source, "name", "stream")), source)) as members:
-            yield _read_archive(members)
+            yield _read_archive(rooms, members)
 
 
 def _open_archive(rooms: Rooms, called: str, file: IO[bytes]) -> Archive:
@@ -167,20 +167,16 @@ def _read_directory(members: Directory) -> Layout:
     return Layout(members)
 
 
-def _read_archive(members: Archive) -> Layout | DockerArchive:
+def _read_archive(rooms: Rooms, members: Archive) -> Layout | DockerArchive:
     """Docker 25 and later write both forms into one archive: the layout has the digests of the registry's."""
     if members.has(INDEX_FILE) or members.has(LAYOUT_FILE):
         return Layout(members)
     if members.has(LIST_FILE):
         return DockerArchive(members)
-    if members.has(OLD_LIST_FILE):
-        raise UnsupportedError(
-            f"unsupported image archive: {members.source}: it has {OLD_LIST_FILE} and no {LIST_FILE}: "
-            "the form of Docker before 1.10",
-            feature="docker archives of the first form",
-            needs=LIST_FILE,
-            hint="save the image again with a current tool",
-        )
+    from pyctrd.content.old_docker_archive import OldDockerArchive, is_old
+
+    if is_old(members):
+        return OldDockerArchive(members, limits=rooms.settings.limits)
     raise _unknown(members.source, f"it has neither {INDEX_FILE} nor {LIST_FILE}")
 
 
