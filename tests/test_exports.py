@@ -18,7 +18,7 @@ from pyctrd import _core, errors
 # DESIGN.md, "Public API", as far as it is delivered.
 PROMISED = {
     "Engine": "images containers content namespaces leases namespace info check events gc df stages close leave",
-    "Images": "pull pull_many load convert get find list remove unmount close",
+    "Images": "pull pull_many load save convert get find list remove unmount close",
     "PullMany": "progress close",
     "PullResult": "reference image error get",
     "Image": (

@@ -387,6 +387,53 @@ class Images:
         records = load(self._rooms, source, platform=wanted, name=name, unpack=unpack, progress=progress)
         return [Image(self._rooms, record) for record in records]
 
+    def save(
+        self,
+        names: str | Iterable[str],
+        dest: str | os.PathLike[str] | IO[bytes],
+        *,
+        format: Literal["oci-archive", "oci", "docker-archive"] = "oci-archive",  # noqa: A002 - as everywhere
+        platform: str | None = None,
+        progress: pyctrd.ProgressCallback | None = None,
+    ) -> None:
+        """Write images to a layout or an archive, hashed on the way out; what they have in common goes once.
+
+        "oci-archive" is an OCI layout in a tar, blobs as they came, which Docker from 1.10 on loads too; "oci" one in a
+        directory. "docker-archive" is what ``docker save`` writes: layers as plain tars, under which the digest of an
+        image is another one. The same images give the same bytes, whatever their order.
+
+        An image's name may mean an index: then it goes as it is, with those of its manifests that are in the store
+        whole. Docker, containerd, Podman and skopeo take such a layout, and find their platform's; umoci takes no
+        index, and crane none that is not whole: for these choose a platform. A docker-archive has one manifest.
+
+        Args:
+            names: One image or several, as ``get`` takes them.
+            dest: A path, or an open binary file that is written from where it stands: a pipe, standard output. A file
+                is replaced when all of the archive is there. Into a directory that has a layout images are added, in
+                place of those that have the same name; its index is replaced last.
+            format: What is written.
+            platform: Whose manifest goes, alone; all that the name means by default.
+            progress: As for ``pull``; ``PullProgress.reference`` is where they go.
+
+        Raises:
+            NotFoundError: No such image, or nothing of it in the store for the platform; a blob that was not kept, in
+                the OCI forms: what a compressor made of a layer cannot be made again. No such directory.
+            InvalidError: No such format; the destination is something else; for a docker-archive, an image that has a
+                digest and no tag, or an artifact that is no image.
+            IntegrityError: A blob is damaged. A file or directory is left as it was; of a stream the end is missing.
+            OSError: The disk; ``BrokenPipeError``: nobody reads any more.
+
+        Spec:
+            image-spec v1.1 image-layout.md; Docker's image-spec v1.2.
+        """
+        from pyctrd.flows.load import get_image
+        from pyctrd.flows.save import save
+        from pyctrd.oci.platform import Platform
+
+        records = [get_image(self._rooms, name) for name in ([names] if isinstance(names, str) else names)]
+        wanted = Platform.parse(platform) if platform else None
+        save(self._rooms, records, dest, format=format, platform=wanted, progress=progress)
+
     def convert(
         self,
         source: str,

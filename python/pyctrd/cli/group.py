@@ -35,6 +35,7 @@ COMMANDS = {
     "rm": "pyctrd.cli.containers",
     "rmi": "pyctrd.cli.images",
     "run": "pyctrd.cli.run",
+    "save": "pyctrd.cli.save",
     "start": "pyctrd.cli.containers",
     "stop": "pyctrd.cli.containers",
     "umount": "pyctrd.cli.images",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pyctrd.oci.value import NamedTuple, dataclass
 
-LayerState = Literal["waiting", "present", "pulling", "converting", "done"]
+LayerState = Literal["waiting", "present", "pulling", "converting", "saving", "done"]
 
 
 class LayerProgress(NamedTuple):
@@ -15,8 +15,9 @@ class LayerProgress(NamedTuple):
 
     Attributes:
         digest: The blob's digest.
-        state: "waiting" for its turn or for another process, "present", "pulling" (or "converting") or "done".
-        received_bytes: Compressed bytes that arrived, or were read of what is converted.
+        state: "waiting" for its turn or for another process, "present", "pulling" (or "converting", "saving") or
+            "done".
+        received_bytes: Compressed bytes that arrived, or were read of what is converted or saved.
         size_bytes: Compressed bytes in all.
         unpacked_bytes: Bytes of the tar that were unpacked.
     """
