@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
 
+# As ``oci.transports`` has them, which a pull from a registry need not load.
+_TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:")
+
 
 class Image:
     """One image of one platform, in one namespace.
@@ -222,7 +225,8 @@ class Images:
         """Bring an image in from a registry, verified, stored and unpacked.
 
         Args:
-            reference: As Docker reads it: ``alpine``, ``ghcr.io/org/app:1.2``, ``…@sha256:…``.
+            reference: As Docker reads it: ``alpine``, ``ghcr.io/org/app:1.2``, ``…@sha256:…``. Or an image of a
+                layout or an archive, ``oci:PATH[:NAME]``, ``oci-archive:…`` or ``docker-archive:…``, as for ``load``.
             platform: ``os/architecture[/variant]``; the host's by default.
             unpack: Make each layer's tree while its bytes arrive. An artifact that is no image (a Helm chart, a
                 signature) can only be stored: without.
@@ -246,9 +250,22 @@ class Images:
         from pyctrd.oci.platform import Platform
         from pyctrd.oci.reference import Reference
 
-        parsed = Reference.parse(reference)
         wanted = Platform.parse(platform) if platform else Platform.host()
         keeps = self._keeps(keep_blobs, unpack=unpack)
+        if reference.startswith(_TRANSPORTS):
+            from pyctrd.flows.transfer import load
+
+            loaded = load(
+                self._rooms,
+                reference,
+                platform=wanted,
+                unpack=unpack,
+                keep_blobs=keeps,
+                single=True,
+                progress=progress,
+            )
+            return Image(self._rooms, loaded[0])
+        parsed = Reference.parse(reference)
         origin = None
         try:
             with self._rooms.opening(snapshotter=unpack) as is_new:
@@ -361,7 +378,9 @@ class Images:
 
         Args:
             source: A directory, a file, or an open binary file: a pipe or standard input, whose descriptor is read
-                from where that stands to its end.
+                from where that stands to its end. A string ``oci:PATH[:NAME]``, ``oci-archive:PATH[:NAME]`` or
+                ``docker-archive:PATH[:NAME]`` says what is there, and which image of it is meant: by its tag or full
+                reference.
             name: What to call the image, in place of names that the source has. Without a tag, images keep the tags
                 that the source gives them.
             platform: Which of several platforms of an image; the host's by default.
