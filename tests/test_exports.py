@@ -21,7 +21,7 @@ PROMISED = {
         "images containers content registry namespaces leases namespace info check events gc df stages "
         "serve_registry close leave"
     ),
-    "Images": "pull pull_many load push copy tag convert get find list remove unmount close",
+    "Images": "pull pull_many load save push copy tag convert get find list remove unmount close",
     "PullMany": "progress close",
     "PullResult": "reference image error get",
     "Image": (

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pyctrd.flows.resolve import Resolved
     from pyctrd.flows.rooms import Rooms
 
+# As ``oci.transports`` has them, which a pull from a registry need not load.
+_TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:")
+
 
 class Images:
     """The images of the engine's namespace."""
@@ -37,7 +40,8 @@ class Images:
         """Bring an image in from a registry, verified, stored and unpacked.
 
         Args:
-            reference: As Docker reads it: ``alpine``, ``ghcr.io/org/app:1.2``, ``…@sha256:…``.
+            reference: As Docker reads it: ``alpine``, ``ghcr.io/org/app:1.2``, ``…@sha256:…``. Or an image of a
+                layout or an archive, ``oci:PATH[:NAME]``, ``oci-archive:…`` or ``docker-archive:…``, as for ``load``.
             platform: ``os/architecture[/variant]``; the host's by default.
             unpack: Make each layer's tree while its bytes arrive. An artifact that is no image (a Helm chart, a
                 signature) can only be stored: without.
@@ -62,9 +66,22 @@ class Images:
         from pyctrd.oci.platform import Platform
         from pyctrd.oci.reference import Reference
 
-        parsed = Reference.parse(reference)
         wanted = Platform.parse(platform) if platform else Platform.host()
         keeps = self._keeps(keep_blobs, unpack=unpack)
+        if reference.startswith(_TRANSPORTS):
+            from pyctrd.flows.transfer import load
+
+            loaded = load(
+                self._rooms,
+                reference,
+                platform=wanted,
+                unpack=unpack,
+                keep_blobs=keeps,
+                single=True,
+                progress=progress,
+            )
+            return Image(self._rooms, loaded[0])
+        parsed = Reference.parse(reference)
         origin = None
         try:
             with self._rooms.opening(snapshotter=unpack) as is_new:
@@ -178,14 +195,16 @@ class Images:
     ) -> list[Image]:
         """Bring in all images of an OCI layout or an archive, verified as a pull's bytes are; no registry is asked.
 
-        Read are OCI layouts, as a directory or a tar, and what ``docker save`` and ``podman save`` write; a tar may be
-        compressed by gzip or zstd. Of a plain tar in a file, blobs are read where they are; of all else, copies
-        are made in the store while it is read, and removed at the end. An archive without manifests (docker's) gets
-        OCI ones, so that its digests are not those that a registry had.
+        Read are OCI layouts, as a directory or a tar, and what ``docker save`` and ``podman save`` write, Docker before
+        1.10 as well; a tar may be compressed by gzip or zstd. Of a plain tar in a file, blobs are read where they are;
+        of all else, copies are made in the store while it is read, and removed at the end. An archive without manifests
+        (docker's) gets OCI ones, so that its digests are not those that a registry had.
 
         Args:
             source: A directory, a file, or an open binary file: a pipe or standard input, whose descriptor is read
-                from where that stands to its end.
+                from where that stands to its end. A string ``oci:PATH[:NAME]``, ``oci-archive:PATH[:NAME]`` or
+                ``docker-archive:PATH[:NAME]`` says what is there, and which image of it is meant: by its tag or full
+                reference.
             name: What to call the image, in place of names that the source has. Without a tag, images keep the tags
                 that the source gives them.
             platform: Which of several platforms of an image; the host's by default.
@@ -199,7 +218,7 @@ class Images:
             NotFoundError: No such file; no image in it, or none for the platform; a blob is missing.
             InvalidError: It is no layout and no archive, or its documents are wrong; an image has no name; a blob is no
                 regular file; a name stands twice or leads out. Documents over 4 MiB are refused unread.
-            UnsupportedError: An archive of Docker before 1.10, or a layout of a version to come.
+            UnsupportedError: A layout of a version to come.
             IntegrityError, UnsafeArchiveError: A blob is not what its digest, size or diff_id says; a limit.
             QuotaError: The namespace may not have so much; nothing came in.
             OSError: It cannot be read; the disk. Nothing half-made is left.
@@ -210,6 +229,53 @@ class Images:
         wanted = Platform.parse(platform) if platform else Platform.host()
         records = load(self._rooms, source, platform=wanted, name=name, unpack=unpack, progress=progress)
         return [Image(self._rooms, record) for record in records]
+
+    def save(
+        self,
+        names: str | Iterable[str],
+        dest: str | os.PathLike[str] | IO[bytes],
+        *,
+        format: Literal["oci-archive", "oci", "docker-archive"] = "oci-archive",  # noqa: A002 - as everywhere
+        platform: str | None = None,
+        progress: pyctrd.ProgressCallback | None = None,
+    ) -> None:
+        """Write images to a layout or an archive, hashed on the way out; what they have in common goes once.
+
+        "oci-archive" is an OCI layout in a tar, blobs as they came, which Docker from 1.10 on loads too; "oci" one in a
+        directory. "docker-archive" is what ``docker save`` writes: layers as plain tars, under which the digest of an
+        image is another one. The same images give the same bytes, whatever their order.
+
+        An image's name may mean an index: then it goes as it is, with those of its manifests that are in the store
+        whole. Docker, containerd, Podman and skopeo take such a layout, and find their platform's; umoci takes no
+        index, and crane none that is not whole: for these choose a platform. A docker-archive has one manifest.
+
+        Args:
+            names: One image or several, as ``get`` takes them.
+            dest: A path, or an open binary file that is written from where it stands: a pipe, standard output. A file
+                is replaced when all of the archive is there. Into a directory that has a layout images are added, in
+                place of those that have the same name; its index is replaced last.
+            format: What is written.
+            platform: Whose manifest goes, alone; all that the name means by default.
+            progress: As for ``pull``; ``PullProgress.reference`` is where they go.
+
+        Raises:
+            NotFoundError: No such image, or nothing of it in the store for the platform; a blob that was not kept, in
+                the OCI forms: what a compressor made of a layer cannot be made again. No such directory.
+            InvalidError: No such format; the destination is something else; for a docker-archive, an image that has a
+                digest and no tag, or an artifact that is no image.
+            IntegrityError: A blob is damaged. A file or directory is left as it was; of a stream the end is missing.
+            OSError: The disk; ``BrokenPipeError``: nobody reads any more.
+
+        Spec:
+            image-spec v1.1 image-layout.md; Docker's image-spec v1.2.
+        """
+        from pyctrd.flows.load import get_image
+        from pyctrd.flows.save import save
+        from pyctrd.oci.platform import Platform
+
+        records = [get_image(self._rooms, name) for name in ([names] if isinstance(names, str) else names)]
+        wanted = Platform.parse(platform) if platform else None
+        save(self._rooms, records, dest, format=format, platform=wanted, progress=progress)
 
     def push(
         self,

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -153,6 +154,13 @@ class Work:
         """For a process of its own."""
         return f"def work(engine, words, say):\n{self.code}\n{PRELUDE}"
 
+
+# Of each form, what it is saved as.
+SAVED: Mapping[Literal["docker-archive", "oci-archive", "oci"], str] = {
+    "docker-archive": "saved-docker.tar",
+    "oci-archive": "saved-oci.tar",
+    "oci": "saved",
+}
 
 OPENED = """
     engine.images.list()
@@ -332,6 +340,20 @@ def _judge_committed(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None
     with pytest.raises(NotFoundError):
         image.stat("/d/g")
     assert container.status.state == "created"
+
+
+def _judge_saved(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
+    """What has its name is whole; then all of it is saved, over what is there."""
+    for again in (False, True):
+        for form, name in SAVED.items():
+            path = Path(shop.layout(name))
+            if again:
+                engine.images.save(shop.reference("first"), path, format=form)
+            assert path.exists() or form not in said
+            if path.exists():
+                (image,) = engine.images.load(path, name="example.com/saved:1")
+                assert image.config.rootfs == engine.images.get(shop.reference("first")).config.rootfs
+                engine.images.remove("example.com/saved:1")
 
 
 def _judge_converted(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
@@ -533,6 +555,17 @@ WORKS = [
         lambda shop: [shop.reference("first")],
         _has_both,
         _judge_converted,
+    ),
+    Work(
+        "save",
+        "    import pathlib, shutil\n    for name in words[1:]:\n        shutil.rmtree(name, ignore_errors=True)\n"
+        "        pathlib.Path(name).unlink(missing_ok=True)\n"
+        + OPENED
+        + "    for name, form in zip(words[1:], ('docker-archive', 'oci-archive', 'oci')):\n"
+        + "        engine.images.save(words[0], name, format=form)\n        say(form)",
+        lambda shop: [shop.reference("first"), *map(shop.layout, SAVED.values())],
+        _has_both,
+        _judge_saved,
     ),
     Work(
         "create",

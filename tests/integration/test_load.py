@@ -27,7 +27,6 @@ from pyctrd.errors import (
     NotFoundError,
     PyctrdError,
     UnsafeArchiveError,
-    UnsupportedError,
 )
 from pyctrd.oci.platform import Platform
 from tests.archives import Tar, compress_zstd
@@ -312,7 +311,7 @@ def test_a_file_that_is_no_archive_is_told_from_one(engine: pyctrd.Engine, tmp_p
     ("change", "error", "told"),
     [
         ({"manifest.json": None}, InvalidError, "neither index.json nor manifest.json"),
-        ({"manifest.json": None, "repositories": b"{}"}, UnsupportedError, "before 1.10"),
+        ({"manifest.json": None, "repositories": b"{}"}, NotFoundError, "it has none"),
         ({"manifest.json": b"[]"}, NotFoundError, "it has none"),
         ({"manifest.json": b"{}"}, InvalidError, "a list"),
         ({"0/layer.tar": None}, NotFoundError, "0/layer.tar"),

@@ -41,6 +41,7 @@ COMMANDS = {
     "rm": "pyctrd.cli.containers",
     "rmi": "pyctrd.cli.images",
     "run": "pyctrd.cli.run",
+    "save": "pyctrd.cli.save",
     "search-tags": "pyctrd.cli.registry",
     "serve": "pyctrd.cli.serve",
     "start": "pyctrd.cli.containers",

@@ -109,7 +109,8 @@ def pull_command(
     "source",
     metavar="FILE|DIR|-",
     default="-",
-    help="An OCI layout, or what docker save or podman save wrote; standard input by default.",
+    help="An OCI layout, or what docker save or podman save wrote; standard input by default. Or oci:DIR[:NAME], "
+    "oci-archive:FILE[:NAME], docker-archive:FILE[:NAME] for one image of it.",
 )
 @click.option("--name", metavar="REFERENCE", help="What to call the image; without a tag, images keep theirs.")
 @platform_option

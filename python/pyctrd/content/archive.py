@@ -137,6 +137,10 @@ class Archive:
         """Whether there is anything of that name."""
         return name in self._members
 
+    def names(self) -> list[str]:
+        """All names, sorted; directories are not kept."""
+        return sorted(self._members)
+
     def open(self, name: str, offset: int = 0) -> Slice:
         """A regular file's bytes from an offset on; see ``Members``."""
         member = self._members.get(name)
@@ -158,6 +162,7 @@ class Archive:
         member = self._members.get(name)
         if member is None or member.kind != "symlink":
             return name
+        # Another link is not followed from there: a chain of them could have no end.
         target = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.link))
         if target.startswith(("/", "../")) or target == "..":
             raise irregular(self.source, name, f"is a link out of the archive: {shown(member.link)}")

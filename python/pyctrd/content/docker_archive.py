@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyctrd.content.members import Slice, read_document, shown
@@ -54,15 +55,18 @@ class DockerArchive:
         self._archive = archive
         # Blob → the file that is to be it; manifests are in no file.
         self._files: dict[Digest, str] = {}
-        self._manifests: dict[Digest, bytes] = {}
+        self._made: dict[Digest, bytes] = {}
         # Of compressed layers: one that is listed a thousand times is hashed once.
         self._hashed: dict[str, Digest] = {}
-        listed = Fields.parse_list(read_document(archive, LIST_FILE), kind=LIST_FILE)
-        self._images = [self._read(image) for image in listed]
+        self._images = self._list()
 
     def images(self, _platform: Platform) -> list[Offered]:
         """Every image, in the archive's order; each is for the platform that its config names."""
         return list(self._images)
+
+    def _list(self) -> list[Offered]:
+        listed = Fields.parse_list(read_document(self._archive, LIST_FILE), kind=LIST_FILE)
+        return [self._read(image) for image in listed]
 
     def _read(self, image: Fields) -> Offered:
         config_name = image.text("Config")
@@ -76,26 +80,34 @@ class DockerArchive:
         if len(names) != len(diff_ids):
             raise invalid(image.at("Layers"), len(names), f"{len(diff_ids)} entries, one for each of diff_ids")
         layers = [self._layer(name, diff_id) for name, diff_id in zip(names, diff_ids, strict=True)]
+        return self._offer(config, layers, image.texts("RepoTags"))
+
+    def _offer(self, config: Descriptor, layers: Sequence[Descriptor], names: tuple[str, ...]) -> Offered:
+        """An image under a manifest that is made of its parts."""
         manifest = assemble_manifest(config, layers)
         target = Descriptor(OCI_MANIFEST, Digest.of(manifest), len(manifest))
-        self._manifests[target.digest] = manifest
-        return Offered(target, names=image.texts("RepoTags"))
+        self._made[target.digest] = manifest
+        return Offered(target, names=names)
 
     def _layer(self, name: str, diff_id: Digest) -> Descriptor:
-        file_name = self._archive.follow(name)
-        try:
-            found = self._archive.open(file_name)
-        except NotFoundError as error:
-            raise NotFoundError(
-                f"blob not found: {diff_id}: {self._archive.source} has no {shown(file_name)}",
-                kind="blob",
-                name=str(diff_id),
-            ) from error
+        file_name, found = self._open_layer(name, str(diff_id))
         with found:
-            compression = _compression(found)
+            compression = compression_of(found)
         digest = diff_id if compression == "none" else self._hash(file_name)
         self._files.setdefault(digest, file_name)
         return Descriptor(layer_media_type(compression), digest, found.size)
+
+    def _open_layer(self, name: str, called: str) -> tuple[str, Slice]:
+        """A layer's file, and where it is: a link among the members is followed."""
+        file_name = self._archive.follow(name)
+        try:
+            return file_name, self._archive.open(file_name)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"blob not found: {called}: {self._archive.source} has no {shown(file_name)}",
+                kind="blob",
+                name=called,
+            ) from error
 
     def _hash(self, file_name: str) -> Digest:
         known = self._hashed.get(file_name)
@@ -106,7 +118,7 @@ class DockerArchive:
 
     def read_manifest(self, descriptor: Descriptor) -> bytes:
         """One of those made here."""
-        return self._manifests[descriptor.digest]
+        return self._made[descriptor.digest]
 
     def read_blob(self, descriptor: Descriptor) -> bytes:
         """A config, checked against its digest and size."""
@@ -114,7 +126,7 @@ class DockerArchive:
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> Slice:
         """A blob's bytes from an offset on; see ``Layout.open_blob``."""
-        made = self._manifests.get(descriptor.digest)
+        made = self._made.get(descriptor.digest)
         if made is not None:
             return _in_memory(made, offset)
         return open_sized(self._archive, self._files[descriptor.digest], descriptor, offset)
@@ -126,7 +138,8 @@ def _in_memory(content: bytes, offset: int) -> Slice:
     return Slice(fd, start=0, size=len(content), offset=offset)
 
 
-def _compression(found: Slice) -> str:
+def compression_of(found: Slice) -> str:
+    """Say "none", "gzip" or "zstd", by a file's first bytes."""
     front = bytearray(4)
     with memoryview(front) as view:
         found.readinto(view)

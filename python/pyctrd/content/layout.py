@@ -10,6 +10,7 @@ from pyctrd.content.offered import Offered, open_sized, read_checked
 from pyctrd.errors import NotFoundError, UnsupportedError
 from pyctrd.oci.document import Fields
 from pyctrd.oci.index import Index, is_attestation
+from pyctrd.oci.listings import INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION, name_of
 from pyctrd.oci.media_types import is_index, is_manifest
 
 if TYPE_CHECKING:
@@ -17,20 +18,16 @@ if TYPE_CHECKING:
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.platform import Platform
 
-LAYOUT_FILE = "oci-layout"
-INDEX_FILE = "index.json"
-LAYOUT_VERSION = "1.0.0"
-# A full reference: containerd and Docker write it.
-IMAGE_NAME = "io.containerd.image.name"
-# A tag by the spec; Podman and others write full references here.
-REF_NAME = "org.opencontainers.image.ref.name"
-
 
 class Layout:
     """The images of an OCI layout.
 
     Args:
         members: Its files.
+
+    Attributes:
+        source: Where it is, for messages.
+        index: What it says of its images.
 
     Raises:
         InvalidError: It is none, or its index is wrong.
@@ -52,7 +49,7 @@ class Layout:
                 feature=f"OCI layout {version[:80]!r}",
                 needs=LAYOUT_VERSION,
             )
-        self._index = Index.parse(read_document(members, INDEX_FILE))
+        self.index = Index.parse(read_document(members, INDEX_FILE))
 
     def images(self, platform: Platform) -> list[Offered]:
         """Every image, in the order of the index.
@@ -64,17 +61,17 @@ class Layout:
             NotFoundError: Of the entries of a name, none fits the platform.
         """
         groups: dict[str, list[Descriptor]] = {}
-        for entry in self._index.manifests:
+        for entry in self.index.manifests:
             known = is_index(entry.media_type) or is_manifest(entry.media_type)
             if known and not is_attestation(entry):
-                groups.setdefault(_name_of(entry), []).append(entry)
+                groups.setdefault(name_of(entry), []).append(entry)
         return [_offer(name, entry) for name, entries in groups.items() for entry in self._fit(name, entries, platform)]
 
     def _fit(self, name: str, entries: list[Descriptor], platform: Platform) -> Sequence[Descriptor]:
         distinct = list({entry.digest: entry for entry in entries}.values())
         if len(distinct) == 1 or any(entry.platform is None for entry in distinct):
             return distinct
-        chosen = Index(self._index.media_type, tuple(distinct)).choose(platform)
+        chosen = Index(self.index.media_type, tuple(distinct)).choose(platform)
         if chosen is None:
             known = ", ".join(sorted({str(entry.platform) for entry in distinct}))
             raise NotFoundError(
@@ -103,10 +100,6 @@ class Layout:
         """
         digest = descriptor.digest
         return open_sized(self._members, f"blobs/{digest.algorithm}/{digest.hex}", descriptor, offset)
-
-
-def _name_of(entry: Descriptor) -> str:
-    return entry.annotations.get(IMAGE_NAME) or entry.annotations.get(REF_NAME, "")
 
 
 def _offer(name: str, entry: Descriptor) -> Offered:

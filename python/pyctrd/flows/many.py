@@ -25,7 +25,8 @@ from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, P
 from pyctrd.flows.pull import bring
 from pyctrd.flows.resolve import Document, RegistryOrigin, Resolved, resolve_top
 from pyctrd.flows.threads import Changed
-from pyctrd.oci.reference import Reference
+from pyctrd.oci.reference import DEFAULT_REGISTRY, OFFICIAL_PREFIX, Reference
+from pyctrd.oci.transports import is_transport
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -234,7 +235,7 @@ class ManyPulls:
                 self._source = None
                 return
             try:
-                reference = Reference.parse(given)
+                reference = _read_reference(given)
             except InvalidError as error:
                 self._end(Ended(given, error=error))
                 continue
@@ -377,6 +378,17 @@ class _AwayOrigin(RegistryOrigin):
         """See ``Origin``."""
         with self._away():
             return super().read_blob(descriptor)
+
+
+def _read_reference(given: str) -> Reference:
+    if is_transport(given):
+        raise InvalidError(
+            f"no registry: {given[:200]!r}: only images of registries are pulled together",
+            field="reference",
+            value=given[:200],
+            hint=f"pull it by itself, or write it in full: {DEFAULT_REGISTRY}/{OFFICIAL_PREFIX}{given[:200]}",
+        )
+    return Reference.parse(given)
 
 
 def _forget_frames(error: BaseException) -> None:

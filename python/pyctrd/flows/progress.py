@@ -7,7 +7,7 @@ from typing import Literal
 
 from pyctrd.oci.value import NamedTuple, dataclass
 
-LayerState = Literal["waiting", "present", "mounted", "pulling", "pushing", "converting", "done"]
+LayerState = Literal["waiting", "present", "mounted", "pulling", "pushing", "converting", "saving", "done"]
 
 
 class LayerProgress(NamedTuple):
@@ -16,8 +16,8 @@ class LayerProgress(NamedTuple):
     Attributes:
         digest: The blob's digest.
         state: "waiting" for its turn or for another process, "present", "mounted" from another repository, "pulling"
-            (or "pushing", "converting") or "done".
-        received_bytes: Compressed bytes that arrived, or were sent, or were read of what is converted.
+            (or "pushing", "converting", "saving") or "done".
+        received_bytes: Compressed bytes that arrived, or were sent, or were read of what is converted or saved.
         size_bytes: Compressed bytes in all.
         unpacked_bytes: Bytes of the tar that were unpacked.
     """

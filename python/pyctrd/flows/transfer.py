@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.content.archive import Archive
-from pyctrd.content.docker_archive import LIST_FILE, OLD_LIST_FILE, DockerArchive
-from pyctrd.content.layout import INDEX_FILE, LAYOUT_FILE, Layout
+from pyctrd.content.docker_archive import LIST_FILE, DockerArchive
+from pyctrd.content.layout import Layout
 from pyctrd.content.members import EXPECTED, Directory
-from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
+from pyctrd.errors import InvalidError, NotFoundError
 from pyctrd.flows.fetch import Fetch
 from pyctrd.flows.lease import kept, resources_of
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback
@@ -34,7 +34,9 @@ from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.flows.share import share
 from pyctrd.flows.wants import Want
 from pyctrd.oci.index import detect
+from pyctrd.oci.listings import INDEX_FILE, LAYOUT_FILE
 from pyctrd.oci.reference import DEFAULT_TAG, Reference
+from pyctrd.oci.transports import Transport, is_transport
 
 if TYPE_CHECKING:
     from pyctrd.content.offered import Offered
@@ -54,11 +56,23 @@ def load(
     platform: Platform,
     name: str | None = None,
     unpack: bool = True,
+    keep_blobs: bool | None = None,
+    single: bool = False,
     progress: ProgressCallback | None = None,
 ) -> list[ImageRecord]:
     """Bring in all images of a source: resolve, copy what is missing, publish, record; see ``Images.load``.
 
     All of them come in, or none: their names are recorded in one transaction, once the last byte was checked.
+
+    Args:
+        rooms: The engine's rooms.
+        source: A path, a transport, or an open file.
+        platform: Whose manifests are taken.
+        name: What to call the image.
+        unpack: Make each layer's tree.
+        keep_blobs: Store the blobs of layers that are unpacked too; None as the engine does.
+        single: Refuse a source with several images.
+        progress: Called a few times a second, in this thread.
 
     Returns:
         The records, durable, one for each name.
@@ -66,9 +80,21 @@ def load(
     Spec:
         image-spec v1.1 image-layout.md.
     """
-    with swept_after_failure(rooms), _open_source(rooms, source) as origin:
-        loading = _Loading(rooms, origin, platform=platform, unpack=unpack)
-        for reference, offered in name_images(origin.images(platform), name, called=origin.source):
+    transport = Transport.parse(source) if isinstance(source, str) and is_transport(source) else None
+    with swept_after_failure(rooms), _open_source(rooms, source, transport) as origin:
+        keeps = rooms.settings.keep_blobs if keep_blobs is None else keep_blobs
+        loading = _Loading(rooms, origin, platform=platform, unpack=unpack, keep_blobs=keeps)
+        offers = origin.images(platform)
+        if transport is not None and transport.name:
+            offers = choose(offers, transport.name, called=origin.source)
+        if single and len({offered.target.digest for offered in offers}) > 1:
+            raise InvalidError(
+                f"several images: {origin.source} has {len(offers)}",
+                field="reference",
+                value=origin.source,
+                hint=f"name one: {source}:NAME; or bring all of them in: pyctrd load -i {source}",
+            )
+        for reference, offered in name_images(offers, name, called=origin.source):
             loading.add(reference, offered.target)
         return loading.run(progress)
 
@@ -76,11 +102,14 @@ def load(
 class _Loading:
     """The images of one source on their way in. Of each no more is kept than what names it and what it wants."""
 
-    def __init__(self, rooms: Rooms, origin: Layout | DockerArchive, *, platform: Platform, unpack: bool) -> None:
+    def __init__(
+        self, rooms: Rooms, origin: Layout | DockerArchive, *, platform: Platform, unpack: bool, keep_blobs: bool
+    ) -> None:
         self._rooms = rooms
         self._origin = origin
         self._platform = platform
         self._unpack = unpack
+        self._keep_blobs = keep_blobs
         self._wants: dict[tuple[str, str], Want] = {}
         self._records: list[ImageRecord] = []
         self._stacks: list[Sequence[Digest]] = []
@@ -102,7 +131,7 @@ class _Loading:
             resolved,
             self._origin,
             unpack=self._unpack,
-            keep_blobs=self._rooms.settings.keep_blobs,
+            keep_blobs=self._keep_blobs,
         ):
             self._wants.setdefault((str(want.descriptor.digest), want.diff_id or ""), want)
         self._records.append(image_record(self._rooms, resolved))
@@ -134,23 +163,37 @@ class _Loading:
 
 
 @contextmanager
-def _open_source(rooms: Rooms, source: Source) -> Iterator[Layout | DockerArchive]:
+def _open_source(rooms: Rooms, source: Source, transport: Transport | None) -> Iterator[Layout | DockerArchive]:
     """What a source holds, for as long as it is read."""
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
+        path = Path(source if transport is None else transport.path)
         try:
             is_directory = stat.S_ISDIR(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(f"file not found: {path}", kind="file", name=str(path)) from error
+        if transport is not None and is_directory != (transport.form == "oci"):
+            raise _unknown(str(path), f"{transport.form} is {'an archive' if is_directory else 'a directory'}")
         if is_directory:
             with closing(Directory(path)) as members:
                 yield _read_directory(members)
         else:
             with path.open("rb", buffering=0) as file, closing(_open_archive(rooms, str(path), file)) as members:
-                yield _read_archive(members)
+                _check_transport(members, transport)
+                yield _read_archive(rooms, members)
     else:
         with closing(_open_archive(rooms, str(getattr(source, "name", "stream")), source)) as members:
-            yield _read_archive(members)
+            yield _read_archive(rooms, members)
+
+
+def _check_transport(members: Archive, transport: Transport | None) -> None:
+    """Raise where a user says what an archive is, and it is not that."""
+    if transport is not None and transport.form == "oci-archive" and not members.has(INDEX_FILE):
+        raise _unknown(members.source, f"it has no {INDEX_FILE}, as an oci-archive has")
+    if transport is not None and transport.form == "docker-archive":
+        from pyctrd.content.old_docker_archive import is_old
+
+        if not members.has(LIST_FILE) and not is_old(members):
+            raise _unknown(members.source, f"it has no {LIST_FILE}, as a docker-archive has")
 
 
 def _open_archive(rooms: Rooms, called: str, file: IO[bytes]) -> Archive:
@@ -166,20 +209,16 @@ def _read_directory(members: Directory) -> Layout:
     return Layout(members)
 
 
-def _read_archive(members: Archive) -> Layout | DockerArchive:
+def _read_archive(rooms: Rooms, members: Archive) -> Layout | DockerArchive:
     """Docker 25 and later write both forms into one archive: the layout has the digests of the registry's."""
     if members.has(INDEX_FILE) or members.has(LAYOUT_FILE):
         return Layout(members)
     if members.has(LIST_FILE):
         return DockerArchive(members)
-    if members.has(OLD_LIST_FILE):
-        raise UnsupportedError(
-            f"unsupported image archive: {members.source}: it has {OLD_LIST_FILE} and no {LIST_FILE}: "
-            "the form of Docker before 1.10",
-            feature="docker archives of the first form",
-            needs=LIST_FILE,
-            hint="save the image again with a current tool",
-        )
+    from pyctrd.content.old_docker_archive import OldDockerArchive, is_old
+
+    if is_old(members):
+        return OldDockerArchive(members, limits=rooms.settings.limits)
     raise _unknown(members.source, f"it has neither {INDEX_FILE} nor {LIST_FILE}")
 
 
@@ -190,6 +229,36 @@ def _unknown(source: str, why: str) -> InvalidError:
         value=source,
         hint=EXPECTED,
     )
+
+
+def choose(offered: Sequence[Offered], wanted: str, *, called: str) -> list[Offered]:
+    """Those of a source's images that a user means by a tag or a full reference, by that name alone.
+
+    Raises:
+        NotFoundError: It has none of the name.
+    """
+    found = []
+    for image in offered:
+        names = tuple(name for name in image.names if _is_meant(name, wanted))
+        if names or (image.tag and image.tag == wanted):
+            found.append(image._replace(names=names))
+    if not found:
+        known = sorted({name for image in offered for name in (*image.names, image.tag) if name})
+        raise NotFoundError(
+            f"image not found: {called}: {wanted[:200]!r}: it has {', '.join(known)[:200] or 'no names'}",
+            kind="image",
+            name=wanted[:200],
+        )
+    return found
+
+
+def _is_meant(name: str, wanted: str) -> bool:
+    if name == wanted:
+        return True
+    with suppress(InvalidError):
+        reference = Reference.parse(name)
+        return reference.tag == wanted or reference == Reference.parse(wanted)
+    return False
 
 
 def name_images(offered: Sequence[Offered], name: str | None, *, called: str) -> list[tuple[Reference, Offered]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import field
+from typing import Any, Self
 
 import orjson
 
@@ -11,6 +12,7 @@ from pyctrd.oci.changes import ConfigChanges
 from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
+from pyctrd.oci.document import Fields
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import (
     DOCKER_MANIFEST,
@@ -20,9 +22,13 @@ from pyctrd.oci.media_types import (
     oci_layer,
     repacked_layer,
 )
+from pyctrd.oci.value import dataclass
 
 # What Docker's builder adds of the container that a layer came from: of another image it would be wrong.
 _STALE = frozenset({"container", "container_config", "docker_version", "id", "parent", "parent_id", "throwaway"})
+
+# What in Docker's first form belongs to a layer, or to the disk that it was on, and to no config.
+_OF_LAYER = frozenset({"id", "parent", "parent_id", "layer_id", "throwaway", "Size"})
 
 # What annotations with these beginnings say of a layer is said of the blob's bytes: of other bytes it is wrong.
 _OF_BYTES = (
@@ -162,3 +168,70 @@ def _manifest(config: Descriptor, layers: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _describe(descriptor: Descriptor) -> dict[str, Any]:
     return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
+
+
+@dataclass(frozen=True, slots=True)
+class OldImage:
+    """A layer's document in Docker's first form: an image of its own.
+
+    Attributes:
+        id: Its name.
+        parent: The layer below; "" where there is none.
+        raw: The whole document.
+
+    Spec:
+        Docker's image-spec v1.0, "Image JSON Description".
+    """
+
+    id: str
+    parent: str
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Decode and check.
+
+        Raises:
+            InvalidError: A field is missing or wrong.
+        """
+        fields = Fields.parse(body, kind="json")
+        return cls(fields.text("id"), fields.text("parent", ""), fields.values)
+
+    @property
+    def history(self) -> dict[str, str]:
+        """What it says of how it was made, as an image's config has it of a layer."""
+        fields = Fields(self.raw)
+        made_by = fields.object("container_config").texts("Cmd") if fields.has("container_config") else ()
+        said = {
+            "created": fields.text("created", ""),
+            "created_by": " ".join(made_by),
+            "author": fields.text("author", ""),
+            "comment": fields.text("comment", ""),
+        }
+        return {name: text for name, text in said.items() if text}
+
+
+def config_of_old(top: OldImage, history: Sequence[Mapping[str, str]], diff_ids: Sequence[Digest]) -> bytes:
+    """The config of an image in Docker's first form: its top layer's document, as Docker takes it over.
+
+    Args:
+        top: The top layer's document.
+        history: Of each layer, lowest first.
+        diff_ids: Likewise.
+
+    Raises:
+        InvalidError: A field is wrong.
+
+    Spec:
+        image-spec v1.1 config.md.
+    """
+    values = {name: value for name, value in top.raw.items() if name not in _OF_LAYER}
+    values.setdefault("architecture", "amd64")  # the only one that Docker had before it said so
+    values.setdefault("os", "linux")
+    values |= {
+        "rootfs": {"type": "layers", "diff_ids": list(map(str, diff_ids))},
+        "history": list(history),
+    }
+    body = orjson.dumps(values)
+    ImageConfig.parse(body)
+    return body
