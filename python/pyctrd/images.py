@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.many import ManyPulls
     from pyctrd.flows.resolve import Resolved
     from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.images import ImageRecord
 
 # As ``oci.transports`` has them, which a pull from a registry need not load.
 _TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:")
@@ -295,7 +296,8 @@ class Images:
 
         Args:
             name: The image, as ``get`` takes it.
-            target: Where to; the image's own name by default. With a digest it must be the image's.
+            target: Where to; the image's own name by default. With a digest it must be the image's. Or a layout or an
+                archive, ``oci:PATH[:NAME]``, ``oci-archive:…`` or ``docker-archive:…``, as ``save`` writes them.
             all_platforms: The index that was pulled, with every platform, in place of this platform's manifest; what is
                 not here of it is handed on from where the image came from.
             compression: Layers are sent so, as ``convert`` makes them; as they are by default.
@@ -320,6 +322,15 @@ class Images:
         from pyctrd.oci.reference import Reference
 
         record = get_image(self._rooms, name)
+        if target is not None and target.startswith(_TRANSPORTS):
+            if compression is not None:
+                raise InvalidError(
+                    f"invalid compression: {target}: layers are written as they are",
+                    field="compression",
+                    value=compression,
+                    hint="convert the image first: pyctrd convert",
+                )
+            return self._push_to(record, target, all_platforms=all_platforms, progress=progress)
         parsed = Reference.parse(target or record.name)
         if compression is not None:
             if all_platforms:
@@ -334,6 +345,18 @@ class Images:
                 self._rooms, record, parsed, all_platforms=all_platforms, chunk_bytes=chunk_bytes, progress=progress
             ).digest
         )
+
+    def _push_to(
+        self, record: ImageRecord, target: str, *, all_platforms: bool, progress: pyctrd.ProgressCallback | None
+    ) -> str:
+        """To what is no registry."""
+        from pyctrd.flows.save import save_to
+        from pyctrd.oci.platform import Platform
+        from pyctrd.oci.transports import Transport
+
+        platform = None if all_platforms or not record.platform else Platform.parse(record.platform)
+        save_to(self._rooms, record, Transport.parse(target), platform=platform, progress=progress)
+        return record.target_digest if all_platforms else record.manifest_digest
 
     def copy(
         self,

@@ -233,6 +233,20 @@ def test_a_pushed_image_survives_what_removes_it_here(engine: pyctrd.Engine, ima
     assert engine.check(digests=True) == []
 
 
+@pytest.mark.parametrize("form", ["oci", "oci-archive"])
+def test_a_layout_or_an_archive_is_pushed_to_as_well(
+    engine: pyctrd.Engine, images: Images, tmp_path: Path, form: str
+) -> None:
+    image = engine.images.pull(images.multi_platform.reference)
+    one, every = f"{form}:{tmp_path}/one:team/app:1", f"{form}:{tmp_path}/all:team/app:1"
+    assert engine.images.push(image.name, one) == image.manifest_digest
+    assert engine.images.push(image.name, every, all_platforms=True) == image.digest
+    assert engine.images.pull(one).digest == image.manifest_digest
+    assert engine.images.pull(every).digest == image.digest
+    with pytest.raises(InvalidError, match="as they are"):
+        engine.images.push(image.name, one, compression="zstd")
+
+
 def test_a_copy_keeps_every_digest(engine: pyctrd.Engine, images: Images, other: Registry) -> None:
     source = images.multi_platform
     digest = engine.images.copy(source.reference, f"{other.host}/copied:1")
