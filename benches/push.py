@@ -36,7 +36,9 @@ class Run(NamedTuple):
 def run(words: list[str], **environment: str) -> Run:
     """Run a tool to its end."""
     begun = time.monotonic()
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, env=os.environ | environment) as child:
+    with subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment
+    ) as child:
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:

@@ -8,8 +8,6 @@ from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from pyctrd.errors import InvalidError
-from pyctrd.flows.collect import remove_image
-from pyctrd.flows.convert import Packing, convert_image
 from pyctrd.flows.lease import kept
 from pyctrd.flows.send import Make, Part, Sending, Source, put_documents, send_blobs
 from pyctrd.metadata.leases import LeaseResource
@@ -22,6 +20,7 @@ from pyctrd.oci.reference import Reference
 from pyctrd.registry.payload import BodyPayload, FilePayload
 
 if TYPE_CHECKING:
+    from pyctrd.flows.convert import Packing
     from pyctrd.flows.progress import ProgressCallback
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
@@ -97,6 +96,9 @@ def push_packed(
     Raises:
         As ``push`` and ``convert_image``.
     """
+    from pyctrd.flows.collect import remove_image
+    from pyctrd.flows.convert import convert_image
+
     made = Reference.parse(f"localhost/pyctrd/push:{os.urandom(16).hex()}")
     converted = convert_image(rooms, record, made, compression=compression, level=None, progress=progress)
     try:

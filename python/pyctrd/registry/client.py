@@ -91,7 +91,7 @@ class Client:
                 field="mediaType",
                 value=media_type,
             )
-        digest = reference.digest or _digest_of(body)
+        digest = reference.digest or digest_of(body)
         return FetchedManifest(Descriptor(media_type=media_type, digest=digest, size=len(body)), body)
 
     def _read_manifest(self, reference: Reference) -> tuple[bytes, Mapping[str, str]]:
@@ -259,7 +259,7 @@ class Client:
                 actual=came,
             )
         found = bytes(content[:came])
-        descriptor.digest.match(_digest_of(found, descriptor.digest.algorithm), subject=str(descriptor.digest))
+        descriptor.digest.match(digest_of(found, descriptor.digest.algorithm), subject=str(descriptor.digest))
         return found
 
     def repository(self, reference: Reference) -> Repository:
@@ -292,7 +292,7 @@ class Client:
         return self.access.ask("GET", reference, path, kind, headers, subject=subject, retry=retry, hold=hold)
 
 
-def _digest_of(content: bytes, algorithm: str = "sha256") -> Digest:
+def digest_of(content: bytes, algorithm: str = "sha256") -> Digest:
     """As ``Digest.of``; for the usual algorithm without ``hashlib``, which loads OpenSSL: 3 ms."""
     return Digest(digest_bytes(content)) if algorithm == "sha256" else Digest.of(content, algorithm)
 
@@ -306,7 +306,7 @@ def _check_not_encoded(answer: Answer, url: str) -> None:
 def _check_manifest_digest(reference: Reference, announced: str | None, body: bytes) -> None:
     """What was asked for by digest must hash to it; what the registry announces must be true as well."""
     if reference.digest is not None:
-        reference.digest.match(_digest_of(body, reference.digest.algorithm), subject=f"manifest {reference}")
+        reference.digest.match(digest_of(body, reference.digest.algorithm), subject=f"manifest {reference}")
     elif announced is not None:
         try:
             digest = Digest.parse(announced, field="Docker-Content-Digest")
@@ -314,4 +314,4 @@ def _check_manifest_digest(reference: Reference, announced: str | None, body: by
             raise IntegrityError(
                 f"wrong digest header: manifest {reference}: {announced[:80]!r}", subject=str(reference)
             ) from error
-        digest.match(_digest_of(body, digest.algorithm), subject=f"manifest {reference}")
+        digest.match(digest_of(body, digest.algorithm), subject=f"manifest {reference}")

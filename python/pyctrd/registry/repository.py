@@ -16,6 +16,7 @@ from pyctrd.oci.document import DOCUMENT_MAX_BYTES
 from pyctrd.oci.index import Index
 from pyctrd.oci.media_types import ACCEPT, OCI_INDEX
 from pyctrd.registry.body import read_limited
+from pyctrd.registry.client import digest_of
 from pyctrd.registry.transport import redacted
 
 if TYPE_CHECKING:
@@ -118,9 +119,9 @@ class Repository:
         answer.drain()
         if (said := answer.headers.get("docker-content-digest")) is not None:
             algorithm = said.partition(":")[0]
-            if algorithm in ("sha256", "sha512") and said != str(Digest.of(body, algorithm)):
+            if algorithm in ("sha256", "sha512") and said != (sent := digest_of(body, algorithm)):
                 raise IntegrityError(
-                    f"wrong digest: manifest {self._name(target)}: sent {Digest.of(body)}, stored as {said[:140]}",
+                    f"wrong digest: manifest {self._name(target)}: sent {sent}, stored as {said[:140]}",
                     subject=self._name(target),
                 )
         return "oci-subject" in answer.headers
