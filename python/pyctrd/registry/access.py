@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from pyctrd.registry.connection import Answer, Hold, Payload
     from pyctrd.registry.credentials import Credentials, CredentialStore, Keychain
 
-logger = logging.getLogger("pyctrd.registry")
 _FOUND = (200, 206)
 # Types of TLS records (RFC 8446, section 5.1).
 _ALERT, _HANDSHAKE = b"\x15", b"\x16"
@@ -152,7 +150,11 @@ class Access:
                     raise
                 if isinstance(error, UnavailableError):
                     self._resting.rest(endpoint)
-                logger.debug("%s: %s: %s", request.subject, redacted(endpoint.base), error)
+                import logging  # which a pull that goes well does not load
+
+                logging.getLogger("pyctrd.registry").debug(
+                    "%s: %s: %s", request.subject, redacted(endpoint.base), error
+                )
         return self._ask_one(endpoints[-1], request, retry=retry, accepts=accepts, hold=hold)
 
     def _ask_one(
