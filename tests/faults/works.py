@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -20,7 +19,7 @@ import pyctrd
 from pyctrd.errors import NotFoundError
 from pyctrd.metadata.database import Database
 from tests.archives import Tar
-from tests.faults import sending
+from tests.faults import saving, sending
 from tests.images import BuiltImage, build_image
 from tests.registry_faults import FaultyRegistry
 from tests.tocs import go_tar, tabled_image, zstd_chunked
@@ -154,13 +153,6 @@ class Work:
         """For a process of its own."""
         return f"def work(engine, words, say):\n{self.code}\n{PRELUDE}"
 
-
-# Of each form, what it is saved as.
-SAVED: Mapping[Literal["docker-archive", "oci-archive", "oci"], str] = {
-    "docker-archive": "saved-docker.tar",
-    "oci-archive": "saved-oci.tar",
-    "oci": "saved",
-}
 
 OPENED = """
     engine.images.list()
@@ -343,17 +335,7 @@ def _judge_committed(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None
 
 
 def _judge_saved(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
-    """What has its name is whole; then all of it is saved, over what is there."""
-    for again in (False, True):
-        for form, name in SAVED.items():
-            path = Path(shop.layout(name))
-            if again:
-                engine.images.save(shop.reference("first"), path, format=form)
-            assert path.exists() or form not in said
-            if path.exists():
-                (image,) = engine.images.load(path, name="example.com/saved:1")
-                assert image.config.rootfs == engine.images.get(shop.reference("first")).config.rootfs
-                engine.images.remove("example.com/saved:1")
+    saving.judge_saved(engine, shop.reference("first"), shop.layout, said)
 
 
 def _judge_converted(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
@@ -563,7 +545,7 @@ WORKS = [
         + OPENED
         + "    for name, form in zip(words[1:], ('docker-archive', 'oci-archive', 'oci')):\n"
         + "        engine.images.save(words[0], name, format=form)\n        say(form)",
-        lambda shop: [shop.reference("first"), *map(shop.layout, SAVED.values())],
+        lambda shop: [shop.reference("first"), *map(shop.layout, saving.SAVED.values())],
         _has_both,
         _judge_saved,
     ),
