@@ -20,6 +20,12 @@ from tests.registry_faults import FaultyRegistry
 DEADLINE_SECONDS = 120.0
 
 
+def forget_repositories(database: Database) -> None:
+    """Undo the schema's last step: a store of before had no repositories."""
+    for table in ("repository_refs", "repository_tags", "repository_manifests", "repository_blobs", "uploads"):
+        database._run(f"DROP TABLE {table}")
+
+
 @dataclass(frozen=True)
 class Done:
     """A command that has ended."""

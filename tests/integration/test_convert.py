@@ -416,7 +416,7 @@ def test_the_command_prints_the_digest_and_has_the_levels(cli: Cli, images: Imag
     assert cli("pull", "-q", reference).status == 0
     done = cli("convert", "--compression", "zstd:chunked", reference, TARGET)
     assert (done.status, done.out.count("\n")) == (0, 1)
-    assert "converting" in done.err or "done" in done.err
+    assert done.err == ""
     (told,) = cli("--json", "convert", "--compression", "zstd", "--level", "1", reference, "local/json:1").lines
     assert {layer["media_type"].rpartition("+")[2] for layer in told["layers"]} == {"zstd"}
     assert told["name"] == "docker.io/local/json:1"

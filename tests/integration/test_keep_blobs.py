@@ -19,7 +19,7 @@ from tests.archives import Tar
 from tests.children import until
 from tests.content.stores import files_below
 from tests.images import Blob, BuiltImage, Images, build_image, tree_tars
-from tests.integration.conftest import Cli
+from tests.integration.conftest import Cli, forget_repositories
 from tests.registry_faults import Answer, FaultyRegistry
 
 pytestmark = pytest.mark.root
@@ -377,6 +377,7 @@ def test_a_store_of_before_keeps_all_that_it_has(state: Path, root: Path, refere
     with pyctrd.Engine() as engine:
         engine.images.pull(reference)
     database = Database(root / "pyctrd.db")
+    forget_repositories(database)
     database._run("DROP INDEX content_by_claim")
     for column in ("claimed", "is_stored"):
         database._run(f"ALTER TABLE content DROP COLUMN {column}")

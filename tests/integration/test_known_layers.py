@@ -15,6 +15,7 @@ from pyctrd.metadata.database import Database
 from pyctrd.metadata.migrations import _CLAIMED, MIGRATIONS
 from tests.archives import Tar
 from tests.images import Blob, BuiltImage, build_image
+from tests.integration.conftest import forget_repositories
 from tests.registries import Registry
 from tests.registry_faults import FaultyRegistry
 from tests.relays import Relay
@@ -273,6 +274,7 @@ def test_a_store_of_before_claims_nothing(state: Path, root: Path, references: d
     with pyctrd.Engine() as engine:
         engine.images.pull(references["gzip"])
     database = Database(root / "pyctrd.db")
+    forget_repositories(database)
     database._run("DROP INDEX content_by_claim")
     database._run("ALTER TABLE content DROP COLUMN claimed")
     database._run(f"PRAGMA user_version={MIGRATIONS.index(_CLAIMED)}")
