@@ -35,6 +35,7 @@ TREE: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "DigestMismatchError": (("IntegrityError",), set()),
     "SizeMismatchError": (("IntegrityError",), set()),
     "DiffIDMismatchError": (("IntegrityError",), set()),
+    "PolicyError": (("PyctrdError",), {"reference", "digest", "reason"}),
     "UnsafeArchiveError": (("PyctrdError",), {"entry", "offset", "reason", "limit"}),
     "UnsupportedError": (("PyctrdError",), {"feature", "needs"}),
     "RegistryError": (("PyctrdError",), {"method", "url", "status", "codes"}),
