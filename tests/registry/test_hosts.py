@@ -238,6 +238,22 @@ def test_a_mirror_proves_nothing(
     assert mirror.seen == []
 
 
+def test_another_place_on_the_registrys_own_server_proves_nothing(
+    made: ExitStack, tmp_path: Path, faulty: FaultyRegistry, image: BuiltImage
+) -> None:
+    (tmp_path / faulty.host).mkdir()
+    file = tmp_path / faulty.host / "hosts.toml"
+    faulty.add(image, "mine/app")
+    reference = Reference.parse(f"{faulty.host}/app")
+    file.write_text(f'server = "http://{faulty.host}/v2/mine"\noverride_path = true\n')
+    client = open_client(made, tmp_path)
+    assert client.manifest(reference).descriptor.digest == image.digest
+    assert not client.has_blob(reference, layer_of(image))
+    file.write_text(f'server = "http://{faulty.host}"\n')
+    faulty.add(image, "app")
+    assert open_client(made, tmp_path).has_blob(reference, layer_of(image))
+
+
 def test_a_host_has_an_authority_and_a_certificate_of_its_own(
     made: ExitStack, hosts: Path, image: BuiltImage, certificates: tuple[Path, tuple[Path, Path]]
 ) -> None:

@@ -311,8 +311,7 @@ class Access:
                 f"token server refused: {redacted(url)}: credentials are sent over HTTPS only", url=redacted(url)
             )
         if method == "POST":
-            trust = endpoint.trust if same_origin(url, endpoint.base) else Trust(endpoint.trust.authorities)
-            answer = self._transport.post(url, fields, trust=trust)
+            answer = self._transport.post(url, fields, trust=self._for_tokens(endpoint, url).trust)
         else:
             # Several scopes are several parameters here, and one with spaces in a form.
             pairs = [(name, one) for name, value in fields.items() for one in _each(name, value)]

@@ -90,10 +90,10 @@ class _Reader:
         server = document.get("server", own)
         if not isinstance(server, str):
             raise self._wrong("server", server, "a URL")
-        # Another server than the registry's own proves nothing of what that has.
-        is_own = urlsplit(server).netloc == urlsplit(own).netloc
-        endpoint = self._endpoint(server or own, document, "server", is_mirror=not is_own)
-        yield endpoint if not is_own else endpoint._replace(host=self._registry)
+        endpoint = self._endpoint(server or own, document, "server", is_mirror=True)
+        # Another server than the registry's own, or another place on it, proves nothing of what that has.
+        is_own = endpoint.base == f"{own}/v2"
+        yield endpoint._replace(host=self._registry, is_mirror=False) if is_own else endpoint
 
     def _load(self) -> dict[str, Any]:
         with self._file.open("rb") as file:
