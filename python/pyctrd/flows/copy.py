@@ -124,17 +124,15 @@ class _Copying:
                 value=str(digest),
             )
         self._seen[digest] = (media_type, fetched.body)
-        if self._there.find_manifest(digest, at="push") is None:
-            if is_index(media_type):
+        is_there = self._there.find_manifest(digest, at="push") is not None
+        if is_index(media_type):
+            if self._referrers or not is_there:  # where it is there, what tells of its parts may not be
                 for entry in Index.parse(fetched.body).manifests:
                     self.add(self._fetch(entry.digest), depth=depth + 1)
-            else:
-                self._add_blobs(Manifest.parse(fetched.body))
+        elif not is_there:
+            self._add_blobs(Manifest.parse(fetched.body))
+        if not is_there:
             self.documents[digest] = self._seen[digest]
-        elif self._referrers and is_index(media_type):
-            # It is there, and what tells of its parts may not be.
-            for entry in Index.parse(fetched.body).manifests:
-                self.add(self._fetch(entry.digest), depth=depth + 1)
         if self._referrers:
             for entry in self._registry.repository(self._source).referrers(digest):
                 self.add(self._fetch(entry.digest), depth=depth)
