@@ -31,6 +31,9 @@ pytestmark = pytest.mark.root
 LAYER_BYTES = 32 << 20
 # Of each connection; a layer over one takes four seconds.
 RATE = 8e6
+# Of those which are killed before the end: if a busy machine hides what a second connection gains, there is time for
+# another trial.
+LASTING_RATE = 2e6
 TRUTH = Answer(body=None)
 
 
@@ -281,7 +284,7 @@ def test_of_a_pull_that_is_killed_a_prefix_is_kept_and_gone_on_from(
     images: Images, registry: Registry, root: Path, built: BuiltImage
 ) -> None:
     pushed = images.push(built).reference
-    with SlowRelay(registry.host, rate=RATE) as relay:
+    with SlowRelay(registry.host, rate=LASTING_RATE) as relay:
         reference = pushed.replace(registry.host, relay.host)
         with Child(PULL, reference):
             until(partial(has_several, relay))
@@ -299,7 +302,7 @@ def test_a_pull_that_is_given_up_ends_all_of_its_connections(
     images: Images, registry: Registry, root: Path, built: BuiltImage
 ) -> None:
     pushed = images.push(built).reference
-    with SlowRelay(registry.host, rate=RATE) as relay, pyctrd.Engine() as engine:
+    with SlowRelay(registry.host, rate=LASTING_RATE) as relay, pyctrd.Engine() as engine:
         reference = pushed.replace(registry.host, relay.host)
 
         def give_up(_: pyctrd.PullProgress) -> None:
@@ -314,4 +317,4 @@ def test_a_pull_that_is_given_up_ends_all_of_its_connections(
 
 def has_several(relay: SlowRelay) -> bool:
     """Whether a layer comes over several connections."""
-    return relay.connections_most >= 4
+    return relay.connections_most >= 3
