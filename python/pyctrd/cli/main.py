@@ -8,6 +8,7 @@ import sys
 
 from pyctrd import __version__
 from pyctrd.cli.deferred import defer_modules
+from pyctrd.cli.finder import find_quickly
 
 TYPE_CHECKING = False  # what `typing` has too, which is loaded only if it is needed
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def main() -> NoReturn:
     if sys.argv[1:] in (["version"], ["--version"]):
         _exit(0, f"pyctrd {__version__}\n")
     gc.set_threshold(GC_THRESHOLD)
+    find_quickly()
     defer_modules()
     try:
         status = _run(sys.argv[1:])
