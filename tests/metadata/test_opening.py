@@ -15,6 +15,7 @@ import pytest
 import pyctrd
 from pyctrd.errors import DeadlineError, IntegrityError, UnsupportedError
 from pyctrd.metadata import database as room
+from pyctrd.metadata import empty
 from pyctrd.metadata.database import Database
 from pyctrd.metadata.migrations import MIGRATIONS
 from tests.children import Child
@@ -92,6 +93,18 @@ def test_an_engines_directories_are_its_owners_alone(tmp_path: Path) -> None:
         os.umask(mask)
     for name in ("a", "b"):
         assert stat.filemode((tmp_path / name).stat().st_mode) == "drwx------"
+
+
+def test_the_empty_database_that_is_copied_is_what_the_migrations_make(tmp_path: Path) -> None:
+    copied, made = tmp_path / "copied", tmp_path / "made"
+    copied.write_bytes(empty.EMPTY.read_bytes())
+    made.write_bytes(empty.make())
+    schema = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
+    for sql in (schema, "PRAGMA user_version", "PRAGMA page_size", "PRAGMA journal_mode"):
+        assert read(copied, sql) == read(made, sql)
+    for (table,) in read(made, "SELECT name FROM sqlite_schema WHERE type = 'table'"):
+        assert read(copied, f"SELECT * FROM {table}") == read(made, f"SELECT * FROM {table}")  # noqa: S608 - ours
+    assert read(copied, "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_a_new_database_has_the_newest_schema(path: Path) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,8 @@ FILE_MODE = 0o600
 # Of a log that is left behind: to read as much takes a quarter of a millisecond.
 LEFT_LOG_BYTES = 256 << 10
 REBUILD_HINT = "build it anew from what is on disk: pyctrd check --repair"
+# What the migrations make of nothing (`empty.py`).
+_EMPTY = Path(__file__).with_name("empty.db")
 # The file system has no unnamed files, or (EISDIR) the kernel is older than they are.
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)
 
@@ -311,7 +313,7 @@ def _make(path: Path) -> None:
     try:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _link_whole(_empty_image(), path.name, directory)
+            _link_whole(_EMPTY.read_bytes(), path.name, directory)
         finally:
             os.close(directory)
     except OSError as error:
@@ -341,21 +343,6 @@ def _make_empty(path: Path) -> None:
     except OSError as error:
         error.filename = str(path)  # os.mknod leaves it out
         raise
-
-
-def _empty_image() -> bytes:
-    """The bytes of a database of the newest schema, in WAL mode.
-
-    Spec:
-        SQLite, "Database File Format", 1.3.3: the two version numbers, 2 for WAL.
-    """
-    steps = ";".join(statement for statements in MIGRATIONS for statement in statements)
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as memory:
-        # One transaction and one call: each statement by itself would take twice as long.
-        memory.executescript(f"BEGIN;{steps};PRAGMA user_version={len(MIGRATIONS)};COMMIT")
-        image = bytearray(memory.serialize())
-    image[18:20] = b"\2\2"
-    return bytes(image)
 
 
 @contextmanager
