@@ -16,6 +16,7 @@ import pytest
 
 from pyctrd.errors import RegistryError, UnavailableError, UnreachableError
 from pyctrd.oci.reference import Reference
+from pyctrd.registry import sockets
 from pyctrd.registry.client import Client
 from pyctrd.registry.transport import Transport
 from tests.images import BuiltImage
@@ -214,7 +215,7 @@ def test_each_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> Non
     with RawServer(b"HTTP/1.1 204 No Content\r\n\r\n") as server:
         alive = ("127.0.0.1", int(server.host.rpartition(":")[2]))
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (dead, alive)]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        monkeypatch.setattr(sockets, "getaddrinfo", lambda *_: found)
         transport = Transport()
         assert transport.request("GET", "http://two.invalid/", headers={}, retry=False).status == 204
         transport.close()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode, urlsplit
 
 from pyctrd.errors import AuthenticationError, NotFoundError, RegistryError, UnavailableError, UnsupportedError
 from pyctrd.oci.value import NamedTuple
+from pyctrd.registry import sockets
 from pyctrd.registry.body import read_limited
 from pyctrd.registry.challenge import TOKEN_MAX_BYTES, Challenge, Tokens, parse_challenges
 from pyctrd.registry.hosts import (
@@ -402,10 +403,8 @@ def _speaks_tls(registry: str) -> bool:
     Any certificate is passed over: the real connection looks at it. A plain server costs no loading of ``ssl``.
     """
     port = registry.rpartition(":")[2] if ":" in registry.rpartition("]")[2] else "443"
-    # As bytes: of a str, the resolver's call would load the codec of names beyond ASCII.
-    address: Any = (host_of(registry).encode("ascii"), int(port))
     try:
-        with socket.create_connection(address, timeout=CONNECT_TIMEOUT_SECONDS) as plain:
+        with closing(sockets.connect(host_of(registry), int(port), CONNECT_TIMEOUT_SECONDS)) as plain:
             plain.sendall(_client_hello())
             return plain.recv(1) in (_ALERT, _HANDSHAKE)
     except OSError:

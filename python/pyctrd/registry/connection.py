@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
 import threading
 from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Protocol, Self
 
 from pyctrd._core import parse_response_head
 from pyctrd.errors import CancelledError, InvalidError
+from pyctrd.registry.sockets import TcpSocket, end, send_file
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -161,8 +161,8 @@ class Connection:
 
     def send_file(self, file: IO[bytes], offset: int, count: int) -> int:
         """Send bytes of a file as a piece of a request's body; how many there were."""
-        if type(self._socket) is socket.socket:  # an SSLSocket is one too, and has to encrypt
-            return self._socket.sendfile(file, offset, count)
+        if type(self._socket) is TcpSocket:  # an SSLSocket is one too, and has to encrypt
+            return send_file(self._socket, file, offset, count)
         piece = os.pread(file.fileno(), count, offset)
         self._socket.sendall(piece)
         return len(piece)
@@ -240,11 +240,7 @@ class Connection:
     def interrupt(self) -> None:
         """End what waits in another thread; that thread closes then."""
         # Of the descriptor alone: an SSLSocket's own would go on as a plain one.
-        with contextlib.suppress(OSError), socket.socket(fileno=self._socket.fileno()) as same:
-            try:
-                same.shutdown(socket.SHUT_RDWR)
-            finally:
-                same.detach()
+        end(self._socket.fileno())
 
     def close(self) -> None:
         """Close the socket."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import sys
 import threading
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import RegistryError, UnavailableError, UnreachableError
 from pyctrd.oci.value import NamedTuple
+from pyctrd.registry import sockets
 from pyctrd.registry.connection import Answer, Connection, NoAnswerError, ProtocolError, Socket, write_request
 from pyctrd.registry.hosts import Trust
 
@@ -235,19 +235,11 @@ def _authority(host: str, port: int | None) -> str:
     return bracketed if port is None else f"{bracketed}:{port}"
 
 
-def _connect(host: str, port: int, seconds: float) -> socket.socket:
-    """Try each address of a name in turn."""
-    # As bytes: of a str, the resolver's call would load the codec of names beyond ASCII.
-    made = socket.create_connection((host.encode("ascii"), port), seconds)  # type: ignore[arg-type] # it takes both
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return made
-
-
 def _dial(route: Route) -> Socket:
     host = route.authority
     try:
-        return _connect(route.host, route.port, route.dial_seconds)
-    except socket.gaierror as error:
+        return sockets.connect(route.host, route.port, route.dial_seconds)
+    except sockets.ResolverError as error:
         hint = "look at the registry's name and at the resolver"
         raise Fault(UnreachableError, f"unknown host: {host}", hint) from error
     except TimeoutError as error:
@@ -262,7 +254,7 @@ def _dial_proxy(route: Route, proxy: Proxy, context: ssl.SSLContext | None) -> S
     """A connection to the proxy; to what is behind it where that speaks TLS."""
     made: Socket | None = None
     try:
-        made = _connect(proxy.host, proxy.port, route.dial_seconds)
+        made = sockets.connect(proxy.host, proxy.port, route.dial_seconds)
         if proxy.scheme == "https" and context is not None:
             from pyctrd.registry.tls import wrap
 
