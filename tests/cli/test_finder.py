@@ -18,8 +18,8 @@ if sys.argv[1] == "quickly":
 for name in sys.argv[2:]:
     module = importlib.import_module(name)
     spec = module.__spec__
-    print(name, module.__file__, getattr(module, '__cached__', None), module.__package__, spec.origin, spec.has_location)
-    print(getattr(module, "__path__", None), sorted(vars(module)))
+    print(name, module.__file__, module.__package__, spec.origin, spec.has_location, spec.cached)
+    print(getattr(module, "__path__", None), getattr(module, "__cached__", None), sorted(vars(module)))
 """
 NAMES = ("pyctrd.engine", "pyctrd.oci", "pyctrd.oci.reference", "pyctrd._core", "pyctrd.registry.server.server")
 

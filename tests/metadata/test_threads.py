@@ -55,6 +55,20 @@ def test_each_thread_has_a_connection_of_its_own(database: Database) -> None:
     assert in_a_thread(database._connection).sqlite is not mine.sqlite
 
 
+def test_a_thread_takes_over_the_connection_of_one_that_has_ended(database: Database) -> None:
+    def leave_a_transaction() -> object:
+        connection = database._connection().sqlite
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("BEGIN IMMEDIATE")
+        return connection
+
+    left = in_a_thread(leave_a_transaction)
+    assert in_a_thread(lambda: database._connection().sqlite) is left
+    assert in_a_thread(lambda: database._run("PRAGMA synchronous")) == [(2,)]
+    with database.write() as tx:  # nobody holds the database
+        tx.namespaces.ensure("mine")
+
+
 def test_a_connection_of_another_thread_is_set_up_the_same(database: Database) -> None:
     pragmas = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
     here = [database._run(f"PRAGMA {name}") for name in pragmas]
@@ -81,16 +95,28 @@ def test_threads_that_write_at_once_lose_nothing(database: Database) -> None:
 
 
 def test_threads_that_have_ended_leave_no_open_file(database: Database, path: Path) -> None:
+    at_once = threading.Barrier(THREADS)
+
     def use() -> None:
         database.content.find("mine", digest(1))
 
-    for _ in range(3):
-        in_a_thread(use)
-    before = open_files(path)
+    def use_with_others() -> None:
+        at_once.wait()
+        use()
+
+    def use_many() -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for future in [pool.submit(use_with_others) for _ in range(THREADS)]:
+                future.result()
+
+    use_many()
+    in_a_thread(use)
+    before = len(open_files(path))
     assert before
-    for _ in range(50):
+    for _ in range(10):
+        use_many()
         in_a_thread(use)
-    assert open_files(path) == before
+    assert len(open_files(path)) == before
 
 
 def test_close_may_be_called_twice_and_from_another_thread(database: Database, path: Path) -> None:

@@ -63,6 +63,7 @@ class Rooms:
         self._is_recovered = False
         self._began_new = False
         self._runtimes: dict[str, Runtime] = {}
+        self._locked_kinds: set[str] = set()
         # What had to be repaired of them is told as soon as there is a database to tell it in.
         self._repaired = {
             str(path): done
@@ -280,8 +281,10 @@ class Rooms:
         from pyctrd._core import FileLock
 
         directory = self.root / "locks" / kind
-        for path in (directory.parent, directory):
-            path.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+        if kind not in self._locked_kinds:
+            for path in (directory.parent, directory):
+                path.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+            self._locked_kinds.add(kind)
         return FileLock(os.fspath(directory / name), shared=shared)
 
     def _refuse_forked(self) -> None:

@@ -46,6 +46,8 @@ BUSY_TIMEOUT_SECONDS = 30.0
 FILE_MODE = 0o600
 # Of a log that is left behind: to read as much takes a quarter of a millisecond.
 LEFT_LOG_BYTES = 256 << 10
+# Of threads that have ended, for those that begin: as many as a pull has by default.
+SPARE_CONNECTIONS = 4
 REBUILD_HINT = "build it anew from what is on disk: pyctrd check --repair"
 # What the migrations make of nothing (`empty.py`).
 _EMPTY = Path(__file__).with_name("empty.db")
@@ -255,27 +257,46 @@ class Database(Tables):
         with self._guard:
             self._refuse_closed()
             with _translated("open", self._path):
-                # Threads share nothing, but close() may come from another one.
-                sqlite = sqlite3.connect(
-                    self._path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
-                )
-                try:
-                    sqlite.execute("PRAGMA journal_mode=WAL")
-                    sqlite.execute("PRAGMA synchronous=FULL")
-                    sqlite.execute("PRAGMA foreign_keys=ON")
-                except BaseException:
-                    sqlite.close()
-                    raise
-            self._close_ended()
+                sqlite = self._take_over() or self._connect()
             connection = _Connection(threading.current_thread(), threading.RLock(), sqlite)
             self._connections.append(connection)
             return connection
 
-    def _close_ended(self) -> None:
-        """Close the connections of threads that have ended: each pull has some of its own, and an engine lives long."""
-        for ended in [known for known in self._connections if not known.thread.is_alive()]:
-            self._connections.remove(ended)
-            ended.sqlite.close()
+    def _take_over(self) -> sqlite3.Connection | None:
+        """The connection of a thread that has ended: to read the schema for another one takes half a millisecond.
+
+        Each pull has threads of its own, and an engine lives long: of those that ended, a few are kept.
+        """
+        ended = [known for known in self._connections if not known.thread.is_alive()]
+        for left in ended[SPARE_CONNECTIONS:]:
+            self._connections.remove(left)
+            left.sqlite.close()
+        if not ended:
+            return None
+        self._connections.remove(ended[0])
+        sqlite = ended[0].sqlite
+        try:
+            if sqlite.in_transaction:  # it was ended in its middle
+                sqlite.execute("ROLLBACK")
+            sqlite.execute("PRAGMA synchronous=FULL")
+        except BaseException:
+            sqlite.close()
+            raise
+        return sqlite
+
+    def _connect(self) -> sqlite3.Connection:
+        # Threads share nothing, but close() may come from another one.
+        sqlite = sqlite3.connect(
+            self._path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            sqlite.execute("PRAGMA journal_mode=WAL")
+            sqlite.execute("PRAGMA synchronous=FULL")
+            sqlite.execute("PRAGMA foreign_keys=ON")
+        except BaseException:
+            sqlite.close()
+            raise
+        return sqlite
 
     def _migrate(self) -> None:
         """Bring the schema up to date; every step is a transaction, so that a crash leaves a whole version."""
