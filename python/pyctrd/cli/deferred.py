@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from importlib import import_module
 
 TYPE_CHECKING = False  # what `typing` has too, which is one of those that wait
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def defer_modules() -> None:
         _stand_in(name)
     with suppress(ImportError):
         # Its classes are these; those that it has in Python, for where there are none in C, take long to load.
-        native = import_module("_datetime")
+        native: Any = __import__("_datetime")
         classes = ("date", "datetime", "time", "timedelta", "timezone", "tzinfo", "datetime_CAPI")
         _stand_in("datetime", **{name: getattr(native, name) for name in classes})
     _defer_typing()
@@ -61,11 +60,17 @@ def _stand_in(name: str, **known: Any) -> Callable[[str], Any]:
             raise AttributeError(attribute)  # the import system asks for such; they load nothing
         if sys.modules.get(name) is stand_in:
             sys.modules.pop(name, None)
-        return getattr(import_module(name), attribute)
+        return getattr(_real(name), attribute)
 
     vars(stand_in).update(known, __getattr__=load)
     sys.modules.setdefault(name, stand_in)
     return load
+
+
+def _real(name: str) -> Any:
+    from importlib import import_module
+
+    return import_module(name)
 
 
 class _Never:
@@ -103,7 +108,7 @@ def _defer_typing() -> None:
             raise AttributeError(attribute)
         if sys.modules.get("typing") is stand_in:
             del sys.modules["typing"]
-        real = import_module("typing")
+        real = _real("typing")
         vars(stand_in).update(vars(real))  # for those that hold it
         return getattr(real, attribute)
 

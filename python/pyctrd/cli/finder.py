@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib._bootstrap_external import MAGIC_NUMBER
-from importlib.machinery import ModuleSpec, SourceFileLoader
+
+# What `importlib` has, which itself is loaded only if it is needed.
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
 TYPE_CHECKING = False  # what `typing` has too, which is loaded only if it is needed
 if TYPE_CHECKING:

@@ -130,3 +130,11 @@ def _refused(what: str, path: Path, state: str, allowed: str) -> ConflictError:
         allowed=allowed,
         hint=f"look at what is in it, then chown and chmod it, or choose another --{what}",
     )
+
+
+def entries_of(directory: Path) -> list[Path]:
+    """What is in a directory; nothing where there is none. Half as long as ``glob`` takes, and it loads nothing."""
+    try:
+        return [directory / name for name in os.listdir(directory)]  # noqa: PTH208 - iterdir does the same, more slowly
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.content import INGESTS
+from pyctrd.flows.directories import entries_of
 from pyctrd.metadata.containers import ContainerRecord
+from pyctrd.snapshots import TRIAL
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -40,14 +42,14 @@ def recover(rooms: Rooms) -> None:
     _thaw(rooms)
     _unmount_trash(rooms)
     database = rooms.database
-    if any((rooms.root / INGESTS).glob("*")):
+    if entries_of(rooms.root / INGESTS):
         end_old_uploads(database)
     _core.sweep_ingests(str(rooms.root), keep=database.ingests.staged(), seconds=REMOVAL_AT_OPENING_SECONDS)
-    if any((rooms.settings.state / "mounts").glob("*/*")):
+    if any(map(entries_of, entries_of(rooms.settings.state / "mounts"))):
         from pyctrd.snapshots.images import ImageMounts
 
         ImageMounts(rooms.settings.state, rooms.root).collect()
-    if any((rooms.root / "snapshots").glob("trial-*")):
+    if any(path.name.startswith(TRIAL) for path in entries_of(rooms.root / "snapshots")):
         # Imported only where there is work: every command opens the root.
         from pyctrd.snapshots.store import SnapshotStore
 
@@ -130,7 +132,7 @@ def _undo_unfinished(rooms: Rooms) -> None:
 
 def _thaw(rooms: Rooms) -> None:
     """Let containers go on that a process froze which was killed then."""
-    if any((rooms.root / "containers").glob("*/*/freezer")):
+    if entries_of(rooms.root / "containers") and any((rooms.root / "containers").glob("*/*/freezer")):
         from pyctrd.flows.freeze import thaw_all
 
         thaw_all(rooms)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError, IntegrityError
-from pyctrd.flows.directories import check_file_system, open_private
+from pyctrd.flows.directories import check_file_system, entries_of, open_private
 from pyctrd.flows.stages import StageTotals
 from pyctrd.flows.threads import OwnThread
 from pyctrd.metadata import DATABASE
@@ -334,7 +334,7 @@ def _refuse_lost(root: Path) -> None:
         raise _lost(path, "it is being built anew, or whoever did that was stopped")
     if _has_bytes(path):
         return
-    kept = next((name for name in ("content/blobs", "layers", "containers") if any((root / name).glob("*/*"))), None)
+    kept = next((name for name in ("content/blobs", "layers", "containers") if _is_used(root / name)), None)
     if kept is not None and not _has_bytes(path):  # another process may have made both meanwhile
         raise _lost(path, f"it is missing or empty, and there is something in {root / kept}")
 
@@ -343,6 +343,10 @@ def _lost(path: Path, why: str) -> IntegrityError:
     from pyctrd.metadata.database import REBUILD_HINT
 
     return IntegrityError(f"database lost: {path}: {why}", subject=str(path), hint=REBUILD_HINT)
+
+
+def _is_used(directory: Path) -> bool:
+    return any(map(entries_of, entries_of(directory)))
 
 
 def _has_bytes(path: Path) -> bool:

@@ -13,12 +13,12 @@ import orjson
 
 from pyctrd import _core
 from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, naming
+from pyctrd.snapshots import TRIAL
 from pyctrd.snapshots.protocol import Change, LayerRef, SnapshotKind
 
 KEY_MAX_CHARS = 128
 _KEY = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
 _RECORD = "snapshot.json"
-_TRIAL = "trial-"
 PRIVATE_MODE = 0o700
 
 
@@ -126,7 +126,7 @@ class SnapshotStore:
     def trial(self) -> Iterator[Path]:
         """A directory to make something in; what is in it at the end is removed, after a kill by ``sweep``."""
         with self._flocked(fcntl.LOCK_SH):
-            path = self.directory / f"{_TRIAL}{os.urandom(8).hex()}"
+            path = self.directory / f"{TRIAL}{os.urandom(8).hex()}"
             path.mkdir(mode=PRIVATE_MODE)
             try:
                 yield path
@@ -138,7 +138,7 @@ class SnapshotStore:
         """Remove the trials of processes that were killed, and what these had mounted in them."""
         # While another process has a trial nothing is touched: the next one that opens the root sweeps.
         with suppress(BlockingIOError), self._flocked(fcntl.LOCK_EX | fcntl.LOCK_NB):
-            for path in self.directory.glob(f"{_TRIAL}*"):
+            for path in self.directory.glob(f"{TRIAL}*"):
                 if (path / _RECORD).exists():
                     continue  # a snapshot whose key looks like a trial's name
                 _unmount_trial(path)
