@@ -81,8 +81,9 @@ def layers_of(layout: Path) -> tuple[Layer, ...]:
 
 
 def make_layouts(directory: Path) -> None:
-    """Make `tiny` (busybox) and `debian` (debootstrap's minbase) where nothing better is given."""
-    build_image([busybox_tar()]).write_layout(directory / "tiny")
+    """Make `tiny` (busybox and its links, as in the corpus) and `debian` (minbase) where nothing better is given."""
+    listed = subprocess.run(["busybox", "--list"], check=True, capture_output=True, text=True).stdout.split()
+    build_image([busybox_tar([name for name in listed if name != "busybox"])]).write_layout(directory / "tiny")
     tree = directory.parent / "debootstrap"
     subprocess.run(["debootstrap", "--variant=minbase", "bookworm", tree], check=True, stdout=subprocess.DEVNULL)
     tar = subprocess.run(
