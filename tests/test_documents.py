@@ -11,7 +11,14 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "python/pyctrd"
 CRATE = PROJECT / "rust/src"
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/performance.md")
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    *(f"docs/{name}.md" for name in ("performance", "registries")),
+)
 # Below an engine's root, in a virtual environment, or elsewhere: what only exists when pyctrd runs.
 ELSEWHERE = {
     "hosts.toml",
@@ -56,6 +63,14 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for name in DOCUMENTS:
         targets = re.findall(r"\]\(([^)#]+)\)", (PROJECT / name).read_text())
         assert [target for target in targets if "://" not in target and not (PROJECT / target).exists()] == []
+
+
+def test_every_test_that_a_document_names_is_one() -> None:
+    rows = re.findall(r"`(tests/[\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", (PROJECT / "docs/registries.md").read_text())
+    assert len(rows) > 40
+    for path, names in rows:
+        defined = set(re.findall(r"^def (test_\w+)", (PROJECT / path).read_text(), re.MULTILINE))
+        assert set(re.findall(r"`(\w+)`", names)) - defined == set()
 
 
 def test_architecture_draws_every_room() -> None:
