@@ -291,10 +291,25 @@ def make_certificates(directory: Path) -> tuple[Path, tuple[Path, Path]]:
     ca, ca_key, key, request, certificate, extensions = (
         directory / name for name in ("ca.pem", "ca.key", "server.key", "server.csr", "server.pem", "extensions")
     )
-    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nauthorityKeyIdentifier=keyid\n")
+    # What Python 3.13 looks for in an authority (RFC 5280, section 4.2.1).
+    authority = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     for arguments in (
-        ["req", "-x509", *curve, "-keyout", ca_key, "-out", ca, "-days", "2", "-subj", "/CN=test authority"],
+        [
+            "req",
+            "-x509",
+            *curve,
+            *authority,
+            "-keyout",
+            ca_key,
+            "-out",
+            ca,
+            "-days",
+            "2",
+            "-subj",
+            "/CN=test authority",
+        ],
         ["req", *curve, "-keyout", key, "-out", request, "-subj", "/CN=127.0.0.1"],
         [
             "x509",
