@@ -158,6 +158,10 @@ class Access:
                 )
         return self._ask_one(endpoints[-1], request, retry=retry, accepts=accepts, hold=hold)
 
+    def first_host(self, registry: str) -> str:
+        """Who is asked first for a registry's blobs: itself, or a mirror."""
+        return self._endpoints_for(registry, "pull")[0].host
+
     def _ask_one(
         self, endpoint: Endpoint, request: _Request, *, retry: bool, accepts: Collection[int], hold: Hold | None
     ) -> Answer:
@@ -194,6 +198,7 @@ class Access:
             raise_status(answer, request.method, request.reference, request.kind, request.subject)
         if endpoint.is_mirror or len(self._endpoints[registry]) > 1:
             answer.broke = partial(self._resting.rest, endpoint)
+        answer.source = endpoint.host
         return answer
 
     def _url(self, endpoint: Endpoint, request: _Request, plain_hosts: Collection[str]) -> str:

@@ -63,6 +63,7 @@ class BlobBody:
         offset: Which byte of the blob comes first: 0 where the server ignored the range that was asked for.
         length: Bytes that will come, None where the server did not say.
         ranges: What ``open_range`` asks.
+        source: Whom it comes from: a registry's or mirror's host, not that of a blob server behind it.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class BlobBody:
         self.offset = offset
         self.length = length
         self.ranges = ranges
+        self.source = answer.source
 
     def open_range(self, start: int, end: int, size: int) -> BlobBody:
         """Ask for bytes of the same blob, on another connection.

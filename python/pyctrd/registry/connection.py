@@ -260,6 +260,7 @@ class Answer:
         reason: The server's words for it.
         headers: By names in lower case.
         url: Who answered: where the last redirect led.
+        source: Who was asked: a registry's name, or a mirror's host; "" where that is nobody's to know.
         broke: Told when its body ends early, or comes too slowly; says whether others are asked next. None where there
             are no others.
     """
@@ -270,6 +271,7 @@ class Answer:
         self._keep = keep
         self._reading = False
         self.url = ""
+        self.source = ""
         self.broke: Callable[[], bool] | None = None
         self.status, self.reason, minor, self.headers = _final_head(connection)
         self._again = _may_be_used_again(minor, self.headers) and not connection.is_cut
