@@ -33,6 +33,7 @@ from pyctrd.flows.progress import (
 from pyctrd.flows.pull import bring
 from pyctrd.flows.resolve import Document, RegistryOrigin, Resolved, resolve_top
 from pyctrd.flows.threads import Changed
+from pyctrd.oci.hold import waiting
 from pyctrd.oci.reference import DEFAULT_REGISTRY, OFFICIAL_PREFIX, Reference
 from pyctrd.oci.transports import is_transport
 
@@ -182,7 +183,7 @@ class ManyPulls:
         try:
             while not self._stopped:
                 self._read_ahead()
-                with self._changed:
+                with waiting(self.stop), self._changed:  # in this order: `stop` takes what is held in the block
                     if not self._ended and not self._is_over():
                         self._changed.wait(PROGRESS_INTERVAL_SECONDS if progress is not None else None)
                     news, self._news = self._news, {}

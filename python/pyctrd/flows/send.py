@@ -11,9 +11,10 @@ import orjson
 from pyctrd.errors import CancelledError, NotFoundError, PyctrdError
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, LayerProgress, LayerState, Telling
 from pyctrd.oci.digest import Digest
+from pyctrd.oci.hold import Hold
 from pyctrd.oci.media_types import OCI_INDEX
 from pyctrd.oci.value import NamedTuple
-from pyctrd.registry.connection import Hold, Payload
+from pyctrd.registry.connection import Payload
 from pyctrd.registry.repository import fallback_tag
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode, urlsplit
 
 from pyctrd.errors import AuthenticationError, NotFoundError, RegistryError, UnavailableError, UnsupportedError
+from pyctrd.oci.hold import current_hold
 from pyctrd.oci.value import NamedTuple
 from pyctrd.registry import sockets
 from pyctrd.registry.body import read_limited
@@ -30,8 +31,9 @@ from pyctrd.registry.pool import CONNECT_TIMEOUT_SECONDS
 from pyctrd.registry.transport import Transport, redacted, redirect_target, same_origin
 
 if TYPE_CHECKING:
+    from pyctrd.oci.hold import Hold
     from pyctrd.oci.reference import Reference
-    from pyctrd.registry.connection import Answer, Hold, Payload
+    from pyctrd.registry.connection import Answer, Payload
     from pyctrd.registry.credentials import Credentials, CredentialStore, Keychain
 
 _FOUND = (200, 206)
@@ -137,6 +139,7 @@ class Access:
             CancelledError: ``hold`` was stopped before.
             NotFoundError, UnsupportedError, RegistryError: What another status means.
         """
+        hold = hold or current_hold()
         scope = f"repository:{reference.repository}:{actions}{' ' if scope else ''}{scope}"
         request = _Request(method, reference, target, kind, dict(headers), subject or str(reference), scope, body)
         capability = at or _capability(method, target)

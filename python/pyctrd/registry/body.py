@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from pyctrd.errors import InvalidError, RegistryError, UnavailableError
+from pyctrd.oci.hold import waiting
 from pyctrd.registry.connection import ProtocolError
 
 if TYPE_CHECKING:
@@ -236,7 +237,8 @@ def read_limited(answer: Answer, most: int, what: str) -> bytes:
             f"too large: {what}: {announced} bytes: expected at most {most}", field=what, value=announced
         )
     try:
-        body = answer.read(most + 1)
+        with waiting(answer.close):
+            body = answer.read(most + 1)
     except (ProtocolError, OSError) as error:
         raise UnavailableError(f"connection broke: {what}: {type(error).__name__}") from error
     if len(body) > most:
