@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,7 +15,7 @@ import orjson
 
 from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError, naming
-from pyctrd.oci.hold import waiting
+from pyctrd.oci.hold import pause, waiting
 from pyctrd.runtime import cgroup, state
 from pyctrd.runtime import terminal as terminals
 from pyctrd.runtime.logs import LogLine, read_log
@@ -25,6 +26,8 @@ from pyctrd.runtime.streams import copy_streams, forward_signals
 
 START_SECONDS = 120.0  # a hook, or a host that swaps; a start without them takes milliseconds
 FINISH_SECONDS = 60.0  # the shim's own clean-up after the exit: one "runc delete"
+# How often it is looked for an exit record that is about to be written.
+RECORD_SECONDS = 0.01
 ID_MAX_CHARS = 128
 
 
@@ -374,7 +377,7 @@ class Runtime:
         try:
             pidfd = os.pidfd_open(running.pid)
         except ProcessLookupError:
-            return state.read_exit(bundle) or running.lost()
+            return self._record_of(container_id, bundle, running)
         bell = -1
         try:
             bell = os.eventfd(0, os.EFD_CLOEXEC)
@@ -394,4 +397,13 @@ class Runtime:
             if bell >= 0:
                 os.close(bell)
             os.close(pidfd)
-        return state.read_exit(bundle) or running.lost()
+        return self._record_of(container_id, bundle, running)
+
+    def _record_of(self, container_id: str, bundle: Path, running: state.Running) -> ExitStatus:
+        """How a process that is over ended. A shim that did not listen, to one client too many, writes it down soon."""
+        deadline = time.monotonic() + FINISH_SECONDS
+        while (ended := state.read_exit(bundle)) is None:
+            if not state.shim_pid(self._directory(container_id)) or time.monotonic() > deadline:
+                return state.read_exit(bundle) or running.lost()
+            pause(RECORD_SECONDS)
+        return ended
