@@ -25,6 +25,7 @@ ENGINE = {
     "policies",
     "pulls",
     "registries",
+    "transfers",
 }
 # Room → what it may import of ours, beside itself. "pyctrd" is the package's own list of names.
 PYTHON: Mapping[str, set[str]] = {

@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from pyctrd.runtime.state import ContainerStatus as ContainerStatus
     from pyctrd.runtime.state import ExitStatus as ExitStatus
     from pyctrd.snapshots.protocol import Change as Change
+    from pyctrd.transfers import Transfer as Transfer
 
 __version__ = "0.1.0"
 
@@ -127,6 +128,7 @@ _LAZY = {
     "RegistryServer": "pyctrd.flows.serve",
     "Space": "pyctrd.flows.space",
     "StoreSpace": "pyctrd.flows.space",
+    "Transfer": "pyctrd.transfers",
     "diff": "pyctrd.engine",
     "unpack": "pyctrd.engine",
     "verify": "pyctrd.engine",

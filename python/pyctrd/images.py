@@ -12,6 +12,7 @@ from pyctrd.errors import InvalidError
 from pyctrd.image import Image
 
 if TYPE_CHECKING:
+    from pyctrd.flows.follow import Following
     from pyctrd.flows.many import ManyPulls
     from pyctrd.flows.progress import Telling
     from pyctrd.flows.resolve import Resolved
@@ -31,6 +32,7 @@ class Images:
         self._rooms = rooms
         self._policy = policy
         self._many: list[ManyPulls] = []
+        self._followed: list[Following[Image]] = []
 
     def pull(
         self,
@@ -114,6 +116,43 @@ class Images:
             if origin is not None:
                 origin.close()
 
+    def follow_pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        unpack: bool = True,
+        keep_blobs: bool | None = None,
+    ) -> pyctrd.Transfer[Image]:
+        """As ``pull``, with its events to iterate over in place of a callback.
+
+        ::
+
+            with engine.images.follow_pull("alpine") as events:
+                for event in events:
+                    print(event.received_bytes, event.size_bytes)
+            image = events.result()
+
+        Args:
+            reference: As for ``pull``.
+            platform: As for ``pull``.
+            unpack: As for ``pull``.
+            keep_blobs: As for ``pull``.
+
+        Returns:
+            The pull, which has begun: an iterator over its events and a context manager. What ``pull`` would raise, its
+            iteration and ``result`` do.
+        """
+        from pyctrd.flows.follow import Following
+        from pyctrd.transfers import Transfer
+
+        def pull(progress: pyctrd.ProgressCallback) -> Image:
+            return self.pull(reference, platform=platform, unpack=unpack, keep_blobs=keep_blobs, progress=progress)
+
+        following = Following(pull)
+        self._followed = [*(known for known in self._followed if not known.is_over), following]
+        return Transfer(following)
+
     def pull_many(
         self,
         references: Iterable[str],
@@ -193,10 +232,13 @@ class Images:
         return self._rooms.settings.keep_blobs if keep_blobs is None else keep_blobs
 
     def close(self) -> None:
-        """Stop what ``pull_many`` has under way, and wait for it; idempotent. The engine does it at its end."""
+        """Stop what ``pull_many`` and ``follow_pull`` have under way, and wait; idempotent; the engine does it too."""
         many, self._many = self._many, []
+        followed, self._followed = self._followed, []
         for pulls in many:
             pulls.close()
+        for following in followed:
+            following.close()
 
     def load(
         self,
