@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -100,6 +102,33 @@ def test_a_pull_in_the_middle_of_a_layer(root: Path, faulty: FaultyRegistry) -> 
             assert await engine.check(digests=True) == []
 
     asyncio.run(play())
+
+
+PULL = """
+import asyncio, sys
+from pyctrd import aio
+
+async def main():
+    async with aio.Engine() as engine:
+        await engine.images.pull(sys.argv[1])
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_is_interrupted(root: Path, faulty: FaultyRegistry) -> None:
+    reference, stall = stalling(faulty)
+    with subprocess.Popen([sys.executable, "-c", PULL, reference], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert faulty.stalled.wait(60)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=PROMPT_SECONDS * 5)
+        finally:
+            process.kill()
+            stall.set()
+    assert process.returncode == -signal.SIGINT
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert {Path(name).name for name in files_below(root / "content/ingest")} <= {"data", "lock"}
 
 
 def test_a_pull_whose_registry_says_nothing(root: Path, faulty: FaultyRegistry) -> None:
