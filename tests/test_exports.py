@@ -21,8 +21,9 @@ PROMISED = {
         "images containers content registry namespaces leases namespace info check events gc df stages "
         "serve_registry close leave"
     ),
-    "Images": "pull pull_many load save push copy tag convert get find list remove unmount close",
+    "Images": "pull follow_pull pull_many load save push copy tag convert get find list remove unmount close",
     "PullMany": "progress close",
+    "Transfer": "result close is_over",
     "PullResult": "reference image error get",
     "Image": (
         "name digest manifest_digest platform created_ns manifest config size_bytes read_file open stat lstat walk "
@@ -44,7 +45,7 @@ PROMISED = {
 CLASSES = sorted(name for name in pyctrd.__all__ if inspect.isclass(getattr(pyctrd, name)))
 # Users get these from an engine and never make one: their constructors are not part of the promise.
 GIVEN = {"Image", "Images", "PullMany", "Container", "Containers", "Content", "Namespaces", "Lease", "Leases"}
-GIVEN |= {"Registries", "Repository", "RegistryServer"}
+GIVEN |= {"Registries", "Repository", "RegistryServer", "Transfer"}
 
 
 def functions(owner: type) -> Iterator[tuple[str, Any]]:

@@ -25,6 +25,7 @@ ENGINE = {
     "policies",
     "pulls",
     "registries",
+    "transfers",
 }
 # Room → what it may import of ours, beside itself. "pyctrd" is the package's own list of names.
 PYTHON: Mapping[str, set[str]] = {
@@ -41,7 +42,8 @@ PYTHON: Mapping[str, set[str]] = {
     # Of two rooms they take values: records that they wrap, and the options that a container is made from.
     **{part: {"errors", "oci", "_core", "flows", "metadata", "pyctrd", "runtime", *ENGINE} for part in ENGINE},
     "cli": {"errors", "oci", "pyctrd", "__version__", *ENGINE},
-    "pyctrd": {"errors", "oci", "_core", "flows", *ROOMS, *ENGINE},
+    "aio": {"errors", "oci", "pyctrd", *ENGINE},
+    "pyctrd": {"errors", "oci", "_core", "flows", "aio", *ROOMS, *ENGINE},
     "__main__": {"cli"},
 }
 

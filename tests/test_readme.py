@@ -21,12 +21,18 @@ SHOWN = "docker.io/library/alpine:3.20"
 DEADLINE_SECONDS = 120.0
 
 
-def block(language: str) -> str:
-    """The only fenced block of a language."""
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language."""
     found = re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    assert len(found) == 1
-    assert SHOWN in found[0]
-    return str(found[0])
+    assert found
+    assert all(SHOWN in one for one in found)
+    return found
+
+
+def block(language: str) -> str:
+    """The only one."""
+    (found,) = blocks(language)
+    return found
 
 
 def run(words: list[str], example: str) -> subprocess.CompletedProcess[str]:
@@ -38,9 +44,9 @@ def run(words: list[str], example: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.root
-def test_the_python_example_prints_what_the_container_wrote(images: Images, state: Path) -> None:
-    example = block("python").replace(SHOWN, images.busybox.reference)
-    done = run([sys.executable, "-W", "error", "-c"], example)
+@pytest.mark.parametrize("example", blocks("python"), ids=["plain", "awaited"])
+def test_the_python_examples_print_what_the_container_wrote(images: Images, state: Path, example: str) -> None:
+    done = run([sys.executable, "-W", "error", "-c"], example.replace(SHOWN, images.busybox.reference))
     assert (done.returncode, done.stdout) == (0, "0 hello\n\n"), done.stderr
     assert list((state / "shims").iterdir()) == []
 

@@ -20,6 +20,7 @@ TYPE_CHECKING = False  # what `typing` has too, which a command loads only if it
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyctrd import aio as aio
     from pyctrd._core import Diffed as Diffed
     from pyctrd._core import Ingested as Ingested
     from pyctrd.containers import Container as Container
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from pyctrd.runtime.state import ContainerStatus as ContainerStatus
     from pyctrd.runtime.state import ExitStatus as ExitStatus
     from pyctrd.snapshots.protocol import Change as Change
+    from pyctrd.transfers import Transfer as Transfer
 
 __version__ = "0.1.0"
 
@@ -127,6 +129,7 @@ _LAZY = {
     "RegistryServer": "pyctrd.flows.serve",
     "Space": "pyctrd.flows.space",
     "StoreSpace": "pyctrd.flows.space",
+    "Transfer": "pyctrd.transfers",
     "diff": "pyctrd.engine",
     "unpack": "pyctrd.engine",
     "verify": "pyctrd.engine",
@@ -137,12 +140,13 @@ __all__ = ["PyctrdError", "__version__", "errors", *_LAZY]  # noqa: PLE0604 - th
 
 def __getattr__(name: str) -> Any:
     """Load a public name at its first use (PEP 562)."""
-    module = _LAZY.get(name)
+    module = "pyctrd.aio" if name == "aio" else _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'pyctrd' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(module), name)
+    loaded = import_module(module)
+    value = loaded if name == "aio" else getattr(loaded, name)
     globals()[name] = value
     return value
 

@@ -10,7 +10,8 @@ from typing import Any, Literal, Self
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.flows.rooms import Rooms
-from pyctrd.flows.settings import DEFAULT_CONCURRENCY, VERIFY_KEY_VARIABLE, read_settings
+from pyctrd.flows.settings import DEFAULT_CONCURRENCY as DEFAULT_CONCURRENCY  # noqa: PLC0414 - a face has it too
+from pyctrd.flows.settings import VERIFY_KEY_VARIABLE, read_settings
 from pyctrd.images import Images
 from pyctrd.leases import Leases
 

@@ -12,10 +12,14 @@ from pyctrd.errors import InvalidError
 from pyctrd.image import Image
 
 if TYPE_CHECKING:
+    from pyctrd.flows.follow import Following
     from pyctrd.flows.many import ManyPulls
+    from pyctrd.flows.progress import Telling
     from pyctrd.flows.resolve import Resolved
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
+    from pyctrd.oci.platform import Platform
+    from pyctrd.oci.reference import Reference
 
 # As ``oci.transports`` has them, which a pull from a registry need not load.
 _TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:")
@@ -28,6 +32,7 @@ class Images:
         self._rooms = rooms
         self._policy = policy
         self._many: list[ManyPulls] = []
+        self._followed: list[Following[Image]] = []
 
     def pull(
         self,
@@ -50,7 +55,9 @@ class Images:
                 they are verified and never written. A later pull finds the image there, unless it wants the blobs: it
                 fetches those that are not. A layer that the namespace has unpacked already, from another blob, is then
                 taken on the config's word, and nothing of it fetched.
-            progress: Called about ten times a second, in this thread, with a ``PullProgress``.
+            progress: Called in this thread with a ``PullProgress``: first while the reference is resolved, when no
+                layers are known, then about ten times a second, and last when the image is there. What it raises gives
+                the pull up, but for the last time.
 
         Returns:
             The image; it survives a power cut from here on (see ``durability``).
@@ -82,7 +89,16 @@ class Images:
                 progress=progress,
             )
             return Image(self._rooms, loaded[0])
+        from pyctrd.flows.progress import telling
+
         parsed = Reference.parse(reference)
+        with telling(str(parsed), progress) as told:
+            return Image(self._rooms, self._pull(parsed, wanted, told, unpack=unpack, keeps=keeps))
+
+    def _pull(
+        self, reference: Reference, platform: Platform, told: Telling, *, unpack: bool, keeps: bool
+    ) -> ImageRecord:
+        """From a registry."""
         origin = None
         try:
             with self._rooms.opening(snapshotter=unpack) as is_new:
@@ -90,16 +106,52 @@ class Images:
                 from pyctrd.flows.pull import ask_ahead, bring
                 from pyctrd.flows.resolve import RegistryOrigin, resolve
 
-                origin = RegistryOrigin(self._rooms, parsed)
-                resolved = resolve(self._rooms, parsed, platform=wanted, origin=origin)
+                origin = RegistryOrigin(self._rooms, reference)
+                resolved = resolve(self._rooms, reference, platform=platform, origin=origin)
                 self._check(resolved)
                 if is_new:  # and has nothing that could make the request vain
                     ask_ahead(origin, resolved, unpack=unpack, keep_blobs=keeps)
-            record = bring(self._rooms, resolved, origin=origin, unpack=unpack, keep_blobs=keeps, progress=progress)
+            return bring(self._rooms, resolved, origin=origin, unpack=unpack, keep_blobs=keeps, told=told)
         finally:
             if origin is not None:
                 origin.close()
-        return Image(self._rooms, record)
+
+    def follow_pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        unpack: bool = True,
+        keep_blobs: bool | None = None,
+    ) -> pyctrd.Transfer[Image]:
+        """As ``pull``, with its events to iterate over in place of a callback.
+
+        ::
+
+            with engine.images.follow_pull("alpine") as events:
+                for event in events:
+                    print(event.received_bytes, event.size_bytes)
+            image = events.result()
+
+        Args:
+            reference: As for ``pull``.
+            platform: As for ``pull``.
+            unpack: As for ``pull``.
+            keep_blobs: As for ``pull``.
+
+        Returns:
+            The pull, which has begun: an iterator over its events and a context manager. What ``pull`` would raise, its
+            iteration and ``result`` do.
+        """
+        from pyctrd.flows.follow import Following
+        from pyctrd.transfers import Transfer
+
+        def pull(progress: pyctrd.ProgressCallback) -> Image:
+            return self.pull(reference, platform=platform, unpack=unpack, keep_blobs=keep_blobs, progress=progress)
+
+        following = Following(pull)
+        self._followed = [*(known for known in self._followed if not known.is_over), following]
+        return Transfer(following)
 
     def pull_many(
         self,
@@ -180,10 +232,13 @@ class Images:
         return self._rooms.settings.keep_blobs if keep_blobs is None else keep_blobs
 
     def close(self) -> None:
-        """Stop what ``pull_many`` has under way, and wait for it; idempotent. The engine does it at its end."""
+        """Stop what ``pull_many`` and ``follow_pull`` have under way, and wait; idempotent; the engine does it too."""
         many, self._many = self._many, []
+        followed, self._followed = self._followed, []
         for pulls in many:
             pulls.close()
+        for following in followed:
+            following.close()
 
     def load(
         self,
@@ -318,6 +373,7 @@ class Images:
             distribution-spec v1.1, "Push".
         """
         from pyctrd.flows.load import get_image
+        from pyctrd.flows.progress import telling
         from pyctrd.flows.push import push, push_packed
         from pyctrd.oci.reference import Reference
 
@@ -332,19 +388,15 @@ class Images:
                 )
             return self._push_to(record, target, all_platforms=all_platforms, progress=progress)
         parsed = Reference.parse(target or record.name)
-        if compression is not None:
-            if all_platforms:
-                raise InvalidError("invalid compression: only one platform is converted", field="compression")
-            return str(
-                push_packed(
-                    self._rooms, record, parsed, compression=compression, chunk_bytes=chunk_bytes, progress=progress
-                ).digest
-            )
-        return str(
-            push(
-                self._rooms, record, parsed, all_platforms=all_platforms, chunk_bytes=chunk_bytes, progress=progress
-            ).digest
-        )
+        if compression is not None and all_platforms:
+            raise InvalidError("invalid compression: only one platform is converted", field="compression")
+        rooms = self._rooms
+        with telling(str(parsed), progress) as told:
+            if compression is not None:
+                sent = push_packed(rooms, record, parsed, compression=compression, told=told, chunk_bytes=chunk_bytes)
+            else:
+                sent = push(rooms, record, parsed, all_platforms=all_platforms, told=told, chunk_bytes=chunk_bytes)
+        return str(sent.digest)
 
     def _push_to(
         self, record: ImageRecord, target: str, *, all_platforms: bool, progress: pyctrd.ProgressCallback | None
@@ -392,20 +444,22 @@ class Images:
             distribution-spec v1.1, "Pull", "Push", "Listing Referrers".
         """
         from pyctrd.flows.copy import copy_image
+        from pyctrd.flows.progress import telling
         from pyctrd.oci.platform import Platform
         from pyctrd.oci.reference import Reference
 
-        return str(
-            copy_image(
+        parsed = Reference.parse(target)
+        with telling(str(parsed), progress) as told:
+            copied = copy_image(
                 self._rooms,
                 Reference.parse(source),
-                Reference.parse(target),
+                parsed,
                 platform=Platform.parse(platform) if platform else None,
                 referrers=referrers,
+                told=told,
                 chunk_bytes=chunk_bytes,
-                progress=progress,
-            ).digest
-        )
+            )
+        return str(copied.digest)
 
     def tag(self, name: str, target: str) -> Image:
         """Give an image another name; one that exists means this image from then on.
@@ -468,17 +522,13 @@ class Images:
         """
         from pyctrd.flows.convert import convert_image
         from pyctrd.flows.load import get_image
+        from pyctrd.flows.progress import telling
         from pyctrd.oci.reference import Reference
 
-        record = convert_image(
-            self._rooms,
-            get_image(self._rooms, source),
-            Reference.parse(target),
-            compression=compression,
-            level=level,
-            progress=progress,
-        )
-        return Image(self._rooms, record)
+        record, parsed = get_image(self._rooms, source), Reference.parse(target)
+        with telling(record.name, progress) as told:
+            made = convert_image(self._rooms, record, parsed, compression=compression, told=told, level=level)
+        return Image(self._rooms, made)
 
     def get(self, name: str) -> Image:
         """The image of a reference, or of a digest (or its first characters, twelve or more).

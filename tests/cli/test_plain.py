@@ -37,6 +37,7 @@ OWN: Sequence[list[str]] = (
 LEFT: Sequence[list[str]] = (
     *([], ["pull"], ["pull", "-q"], ["pull", ""], ["pull", REFERENCE, REFERENCE], ["pull", "--", REFERENCE]),
     *(["pull", "--json", REFERENCE], ["pull", REFERENCE, "--stages"], ["pull", "--platform", "linux/arm64", REFERENCE]),
+    *(["pull", "--progress", "json", REFERENCE], ["pull", "--progress=bars", REFERENCE]),
     *(["pull", "-qq", REFERENCE], ["pull", "-h"], ["pull", "--help", REFERENCE], ["pull", "--quie", REFERENCE]),
     *(["--root=r", "pull", REFERENCE], ["--root", "", "pull", REFERENCE], ["--root", "-n", "pull", REFERENCE]),
     *(["-nteam", "pull", REFERENCE], ["--json", "pull", REFERENCE], ["--debug", "pull", REFERENCE]),

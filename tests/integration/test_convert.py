@@ -368,7 +368,8 @@ def test_a_conversion_that_is_given_up_leaves_nothing(
 
     def progress(told: pyctrd.PullProgress) -> None:
         states.update(layer.state for layer in told.layers)
-        raise _EnoughError
+        if told.layers:
+            raise _EnoughError
 
     with pytest.raises(_EnoughError):
         engine.images.convert(before.name, TARGET, compression="gzip", level=9, progress=progress)
@@ -386,7 +387,8 @@ import sys, pyctrd
 with pyctrd.Engine() as engine:
     print("ready", flush=True)
     def progress(told):
-        print("on", flush=True)
+        if told.layers:
+            print("on", flush=True)
     engine.images.convert(sys.argv[1], sys.argv[2], compression="gzip", level=9, progress=progress)
 """
 

@@ -73,9 +73,7 @@ def test_a_limit_of_each_connection_is_got_around(
     told: list[int] = []
     with SlowRelay(registry.host, rate=RATE, latency=latency) as relay, pyctrd.Engine() as engine:
         reference = pushed.replace(registry.host, relay.host)
-        engine.images.pull(
-            reference, keep_blobs=keep_blobs, progress=lambda seen: told.append(seen.layers[0].received_bytes)
-        )
+        engine.images.pull(reference, keep_blobs=keep_blobs, progress=lambda seen: told.append(seen.received_bytes))
         assert relay.connections_most >= 3
         asked = layer_ranges(relay, built)
         assert_whole(engine, reference, root)

@@ -81,7 +81,7 @@ def test_a_layer_that_came_whole_is_not_fetched_again_where_another_did_not(
     faulty.lie(f"/blobs/{built.layers[1].digest}", Answer(503, body=b"later", stall=released), GONE)
 
     def release(seen: pyctrd.PullProgress) -> None:
-        if seen.layers[0].state == "done":
+        if seen.layers and seen.layers[0].state == "done":
             released.set()
 
     with pyctrd.Engine() as engine, pytest.raises(UnavailableError):
@@ -286,8 +286,9 @@ def test_progress_has_what_is_there_from_the_start(root: Path, faulty: FaultyReg
     reference = cut(faulty, built, BLOCK)
     seen: list[pyctrd.LayerProgress] = []
     with pyctrd.Engine() as engine:
-        engine.images.pull(reference, progress=lambda now: seen.append(now.layers[0]))
+        engine.images.pull(reference, progress=lambda now: seen.extend(now.layers))
     shown = [layer.received_bytes for layer in seen if layer.state != "waiting"]
     assert min(count for count in shown if count) >= BLOCK
+    assert {layer.resumed_bytes for layer in seen if layer.received_bytes} == {BLOCK}
     assert shown == sorted(shown)
     assert shown[-1] == LAYER_SIZE

@@ -18,10 +18,11 @@ from pyctrd.errors import (
 )
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
+from pyctrd.oci.hold import Hold
 from pyctrd.oci.media_types import OCI_MANIFEST
 from pyctrd.oci.reference import Reference
 from pyctrd.registry.client import Client
-from pyctrd.registry.connection import Hold, Payload
+from pyctrd.registry.connection import Payload
 from pyctrd.registry.payload import FilePayload
 from pyctrd.registry.transport import ATTEMPTS_MAX
 from pyctrd.registry.upload import CHUNK_BYTES, MakePayload

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -130,6 +132,25 @@ def test_t15_ten_thousand_connections_are_bounded_and_others_are_served(host: Ho
         until(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) < 100)
         assert resident_bytes(pid) < SHIM_MAX_BYTES
         assert_serves(host, "many")
+
+
+def test_who_is_not_taken_as_a_client_is_told_the_same_end(host: Host) -> None:
+    bundle = start(host, "awaited", "sleep", "600")
+    shim = shim_of(host, "awaited")
+    running = state.read_running(host.shim_directory("awaited"))
+    assert running is not None
+    (host.shim_directory("awaited") / SOCKET).unlink()  # as if it had too many
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(host.runtime.wait, "awaited", bundle, WAIT_SECONDS)
+        os.kill(shim, signal.SIGSTOP)  # it is late
+        try:
+            host.runtime.kill("awaited", signal.SIGKILL)
+            until(lambda: Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+            with pytest.raises(TimeoutError):
+                wait.result(timeout=0.2)
+        finally:
+            os.kill(shim, signal.SIGCONT)
+        assert wait.result(WAIT_SECONDS).signal == signal.SIGKILL
 
 
 def test_t15_who_never_reads_holds_up_neither_the_container_nor_its_end(host: Host) -> None:

@@ -108,8 +108,13 @@ def test_two_pulls_of_one_image_need_its_room_once(a: pyctrd.Engine, b: pyctrd.E
     a.namespaces.set("b", quota=size_of(built))
     finish = stalled_pull(faulty, b, built, "same")
     waits = threading.Event()
+
+    def wait(told: pyctrd.PullProgress) -> None:
+        if told.layers:
+            waits.set()
+
     with pyctrd.Engine(namespace="b") as beside, ThreadPoolExecutor(1) as pool:
-        second = pool.submit(beside.images.pull, faulty.add(built, "same"), progress=lambda _: waits.set())
+        second = pool.submit(beside.images.pull, faulty.add(built, "same"), progress=wait)
         assert waits.wait(DEADLINE_SECONDS)
         finish()
         assert second.result(DEADLINE_SECONDS).digest == built.digest

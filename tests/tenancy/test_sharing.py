@@ -465,6 +465,18 @@ def test_progress_says_the_same_of_what_was_given_as_of_what_came(
         of_it = [one for one in seen if one.digest == layer.digest]
         assert {one.state for one in of_it} <= {"waiting", "pulling", "done"}
         assert (of_it[-1].state, of_it[-1].received_bytes) == ("done", len(layer.content))
+        assert {one.source for one in of_it} - {""} == {faulty.host}
+
+
+def test_progress_says_what_the_store_gave_where_both_namespaces_share(
+    a: pyctrd.Engine, b: pyctrd.Engine, faulty: FaultyRegistry
+) -> None:
+    built = private(29)
+    a.images.pull(faulty.add(built, "mine"))
+    make_shared(a, "a", "b")
+    seen: list[pyctrd.PullProgress] = []
+    b.images.pull(faulty.add(built, "other"), progress=seen.append)
+    assert [layer.source for layer in seen[-1].layers] == ["store"]
 
 
 def test_given_content_is_charged_as_if_it_had_come(a: pyctrd.Engine, b: pyctrd.Engine, images: Images) -> None:

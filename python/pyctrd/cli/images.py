@@ -10,7 +10,7 @@ import click
 from pyctrd.cli.describe import describe_image
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
-from pyctrd.cli.options import platform_option, registry_options, verify_option
+from pyctrd.cli.options import platform_option, progress_option, registry_options, verify_option
 from pyctrd.cli.output import (
     age_text,
     print_json_lines,
@@ -23,6 +23,7 @@ from pyctrd.cli.sizes import limit_option
 
 if TYPE_CHECKING:
     from pyctrd import IdRange, Limits, Policy
+    from pyctrd.cli.progress import Mode
 
 SHORT_DIGITS = 12
 _IDS = "INSIDE:OUTSIDE:LENGTH"
@@ -59,6 +60,7 @@ keep_option = click.option(
     help="Connections for one large layer, where more are faster [PYCTRD_LAYER_CONNECTIONS, 6].",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
+@progress_option
 @click.option("--stages", is_flag=True, help="Add the busy, starved and blocked time of each stage (with --json).")
 @json_option
 @pass_globals
@@ -75,6 +77,7 @@ def pull_command(
     no_keep_blobs: bool | None,
     layer_connections: int | None,
     quiet: bool,
+    shown: Mode | None,
     stages: bool,
     as_json: bool,
 ) -> int:
@@ -92,6 +95,7 @@ def pull_command(
         references,
         {"platform": platform, "unpack": not no_unpack, "keep_blobs": False if no_keep_blobs else None},
         quiet=quiet,
+        shown=shown,
         stages=stages,
         as_json=as_json or options.json,
         **registry,
@@ -118,6 +122,7 @@ def pull_command(
 @digests_option
 @unpack_option
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@progress_option
 @json_option
 @pass_globals
 def load_command(
@@ -130,13 +135,14 @@ def load_command(
     content_digests: bool | None,
     no_unpack: bool,
     quiet: bool,
+    shown: Mode | None,
     as_json: bool,
 ) -> None:
     """Bring images in from a layout or an archive: verified, stored, unpacked. Prints their names."""
     if source == "-" and sys.stdin.isatty():
         raise click.UsageError("standard input is a terminal: give a file or directory with -i, or pipe one in")
     with options.engine(limits=limits, content_digests=content_digests) as engine:
-        with show_progress(quiet=quiet or as_json or options.json) as progress:
+        with show_progress(shown, quiet=quiet or as_json or options.json) as progress:
             images = engine.images.load(
                 sys.stdin.buffer if source == "-" else source,
                 name=name,

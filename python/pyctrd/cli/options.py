@@ -9,6 +9,13 @@ import click
 
 platform_option = click.option("--platform", metavar="OS/ARCH", help="Another platform than the host's.")
 
+progress_option = click.option(
+    "--progress",
+    "shown",
+    type=click.Choice(["auto", "bars", "json", "none"]),
+    help="How far it is, on standard error: bars, or a JSON object for each event; by default bars on a terminal.",
+)
+
 
 def _read_key(_context: click.Context, _parameter: click.Parameter, path: str | None) -> Any:
     if path is None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pyctrd import PullMany
     from pyctrd.cli.globals import Globals
+    from pyctrd.cli.progress import Mode
     from pyctrd.image import Image
 
 
@@ -22,6 +23,7 @@ def pull(
     wanted: Mapping[str, Any] | None = None,
     *,
     quiet: bool = False,
+    shown: Mode | None = None,
     stages: bool = False,
     as_json: bool = False,
     **engine_options: Any,
@@ -33,6 +35,7 @@ def pull(
         references: What to pull; of several, each is printed as it comes in.
         wanted: What the pull itself is called with.
         quiet: Draw no progress, and print of each image its digest only.
+        shown: What progress is shown as; None is bars on a terminal.
         stages: Add the times of the pipeline's stages to the JSON form.
         as_json: Print one document, at the end.
         engine_options: What the engine is opened with, beside the global options.
@@ -42,7 +45,7 @@ def pull(
     """
     with (
         options.engine(**engine_options) as engine,
-        show_progress(quiet=quiet or as_json) as progress,
+        show_progress(shown, quiet=quiet or as_json) as progress,
     ):
         if len(references) > 1:
             results = engine.images.pull_many(references, **(wanted or {}), progress=progress)

@@ -8,9 +8,9 @@ import click
 
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
-from pyctrd.cli.options import registry_options
+from pyctrd.cli.options import progress_option, registry_options
 from pyctrd.cli.output import print_json
-from pyctrd.cli.progress import show_progress
+from pyctrd.cli.progress import Mode, show_progress
 from pyctrd.cli.sizes import SizeType
 
 chunk_option = click.option(
@@ -36,6 +36,7 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print the diges
 )
 @chunk_option
 @quiet_option
+@progress_option
 @json_option
 @pass_globals
 def push_command(
@@ -48,6 +49,7 @@ def push_command(
     compression: Literal["gzip", "zstd", "zstd:chunked", "none"] | None,
     chunk_bytes: int,
     quiet: bool,
+    shown: Mode | None,
     as_json: bool,
 ) -> None:
     """Send an image to a registry, under its own name or as TARGET; prints the digest that it has there."""
@@ -56,7 +58,7 @@ def push_command(
     as_json |= options.json
     with options.engine(**registry) as engine:
         found = engine.images.get(image)
-        with show_progress(quiet=quiet or as_json) as progress:
+        with show_progress(shown, quiet=quiet or as_json) as progress:
             digest = engine.images.push(
                 found.name,
                 target,
@@ -76,6 +78,7 @@ def push_command(
 @click.option("--referrers", is_flag=True, help="Signatures and other artifacts that tell of the image, too.")
 @chunk_option
 @quiet_option
+@progress_option
 @json_option
 @pass_globals
 def copy_command(
@@ -88,12 +91,13 @@ def copy_command(
     referrers: bool,
     chunk_bytes: int,
     quiet: bool,
+    shown: Mode | None,
     as_json: bool,
 ) -> None:
     """Copy an image between registries, byte for byte; nothing is stored here. Prints its digest."""
     as_json |= options.json
     with options.engine(**registry) as engine:
-        with show_progress(quiet=quiet or as_json) as progress:
+        with show_progress(shown, quiet=quiet or as_json) as progress:
             digest = engine.images.copy(
                 source, target, platform=platform, referrers=referrers, chunk_bytes=chunk_bytes, progress=progress
             )

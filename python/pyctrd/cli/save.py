@@ -11,8 +11,9 @@ import click
 from pyctrd.cli.describe import describe_image
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
+from pyctrd.cli.options import progress_option
 from pyctrd.cli.output import EXIT_FAILED, print_error, print_json_lines
-from pyctrd.cli.progress import show_progress
+from pyctrd.cli.progress import Mode, show_progress
 
 # Podman calls a layout oci-dir.
 _FORMATS: Mapping[str, Literal["docker-archive", "oci-archive", "oci"]] = {
@@ -46,6 +47,7 @@ _FORMATS: Mapping[str, Literal["docker-archive", "oci-archive", "oci"]] = {
     help="That platform's manifest alone, for umoci, crane and others that take no index which is not whole.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@progress_option
 @json_option
 @pass_globals
 def save_command(
@@ -56,6 +58,7 @@ def save_command(
     form: str,
     platform: str | None,
     quiet: bool,
+    shown: Mode | None,
     as_json: bool,
 ) -> int:
     """Write images to a file, a directory or standard output, for load, docker, podman, skopeo and others."""
@@ -68,7 +71,7 @@ def save_command(
     as_json |= options.json
     if is_stream and as_json:
         raise click.UsageError("standard output cannot have both the archive and JSON: give a file with -o")
-    with options.engine() as engine, show_progress(quiet=quiet or as_json) as progress:
+    with options.engine() as engine, show_progress(shown, quiet=quiet or as_json) as progress:
         try:
             engine.images.save(
                 names,

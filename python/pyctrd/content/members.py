@@ -27,7 +27,12 @@ class Slice:
         start: Where the run begins in it.
         size: Its bytes.
         offset: Which byte of the run comes first.
+
+    Attributes:
+        source: What progress says of where it comes from.
     """
+
+    source = "file"
 
     def __init__(self, fd: int, *, start: int, size: int, offset: int = 0) -> None:
         self._fd = fd

@@ -20,7 +20,6 @@ from pyctrd.oci.digest import Digest
 from pyctrd.oci.media_types import OCI_MANIFEST
 
 if TYPE_CHECKING:
-    from pyctrd.flows.progress import ProgressCallback
     from pyctrd.flows.rooms import Rooms
     from pyctrd.oci.reference import Reference
 
@@ -37,7 +36,6 @@ def attach(
     *,
     artifact_type: str,
     annotations: Mapping[str, str],
-    progress: ProgressCallback | None = None,
 ) -> Descriptor:
     """Store files beside an image of a registry, as an artifact whose subject that is.
 
@@ -47,7 +45,6 @@ def attach(
         files: Paths, and the media type of each.
         artifact_type: What kind of artifact it is.
         annotations: Of the artifact's manifest.
-        progress: As for a push.
 
     Returns:
         The artifact's manifest.
@@ -94,7 +91,6 @@ def attach(
             subject,
             list(sendings.values()),
             concurrency=rooms.settings.concurrency,
-            progress=progress,
         )
     digest = Digest.of(body)
     put_documents(rooms.registry, subject, [(str(digest), OCI_MANIFEST, body)])

@@ -34,9 +34,15 @@ REST_SECONDS = 8.0
 
 
 class Body(Protocol):
-    """Where a blob's bytes come from: a registry's answer, or a file."""
+    """Where a blob's bytes come from: a registry's answer, or a file.
+
+    Attributes:
+        offset: Which byte comes first.
+        source: What that is called, as progress says it.
+    """
 
     offset: int
+    source: str
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the front of ``buffer``; 0 at the end."""
@@ -49,6 +55,8 @@ class Body(Protocol):
 
 class FileBody:
     """A blob of this store as a body."""
+
+    source = "store"
 
     def __init__(self, path: Path, offset: int) -> None:
         self._file = path.open("rb", buffering=0)

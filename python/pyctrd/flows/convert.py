@@ -17,7 +17,7 @@ from pyctrd.flows.bodies import FileBody
 from pyctrd.flows.fetch import Fetch, of_layer
 from pyctrd.flows.lease import HeldLease, kept, resources_of
 from pyctrd.flows.log import logger
-from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, LayerProgress, LayerState, ProgressCallback, PullProgress
+from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, LayerProgress, LayerState, Telling
 from pyctrd.flows.pull import BytesBody, is_present, record_content, swept_after_failure
 from pyctrd.flows.wants import Want
 from pyctrd.metadata.leases import LeaseResource
@@ -59,8 +59,8 @@ def convert_image(
     target: Reference,
     *,
     compression: Packing,
+    told: Telling,
     level: int | None = None,
-    progress: ProgressCallback | None = None,
 ) -> ImageRecord:
     """Make an image of another one's layers in another form; see ``Images.convert``.
 
@@ -86,7 +86,8 @@ def convert_image(
         ]
         with _core.Workspace(str(rooms.root), os.urandom(16).hex()) as workspace:
             conversions = _Conversions(rooms, workspace.path, layers, compression=compression, level=level)
-            made = conversions.run(source.name, progress)
+            told.begin(source.target_digest, conversions.progress)
+            made = conversions.run(told)
             docker = manifest.media_type == DOCKER_MANIFEST and not compression.startswith("zstd")
             base = compression.partition(":")[0]
             descriptors = [
@@ -212,7 +213,7 @@ class _Conversions:
         self._made: dict[str, _core.Converted] = {}
         self._is_stopped = False
 
-    def run(self, name: str, progress: ProgressCallback | None) -> Mapping[str, _core.Converted]:
+    def run(self, told: Telling) -> Mapping[str, _core.Converted]:
         """Write all that are to be written; what they came to, by diff_id. The first failure ends the others."""
         # A layer that the image has twice is converted once: its tar is the same.
         jobs = {layer.diff_id: layer for layer in self._layers if layer.source is not None}
@@ -223,12 +224,11 @@ class _Conversions:
             try:
                 pending = {pool.submit(self._convert, layer) for layer in ordered}
                 while pending:
-                    pause = None if progress is None else PROGRESS_INTERVAL_SECONDS
+                    pause = None if told.watch is None else PROGRESS_INTERVAL_SECONDS
                     done, pending = wait(pending, pause, FIRST_COMPLETED)
                     for future in done:
                         future.result()
-                    if progress is not None:
-                        progress(self._progress(name))
+                    told.tell()
             except BaseException:
                 # Ctrl-C lands here, in the main thread.
                 self._stop()
@@ -276,13 +276,11 @@ class _Conversions:
         for conversion in running:
             conversion.cancel()
 
-    def _progress(self, name: str) -> PullProgress:
+    def progress(self) -> list[LayerProgress]:
+        """How far each layer is."""
         with self._lock:
             states, running = dict(self._states), dict(self._running)
-        return PullProgress(
-            name,
-            tuple(_progress_of(layer, states[layer.diff_id], running.get(layer.diff_id)) for layer in self._layers),
-        )
+        return [_progress_of(layer, states[layer.diff_id], running.get(layer.diff_id)) for layer in self._layers]
 
 
 def _progress_of(layer: _Layer, state: LayerState, conversion: _core.Conversion | None) -> LayerProgress:
@@ -295,6 +293,7 @@ def _progress_of(layer: _Layer, state: LayerState, conversion: _core.Conversion 
         received_bytes=size if state in ("present", "done") else read,
         size_bytes=size,
         unpacked_bytes=0,
+        source="store",
     )
 
 

@@ -15,7 +15,7 @@ from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_index
 
 if TYPE_CHECKING:
-    from pyctrd.flows.progress import ProgressCallback
+    from pyctrd.flows.progress import Telling
     from pyctrd.flows.rooms import Rooms
     from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.platform import Platform
@@ -33,8 +33,8 @@ def copy_image(
     *,
     platform: Platform | None,
     referrers: bool,
+    told: Telling,
     chunk_bytes: int = 0,
-    progress: ProgressCallback | None = None,
 ) -> Descriptor:
     """Copy what a reference names, with all that it names in turn; every digest stays what it is.
 
@@ -44,8 +44,8 @@ def copy_image(
         target: Where to, with a tag; with a digest alone it gets no name.
         platform: This one's manifest alone in place of an index; None for all of them.
         referrers: What tells of any of it too: signatures and the like, and what tells of these.
+        told: Told a few times a second, in the calling thread.
         chunk_bytes: Blobs in requests of so many bytes; 0 for one request each.
-        progress: Called a few times a second, in the calling thread.
 
     Returns:
         What the target names now.
@@ -68,13 +68,14 @@ def copy_image(
             f"invalid reference: {target}: the image is {top.digest}", field="reference", value=str(target)
         )
     copying.add(fetched, depth=1)
+    told.begin(str(top.digest), lambda: [sending.progress() for sending in copying.sendings.values()])
     send_blobs(
         rooms.registry,
         target,
         list(copying.sendings.values()),
         concurrency=rooms.settings.concurrency,
         chunk_bytes=chunk_bytes,
-        progress=progress,
+        told=told,
     )
     put_documents(rooms.registry, target, [(str(digest), *copying.documents[digest]) for digest in copying.documents])
     if target.tag is not None:  # last of all: who finds the name finds all of it

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pyctrd.errors import InvalidError
 from pyctrd.flows.runs import notice_all, notice_ends
+from pyctrd.oci.hold import pause
 from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _walk(
         now = time.monotonic()
         if not follow or (deadline is not None and now >= deadline):
             return
-        time.sleep(POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - now))
+        pause(POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - now))
         if now >= long_look:
             notice_all(rooms, namespace)
             long_look = now + LONG_LOOK_SECONDS

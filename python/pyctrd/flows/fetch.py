@@ -368,7 +368,7 @@ class _Carriers:
     def _carry(self, want: Want, ingest_id: str) -> None:
         want.state = "pulling"
         if want.known and not want.keep:
-            want.given = "layer"
+            want.given, want.source = "layer", "store"
         elif self._share is not None and want.shareable and not want.local:
             want.given = self._share(want)
         if want.given != "nothing":
@@ -470,6 +470,8 @@ class _Carriers:
     def _carry_body(self, want: Want, ingest: _core.Ingest) -> None:
         body = self._open(want, ingest.received)
         want.body = body
+        if want.given == "nothing":
+            want.source = body.source
         try:
             if self._stopped.is_set():
                 raise CancelledError("cancelled")

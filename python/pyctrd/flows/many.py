@@ -17,14 +17,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pyctrd.errors import CancelledError, InvalidError
 from pyctrd.flows.bodies import Connections
-from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullManyProgress, PullProgress
+from pyctrd.flows.progress import (
+    PROGRESS_INTERVAL_SECONDS,
+    Phase,
+    ProgressCallback,
+    PullManyProgress,
+    PullProgress,
+    telling,
+)
 from pyctrd.flows.pull import bring
 from pyctrd.flows.resolve import Document, RegistryOrigin, Resolved, resolve_top
 from pyctrd.flows.threads import Changed
+from pyctrd.oci.hold import waiting
 from pyctrd.oci.reference import DEFAULT_REGISTRY, OFFICIAL_PREFIX, Reference
 from pyctrd.oci.transports import is_transport
 
@@ -158,7 +167,7 @@ class ManyPulls:
         self._stopped = False
         self._ended: deque[Ended] = deque()
         self._told: dict[str, PullProgress] = {}  # what is under way
-        self._news: dict[str, PullProgress] = {}  # what a callback has not been told yet
+        self._news: dict[str, dict[Phase, PullProgress]] = {}  # what a callback has not been told yet
         self._done = 0
         self._failed = 0
 
@@ -174,7 +183,7 @@ class ManyPulls:
         try:
             while not self._stopped:
                 self._read_ahead()
-                with self._changed:
+                with waiting(self.stop), self._changed:  # in this order: `stop` takes what is held in the block
                     if not self._ended and not self._is_over():
                         self._changed.wait(PROGRESS_INTERVAL_SECONDS if progress is not None else None)
                     news, self._news = self._news, {}
@@ -182,8 +191,9 @@ class ManyPulls:
                     over = ended is None and self._is_over()
                     self._changed.notify_all()  # there is room for an end
                 if progress is not None:
-                    for told in news.values():
-                        progress(told)
+                    for phases in news.values():
+                        for told in phases.values():
+                            progress(told)
                 if ended is not None:
                     return ended
                 if over:
@@ -295,7 +305,7 @@ class ManyPulls:
                     taken = self._turns.take() if len(self._ended) < UNREAD_MAX else None
                     if taken is not None:
                         name = str(taken[1][1])
-                        self._told[name] = PullProgress(name, ())
+                        self._note(name, PullProgress(name, (), "resolving"))
                         self._at_work += 1
                         return taken
                     self._changed.wait()
@@ -311,18 +321,19 @@ class ManyPulls:
             self._changed.notify_all()
 
     def _pull(self, name: str, reference: Reference) -> ImageRecord:
-        resolved = self._resolve(reference)
-        with self._away():
-            self._check(resolved)
-        return bring(
-            self._rooms,
-            resolved,
-            unpack=self._unpack,
-            keep_blobs=self._keep_blobs,
-            progress=lambda told: self._tell(name, told),
-            bodies=self._bodies_of(reference.registry),
-            claims=CLAIMED_MAX // self._images,
-        )
+        with telling(name, partial(self._tell, name)) as told:
+            resolved = self._resolve(reference)
+            with self._away():
+                self._check(resolved)
+            return bring(
+                self._rooms,
+                resolved,
+                unpack=self._unpack,
+                keep_blobs=self._keep_blobs,
+                told=told,
+                bodies=self._bodies_of(reference.registry),
+                claims=CLAIMED_MAX // self._images,
+            )
 
     def _resolve(self, reference: Reference) -> Resolved:
         registry = self._rooms.registry
@@ -348,7 +359,11 @@ class ManyPulls:
     def _tell(self, name: str, told: PullProgress) -> None:
         with self._changed:
             self._refuse_stopped()
-            self._told[name] = self._news[name] = told
+            self._note(name, told)
+
+    def _note(self, name: str, told: PullProgress) -> None:
+        self._told[name] = told
+        self._news.setdefault(name, {})[told.phase] = told  # of each phase the last
 
     def _refuse_stopped(self) -> None:
         if self._stopped:

@@ -205,6 +205,7 @@ def _read_body(
     """Read what one answer has of a range: up to which byte."""
     assert want.ranges is not None  # noqa: S101 - or nobody would ask for parts
     body = want.body = want.ranges(start, end)
+    want.source = body.source
     at = start
     try:
         while at < end:

@@ -12,7 +12,7 @@ from pyctrd.errors import PyctrdError, QuotaError, UnsafeArchiveError
 from pyctrd.flows.bodies import Body, FileBody
 from pyctrd.flows.fetch import MAX_CLAIMED, Fetch
 from pyctrd.flows.lease import kept, resources_of
-from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullProgress
+from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, LayerProgress, Telling
 from pyctrd.flows.resolve import Origin, RegistryOrigin, Resolved
 from pyctrd.flows.share import has_layer, knows_layer, share
 from pyctrd.flows.threads import OwnThread
@@ -44,7 +44,7 @@ def bring(
     *,
     unpack: bool,
     keep_blobs: bool,
-    progress: ProgressCallback | None,
+    told: Telling,
     bodies: Connections | None = None,
     claims: int = MAX_CLAIMED,
     origin: RegistryOrigin | None = None,
@@ -56,7 +56,7 @@ def bring(
         resolved: What a registry said that the image is.
         unpack: Make each layer's tree while its bytes arrive. An artifact that is no image can only be stored.
         keep_blobs: Store the blobs of layers that are unpacked too. All else is always stored.
-        progress: Called a few times a second, in the calling thread; what it raises gives the pull up.
+        told: Told a few times a second, in the calling thread; what it raises gives the pull up.
         bodies: Taken while a layer's bytes come; None where this pull alone decides how many do at once.
         claims: Blobs that may have locks and files open at once.
         origin: The repository, where something was asked of it already.
@@ -78,6 +78,7 @@ def bring(
         resolved.manifest.check_is_image(str(reference))
     origin = origin or RegistryOrigin(rooms, reference)
     wants = wants_of(rooms, resolved, origin, unpack=unpack, keep_blobs=keep_blobs)
+    told.begin(str(resolved.target.digest), partial(look_at, wants))
     if (known := _find_known(rooms, resolved, wants, unpack=unpack)) is not None:
         return known
     # What is wanted is kept before it is looked for: whatever is there now stays there.
@@ -88,7 +89,7 @@ def bring(
             is_present=partial(is_present, rooms),
             record=partial(record_content, rooms, reference.repository_name),
             share=partial(share, rooms, reference),
-            watch=watcher(str(reference), wants, progress),
+            watch=told.watch,
             watch_seconds=PROGRESS_INTERVAL_SECONDS,
             bodies=bodies,
             claims=claims,
@@ -126,6 +127,8 @@ def _find_known(rooms: Rooms, resolved: Resolved, wants: Sequence[Want], *, unpa
             return None  # the image is being removed, or damaged: with a lease it will be seen which
     if rooms.settings.durability != "none":
         rooms.database.flush()  # of what makes it whole, some may be news of another process that nobody flushed yet
+    for want in wants:
+        want.state = "present"
     return found
 
 
@@ -371,6 +374,8 @@ def image_record(rooms: Rooms, resolved: Resolved) -> ImageRecord:
 class BytesBody:
     """A document that was read already, as a body."""
 
+    source = ""
+
     def __init__(self, content: bytes, offset: int) -> None:
         self._left = memoryview(content)[offset:]
         self.offset = offset
@@ -393,9 +398,6 @@ def _open_blob(rooms: Rooms, origin: Origin, blob: Descriptor, offset: int) -> B
     return origin.open_blob(blob, offset)
 
 
-def watcher(name: str, wants: Sequence[Want], progress: ProgressCallback | None) -> Callable[[], None] | None:
-    """What tells a user's callback how far the layers among some wants are."""
-    if progress is None:
-        return None
-    layers = [want for want in wants if want.diff_id is not None]
-    return lambda: progress(PullProgress(name, tuple(want.progress() for want in layers)))
+def look_at(wants: Sequence[Want]) -> list[LayerProgress]:
+    """How far the layers among some wants are."""
+    return [want.progress() for want in wants if want.diff_id is not None]

@@ -21,7 +21,7 @@ from pyctrd.registry.payload import BodyPayload, FilePayload
 
 if TYPE_CHECKING:
     from pyctrd.flows.convert import Packing
-    from pyctrd.flows.progress import ProgressCallback
+    from pyctrd.flows.progress import Telling
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
     from pyctrd.registry.body import BlobBody
@@ -34,8 +34,8 @@ def push(
     target: Reference,
     *,
     all_platforms: bool,
+    told: Telling,
     chunk_bytes: int = 0,
-    progress: ProgressCallback | None = None,
 ) -> Descriptor:
     """Send an image to a registry.
 
@@ -44,8 +44,8 @@ def push(
         record: The image.
         target: Where to, with a tag; with a digest alone it gets no name.
         all_platforms: The index that was pulled, with all that it names, in place of this platform's manifest.
+        told: Told a few times a second, in the calling thread.
         chunk_bytes: Blobs in requests of so many bytes; 0 for one request each.
-        progress: Called a few times a second, in the calling thread.
 
     Returns:
         What the target names now.
@@ -64,6 +64,7 @@ def push(
     with ExitStack() as files:
         image = _Image(rooms, record, target, files)
         image.add(top)
+        told.begin(str(top), lambda: [sending.progress() for sending in image.sendings.values()])
         resources = [LeaseResource("blob", str(digest)) for digest in (*image.documents, *image.sendings)]
         with kept(rooms, "push", resources):
             send_blobs(
@@ -72,7 +73,7 @@ def push(
                 list(image.sendings.values()),
                 concurrency=rooms.settings.concurrency,
                 chunk_bytes=chunk_bytes,
-                progress=progress,
+                told=told,
             )
             named = [(str(digest), *document) for digest, document in image.documents.items()]
             if target.tag is not None:
@@ -88,10 +89,12 @@ def push_packed(
     target: Reference,
     *,
     compression: Packing,
+    told: Telling,
     chunk_bytes: int = 0,
-    progress: ProgressCallback | None = None,
 ) -> Descriptor:
     """As ``push``, of the image with its layers compressed otherwise; that image is gone from the store afterwards.
+
+    What is told is first of the layers that are compressed, then of the blobs that are sent.
 
     Raises:
         As ``push`` and ``convert_image``.
@@ -100,9 +103,9 @@ def push_packed(
     from pyctrd.flows.convert import convert_image
 
     made = Reference.parse(f"localhost/pyctrd/push:{os.urandom(16).hex()}")
-    converted = convert_image(rooms, record, made, compression=compression, level=None, progress=progress)
+    converted = convert_image(rooms, record, made, compression=compression, level=None, told=told)
     try:
-        return push(rooms, converted, target, all_platforms=False, chunk_bytes=chunk_bytes, progress=progress)
+        return push(rooms, converted, target, all_platforms=False, told=told, chunk_bytes=chunk_bytes)
     finally:
         remove_image(rooms, str(made), force=False, collect_after=True)
 
@@ -172,6 +175,7 @@ def from_file(file: IO[bytes]) -> Make:
     """A blob as a file has it."""
 
     def make(part: Part) -> Payload:
+        part.comes("store")
         return FilePayload(file, offset=part.offset, length=part.length, sent=part.sent)
 
     return make
@@ -182,7 +186,9 @@ def from_registry(rooms: Rooms, reference: Reference, blob: Descriptor) -> Make:
 
     def make(part: Part) -> Payload:
         def opens(offset: int) -> BlobBody:
-            return rooms.registry.open_blob(reference, blob, offset=offset, hold=part.hold)
+            body = rooms.registry.open_blob(reference, blob, offset=offset, hold=part.hold)
+            part.comes(body.source)
+            return body
 
         return BodyPayload(opens, offset=part.offset, length=part.length, sent=part.sent, hold=part.hold)
 

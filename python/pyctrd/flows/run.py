@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,6 +34,9 @@ PRIVATE_MODE = 0o700
 SIGKILL = 9
 # After SIGKILL only the kernel is waited for: processes in uninterruptible sleep.
 KILL_SECONDS = 30.0
+# Ends that are looked at at once: each thread that does has a connection to the database, and hundreds may be waiting.
+ENDS_MAX = 16
+_noticing = threading.BoundedSemaphore(ENDS_MAX)
 
 
 def create_container(
@@ -156,7 +160,8 @@ def wait_container(rooms: Rooms, record: ContainerRecord, timeout: float | None)
     """
     thaw(rooms, record)
     ended = rooms.runtime(record.runtime).wait(record.id, bundle_path(rooms, record), timeout)
-    notice(rooms, record)
+    with _noticing:
+        notice(rooms, record)
     return ended
 
 

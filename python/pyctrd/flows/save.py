@@ -22,7 +22,8 @@ from pyctrd.flows.progress import (
     LayerProgress,
     LayerState,
     ProgressCallback,
-    PullProgress,
+    Telling,
+    telling,
 )
 from pyctrd.flows.selection import Part, Selected, check_all_here, open_stored, resources_for, select
 from pyctrd.flows.tars import Tars
@@ -85,20 +86,20 @@ def save(
     if called and len(distinct) > 1:
         raise InvalidError(f"ambiguous name: {called}: for {len(distinct)} images", field="name", value=called)
     # What is looked up inside is kept: whatever is there then stays there until it is written.
-    with kept(rooms, "save", resources_for(rooms, distinct)):
+    with kept(rooms, "save", resources_for(rooms, distinct)), telling(_called(dest), progress) as told:
         images = [_name(select(rooms, record, platform=platform), called) for record in distinct]
         if wanted == "docker-archive":
             from pyctrd.flows.save_docker import DockerPlan, write_docker_archive
 
             plan = DockerPlan(images)
-            saving = Saving(_called(dest), images, list(plan.layers.values()), progress)
+            saving = Saving(_called(dest), images, list(plan.layers.values()), told)
             with _open_output(rooms, dest) as output:
                 write_docker_archive(rooms, saving, plan, TarOutput(output))
             return
         for named in images:
             check_all_here(named.image)
         layers = [part for named in images for part in named.image.parts if part.is_layer]
-        saving = Saving(_called(dest), images, layers, progress)
+        saving = Saving(_called(dest), images, layers, told)
         with Tars(rooms, saving.rebuilt()) as tars:
             if wanted == "oci":
                 _write_layout(rooms, saving, tars, Path(os.fspath(dest)))  # type: ignore[arg-type] # checked
@@ -162,19 +163,19 @@ class Saving:
         dest: What the target is called.
         images: What goes, by name.
         layers: What of it is told of.
-        progress: Called a few times a second.
+        told: Told a few times a second.
     """
 
-    def __init__(
-        self, dest: str, images: Sequence[Named], layers: Sequence[Part], progress: ProgressCallback | None
-    ) -> None:
+    def __init__(self, dest: str, images: Sequence[Named], layers: Sequence[Part], told: Telling) -> None:
         self.dest = dest
         self.images = images
-        self._progress = progress
+        self._told = told
         self._next_ns = 0
         self._sizes = {str(part.descriptor.digest): part.descriptor.size for part in layers}
         self._states: dict[str, LayerState] = dict.fromkeys(self._sizes, "waiting")
         self._read = dict.fromkeys(self._sizes, 0)
+        targets = {named.image.target.digest for named in images}
+        told.begin(str(targets.pop()) if len(targets) == 1 else "", self._look)
 
     @property
     def parts(self) -> Mapping[str, Part]:
@@ -206,16 +207,22 @@ class Saving:
             self._tell(is_due=True)
 
     def _tell(self, *, is_due: bool) -> None:
-        if self._progress is None or not is_due:
-            return
-        self._next_ns = time.monotonic_ns() + int(PROGRESS_INTERVAL_SECONDS * 1e9)
-        layers = [
+        if is_due:
+            self._next_ns = time.monotonic_ns() + int(PROGRESS_INTERVAL_SECONDS * 1e9)
+            self._told.tell()
+
+    def _look(self) -> list[LayerProgress]:
+        return [
             LayerProgress(
-                digest, state, received_bytes=self._read[digest], size_bytes=self._sizes[digest], unpacked_bytes=0
+                digest,
+                state,
+                received_bytes=self._read[digest],
+                size_bytes=self._sizes[digest],
+                unpacked_bytes=0,
+                source="store",
             )
             for digest, state in self._states.items()
         ]
-        self._progress(PullProgress(self.dest, tuple(layers)))
 
     def entries(self) -> list[dict[str, Any]]:
         """The images as a layout's index names them."""

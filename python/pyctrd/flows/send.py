@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pyctrd.errors import CancelledError, NotFoundError, PyctrdError
-from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, LayerProgress, LayerState, ProgressCallback, PullProgress
+from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, LayerProgress, LayerState, Telling
 from pyctrd.oci.digest import Digest
+from pyctrd.oci.hold import Hold
 from pyctrd.oci.media_types import OCI_INDEX
 from pyctrd.oci.value import NamedTuple
-from pyctrd.registry.connection import Hold, Payload
+from pyctrd.registry.connection import Payload
 from pyctrd.registry.repository import fallback_tag
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ class Part(NamedTuple):
         offset: The first byte.
         length: How many.
         sent: Told how many more are on their way.
+        comes: Told where it is read from, as progress says it.
         hold: Ends the wait for more of it.
     """
 
     offset: int
     length: int
     sent: Callable[[int], None]
+    comes: Callable[[str], None]
     hold: Hold
 
 
@@ -67,22 +70,26 @@ class Sending:
         self.find = find
         self.state: LayerState = "waiting"
         self.sent_bytes = 0
+        self.source = ""
         self.hold = Hold()
 
     def make(self, make: Make, offset: int, length: int) -> Payload:
         """What is sent of it next."""
         self.sent_bytes = offset
-        return make(Part(offset, length, self._note, self.hold))
+        return make(Part(offset, length, self._note, self._comes, self.hold))
 
     def _note(self, count: int) -> None:
         self.sent_bytes += count
+
+    def _comes(self, source: str) -> None:
+        self.source = source
 
     def progress(self) -> LayerProgress:
         """A look at it from outside."""
         size = self.descriptor.size
         is_there = self.state in ("present", "mounted", "done")
         sent = size if is_there else min(self.sent_bytes, size)
-        return LayerProgress(str(self.descriptor.digest), self.state, sent, size, 0)
+        return LayerProgress(str(self.descriptor.digest), self.state, sent, size, 0, self.source)
 
 
 def send_blobs(
@@ -92,7 +99,7 @@ def send_blobs(
     *,
     concurrency: int,
     chunk_bytes: int = 0,
-    progress: ProgressCallback | None = None,
+    told: Telling | None = None,
 ) -> None:
     """Send what the target does not have, several at once, the largest first. The first failure ends the others.
 
@@ -104,10 +111,6 @@ def send_blobs(
     def send(sending: Sending) -> None:
         _send_one(client, target, sending, chunk_bytes)
 
-    def report() -> None:
-        if progress is not None:
-            progress(PullProgress(str(target), tuple(sending.progress() for sending in sendings)))
-
     ordered = sorted(sendings, key=lambda sending: -sending.descriptor.size)
     if not ordered:
         return
@@ -118,7 +121,8 @@ def send_blobs(
                 done, pending = wait(pending, PROGRESS_INTERVAL_SECONDS, FIRST_COMPLETED)
                 for future in done:
                     future.result()
-                report()
+                if told is not None:
+                    told.tell()
         except BaseException:  # Ctrl-C lands here, in the main thread
             for sending in ordered:
                 sending.hold.stop()

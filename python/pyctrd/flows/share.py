@@ -34,7 +34,8 @@ def share(rooms: Rooms, reference: Reference | None, want: Want) -> Given:
     Args:
         rooms: The engine's rooms.
         reference: What is pulled, its manifest served a moment ago; None where no registry is the source.
-        want: A blob that this namespace does not have.
+        want: A blob that this namespace does not have. Its ``source`` becomes what progress says of it: with proof,
+            what it would say if the bytes had come, since that others have them must not show.
 
     Returns:
         "nothing"; "blob" where its bytes may be read from the store, to unpack it or to see that it is the layer that
@@ -43,8 +44,9 @@ def share(rooms: Rooms, reference: Reference | None, want: Want) -> Given:
     blob = want.descriptor
     is_done = has_layer(rooms, want)
     # Of a layer whose blob is not to be kept, the layer is enough.
-    if not (_is_whole(rooms, blob) or (is_done and not want.keep)) or not _may_have(rooms, reference, blob):
+    if not (_is_whole(rooms, blob) or (is_done and not want.keep)) or not (source := _giver_of(rooms, reference, blob)):
         return "nothing"
+    want.source = source
     return "all" if is_done else "blob"
 
 
@@ -88,13 +90,14 @@ def has_content(tables: Tables, namespace: str, digest: str, diff_id: str | None
     return tables.layers.is_layer_of(diff_id, diff_id)
 
 
-def _may_have(rooms: Rooms, reference: Reference | None, blob: Descriptor) -> bool:
+def _giver_of(rooms: Rooms, reference: Reference | None, blob: Descriptor) -> str:
+    """Who lets this namespace have a blob: the store itself, or a registry, by the host that would have sent it."""
     content, digest = rooms.database.content, str(blob.digest)
     if content.is_common(rooms.namespace, digest):
-        return True
+        return "store"
     if reference is None or not content.came_from(digest, reference.repository_name):
-        return False
-    return rooms.registry.has_blob(reference, blob)
+        return ""
+    return rooms.registry.access.first_host(reference.registry) if rooms.registry.has_blob(reference, blob) else ""
 
 
 def _is_whole(rooms: Rooms, blob: Descriptor) -> bool:

@@ -18,17 +18,17 @@ from pyctrd.content.members import EXPECTED, Directory
 from pyctrd.errors import InvalidError, NotFoundError
 from pyctrd.flows.fetch import Fetch
 from pyctrd.flows.lease import kept, resources_of
-from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback
+from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, Telling, telling
 from pyctrd.flows.pull import (
     image_record,
     is_present,
+    look_at,
     note_unpacked,
     record_content,
     settle,
     settling,
     swept_after_failure,
     wants_of,
-    watcher,
 )
 from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.flows.share import share
@@ -81,7 +81,11 @@ def load(
         image-spec v1.1 image-layout.md.
     """
     transport = Transport.parse(source) if isinstance(source, str) and is_transport(source) else None
-    with swept_after_failure(rooms), _open_source(rooms, source, transport) as origin:
+    with (
+        telling(_called(source, transport), progress) as told,
+        swept_after_failure(rooms),
+        _open_source(rooms, source, transport) as origin,
+    ):
         keeps = rooms.settings.keep_blobs if keep_blobs is None else keep_blobs
         loading = _Loading(rooms, origin, platform=platform, unpack=unpack, keep_blobs=keeps)
         offers = origin.images(platform)
@@ -96,7 +100,7 @@ def load(
             )
         for reference, offered in name_images(offers, name, called=origin.source):
             loading.add(reference, offered.target)
-        return loading.run(progress)
+        return loading.run(told)
 
 
 class _Loading:
@@ -138,9 +142,11 @@ class _Loading:
         if resolved.config is not None:
             self._stacks.append(resolved.config.rootfs.diff_ids)
 
-    def run(self, progress: ProgressCallback | None) -> list[ImageRecord]:
+    def run(self, told: Telling) -> list[ImageRecord]:
         """Bring in all that is wanted, and name the images."""
         rooms, wants = self._rooms, list(self._wants.values())
+        targets = {record.target_digest for record in self._records}
+        told.begin(targets.pop() if len(targets) == 1 else "", partial(look_at, wants))
         # Kept before it is looked for: whatever is there now stays there.
         stacks = self._stacks if self._unpack else []
         with kept(rooms, "load", resources_of(wants)) as lease:
@@ -149,7 +155,7 @@ class _Loading:
                 is_present=partial(is_present, rooms),
                 record=partial(record_content, rooms, ""),
                 share=partial(share, rooms, None),
-                watch=watcher(self._origin.source, wants, progress),
+                watch=told.watch,
                 watch_seconds=PROGRESS_INTERVAL_SECONDS,
                 flushes=False,
                 publishing=partial(settling, rooms, stacks),
@@ -181,8 +187,15 @@ def _open_source(rooms: Rooms, source: Source, transport: Transport | None) -> I
                 _check_transport(members, transport)
                 yield _read_archive(rooms, members)
     else:
-        with closing(_open_archive(rooms, str(getattr(source, "name", "stream")), source)) as members:
+        with closing(_open_archive(rooms, _called(source, None), source)) as members:
             yield _read_archive(rooms, members)
+
+
+def _called(source: Source, transport: Transport | None) -> str:
+    """What a source is called, for messages and for who is told of it."""
+    if isinstance(source, str | os.PathLike):
+        return str(Path(source if transport is None else transport.path))
+    return str(getattr(source, "name", "stream"))
 
 
 def _check_transport(members: Archive, transport: Transport | None) -> None:

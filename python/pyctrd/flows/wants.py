@@ -49,6 +49,7 @@ class Want:
         rebuilt: Its tar was made from parts, and hashed; nobody has seen all of the blob.
         is_spread: Parts of it came over several connections.
         whole: It is to come over one.
+        source: Where its bytes come from, as progress says it.
         body: What is to be closed so that it ends.
     """
 
@@ -70,6 +71,7 @@ class Want:
     ingest: _core.Ingest | None = None
     result: _core.Ingested | None = None
     state: LayerState = "waiting"
+    source: str = ""
     body: Closable | None = field(default=None, repr=False)
 
     @property
@@ -84,6 +86,7 @@ class Want:
         self.rebuilt = False
         self.ingest = self.result = None
         self.state = "waiting"
+        self.source = ""
 
     def progress(self) -> LayerProgress:
         """A look at it from outside; of what the store gave it says the same as of what came."""
@@ -98,4 +101,7 @@ class Want:
             received_bytes=size if finished else received,
             size_bytes=size,
             unpacked_bytes=ingest.bytes_unpacked if ingest else 0,
+            source="store" if self.state == "present" else self.source,
+            unpacked_entries=ingest.entries_unpacked if ingest else 0,
+            resumed_bytes=min(ingest.kept, size) if ingest else 0,
         )

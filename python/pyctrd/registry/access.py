@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode, urlsplit
 
 from pyctrd.errors import AuthenticationError, NotFoundError, RegistryError, UnavailableError, UnsupportedError
+from pyctrd.oci.hold import current_hold
 from pyctrd.oci.value import NamedTuple
 from pyctrd.registry import sockets
 from pyctrd.registry.body import read_limited
@@ -30,8 +31,9 @@ from pyctrd.registry.pool import CONNECT_TIMEOUT_SECONDS
 from pyctrd.registry.transport import Transport, redacted, redirect_target, same_origin
 
 if TYPE_CHECKING:
+    from pyctrd.oci.hold import Hold
     from pyctrd.oci.reference import Reference
-    from pyctrd.registry.connection import Answer, Hold, Payload
+    from pyctrd.registry.connection import Answer, Payload
     from pyctrd.registry.credentials import Credentials, CredentialStore, Keychain
 
 _FOUND = (200, 206)
@@ -137,6 +139,7 @@ class Access:
             CancelledError: ``hold`` was stopped before.
             NotFoundError, UnsupportedError, RegistryError: What another status means.
         """
+        hold = hold or current_hold()
         scope = f"repository:{reference.repository}:{actions}{' ' if scope else ''}{scope}"
         request = _Request(method, reference, target, kind, dict(headers), subject or str(reference), scope, body)
         capability = at or _capability(method, target)
@@ -157,6 +160,10 @@ class Access:
                     "%s: %s: %s", request.subject, redacted(endpoint.base), error
                 )
         return self._ask_one(endpoints[-1], request, retry=retry, accepts=accepts, hold=hold)
+
+    def first_host(self, registry: str) -> str:
+        """Who is asked first for a registry's blobs: itself, or a mirror."""
+        return self._endpoints_for(registry, "pull")[0].host
 
     def _ask_one(
         self, endpoint: Endpoint, request: _Request, *, retry: bool, accepts: Collection[int], hold: Hold | None
@@ -194,6 +201,7 @@ class Access:
             raise_status(answer, request.method, request.reference, request.kind, request.subject)
         if endpoint.is_mirror or len(self._endpoints[registry]) > 1:
             answer.broke = partial(self._resting.rest, endpoint)
+        answer.source = endpoint.host
         return answer
 
     def _url(self, endpoint: Endpoint, request: _Request, plain_hosts: Collection[str]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from pyctrd.errors import InvalidError, RegistryError, UnavailableError
+from pyctrd.oci.hold import waiting
 from pyctrd.registry.connection import ProtocolError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class BlobBody:
         offset: Which byte of the blob comes first: 0 where the server ignored the range that was asked for.
         length: Bytes that will come, None where the server did not say.
         ranges: What ``open_range`` asks.
+        source: Whom it comes from: a registry's or mirror's host, not that of a blob server behind it.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class BlobBody:
         self.offset = offset
         self.length = length
         self.ranges = ranges
+        self.source = answer.source
 
     def open_range(self, start: int, end: int, size: int) -> BlobBody:
         """Ask for bytes of the same blob, on another connection.
@@ -234,7 +237,8 @@ def read_limited(answer: Answer, most: int, what: str) -> bytes:
             f"too large: {what}: {announced} bytes: expected at most {most}", field=what, value=announced
         )
     try:
-        body = answer.read(most + 1)
+        with waiting(answer.close):
+            body = answer.read(most + 1)
     except (ProtocolError, OSError) as error:
         raise UnavailableError(f"connection broke: {what}: {type(error).__name__}") from error
     if len(body) > most:

@@ -20,6 +20,7 @@ from pyctrd.errors import (
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
 from pyctrd.oci.document import DOCUMENT_MAX_BYTES
+from pyctrd.oci.hold import waiting
 from pyctrd.oci.index import detect
 from pyctrd.oci.media_types import ACCEPT, INDEXES, MANIFESTS
 from pyctrd.oci.value import NamedTuple
@@ -28,8 +29,9 @@ from pyctrd.registry.body import BlobBody, Ranges, body_offset, check_range, rea
 from pyctrd.registry.transport import redacted
 
 if TYPE_CHECKING:
+    from pyctrd.oci.hold import Hold
     from pyctrd.oci.reference import Reference
-    from pyctrd.registry.connection import Answer, Hold
+    from pyctrd.registry.connection import Answer
     from pyctrd.registry.credentials import Keychain
     from pyctrd.registry.repository import Repository
     from pyctrd.registry.upload import Uploads
@@ -248,7 +250,7 @@ class Client:
             )
         content = bytearray(descriptor.size + 1)
         came = 0
-        with self.open_blob(reference, descriptor) as body, memoryview(content) as view:
+        with self.open_blob(reference, descriptor) as body, waiting(body.close), memoryview(content) as view:
             while came < len(content) and (count := body.readinto(view[came:])):
                 came += count
         if came != descriptor.size:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Protocol, Self
 
 from pyctrd._core import parse_response_head
-from pyctrd.errors import CancelledError, InvalidError
+from pyctrd.errors import InvalidError
 from pyctrd.registry.sockets import TcpSocket, end, send_file
 
 if TYPE_CHECKING:
@@ -66,43 +66,6 @@ class Socket(Protocol):
     def close(self) -> None:
         """Give the descriptor back."""
         ...
-
-
-class Hold:
-    """What one transfer waits for, so that another thread can end the waiting. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ends: list[Callable[[], None]] = []
-        self._is_stopped = False
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the transfer was given up."""
-        return self._is_stopped
-
-    def begin(self, end: Callable[[], None]) -> None:
-        """Note how to end what is waited for next.
-
-        Raises:
-            CancelledError: The transfer was given up.
-        """
-        with self._lock:
-            if self._is_stopped:
-                raise CancelledError("cancelled")
-            self._ends.append(end)
-
-    def over(self, end: Callable[[], None]) -> None:
-        """It has come, or failed."""
-        with self._lock, contextlib.suppress(ValueError):  # it was never begun, where the transfer was given up before
-            self._ends.remove(end)
-
-    def stop(self) -> None:
-        """Give the transfer up; idempotent."""
-        with self._lock:
-            self._is_stopped = True
-            for end in self._ends:
-                end()
 
 
 class Payload(Protocol):
@@ -260,6 +223,7 @@ class Answer:
         reason: The server's words for it.
         headers: By names in lower case.
         url: Who answered: where the last redirect led.
+        source: Who was asked: a registry's name, or a mirror's host; "" where that is nobody's to know.
         broke: Told when its body ends early, or comes too slowly; says whether others are asked next. None where there
             are no others.
     """
@@ -270,6 +234,7 @@ class Answer:
         self._keep = keep
         self._reading = False
         self.url = ""
+        self.source = ""
         self.broke: Callable[[], bool] | None = None
         self.status, self.reason, minor, self.headers = _final_head(connection)
         self._again = _may_be_used_again(minor, self.headers) and not connection.is_cut

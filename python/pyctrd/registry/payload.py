@@ -8,8 +8,9 @@ from typing import IO, TYPE_CHECKING
 from pyctrd.errors import RegistryError, UnavailableError
 
 if TYPE_CHECKING:
+    from pyctrd.oci.hold import Hold
     from pyctrd.registry.body import BlobBody
-    from pyctrd.registry.connection import Connection, Hold
+    from pyctrd.registry.connection import Connection
 
 # Between two pieces it is seen whether the registry has answered already: then it wants no more.
 PIECE_BYTES = 4 * 1024 * 1024

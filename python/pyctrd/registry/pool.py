@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import RegistryError, UnavailableError, UnreachableError
+from pyctrd.oci.hold import current_hold
 from pyctrd.oci.value import NamedTuple
 from pyctrd.registry import sockets
 from pyctrd.registry.connection import Answer, Connection, NoAnswerError, ProtocolError, Socket, write_request
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping
 
-    from pyctrd.registry.connection import Hold, Payload
+    from pyctrd.oci.hold import Hold
+    from pyctrd.registry.connection import Payload
 
 CONNECT_TIMEOUT_SECONDS = 15.0
 # The longest silence of a server that still is at work; distribution's own default is a minute.
@@ -178,6 +180,7 @@ class Pool:
             NoAnswerError, ConnectionResetError: The server had closed a connection that was idle, perhaps.
         """
         seconds = READ_TIMEOUT_SECONDS
+        hold = hold or current_hold()
         end = connection.interrupt
         try:
             if hold is not None:

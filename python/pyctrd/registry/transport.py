@@ -13,13 +13,16 @@ from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
 from pyctrd import __version__
 from pyctrd.errors import RegistryError, UnavailableError, UnreachableError
+from pyctrd.oci.hold import current_hold
+from pyctrd.oci.hold import pause as hold_pause
 from pyctrd.registry.hosts import Trust
 from pyctrd.registry.pool import CONNECT_TIMEOUT_SECONDS, PORTS, PROXY_HINT, Fault, Pool, Proxy, Route
 
 if TYPE_CHECKING:
     import ssl
 
-    from pyctrd.registry.connection import Answer, Hold, Payload
+    from pyctrd.oci.hold import Hold
+    from pyctrd.registry.connection import Answer, Payload
     from pyctrd.registry.hosts import Endpoint
 
 REDIRECTS_MAX = 10  # as Go's client, which the registries are tried with
@@ -202,8 +205,11 @@ def redacted(url: str) -> str:
 
 
 def pause(seconds: float) -> None:
-    """Wait before another attempt."""
-    time.sleep(seconds)
+    """Wait before another attempt; who gives the thread's call up ends it."""
+    if current_hold() is None:
+        time.sleep(seconds)
+    else:
+        hold_pause(seconds)
 
 
 def backoff_seconds(attempt: int) -> float:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin
 
 from pyctrd.errors import CancelledError, DigestMismatchError, NotFoundError, RegistryError, UnavailableError
+from pyctrd.oci.hold import Hold
 from pyctrd.oci.value import NamedTuple
-from pyctrd.registry.connection import Hold, Payload
+from pyctrd.registry.connection import Payload
 from pyctrd.registry.transport import ATTEMPTS_MAX, backoff_seconds, pause
 
 if TYPE_CHECKING:

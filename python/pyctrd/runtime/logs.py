@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import orjson
 
+from pyctrd.oci.hold import waiting
 from pyctrd.oci.value import NamedTuple
 from pyctrd.runtime.shim import Connection, Kind, Mode
 
@@ -63,7 +64,9 @@ def read_log(
 
 def _grown(connection: Connection) -> bool:
     """Wait until there is more to read; False where this was the last of it."""
-    if not connection.receive():
+    with waiting(connection.interrupt):
+        more = connection.receive()
+    if not more:
         return False
     return all(kind != Kind.EXIT for kind, _ in connection.frames())
 

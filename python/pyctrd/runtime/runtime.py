@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import orjson
 
 from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError, naming
+from pyctrd.oci.hold import pause, waiting
 from pyctrd.runtime import cgroup, state
 from pyctrd.runtime import terminal as terminals
 from pyctrd.runtime.logs import LogLine, read_log
@@ -23,6 +26,8 @@ from pyctrd.runtime.streams import copy_streams, forward_signals
 
 START_SECONDS = 120.0  # a hook, or a host that swaps; a start without them takes milliseconds
 FINISH_SECONDS = 60.0  # the shim's own clean-up after the exit: one "runc delete"
+# How often it is looked for an exit record that is about to be written.
+RECORD_SECONDS = 0.01
 ID_MAX_CHARS = 128
 
 
@@ -173,7 +178,7 @@ class Runtime:
         directory = self._directory(container_id)
         connection = Connection.open(directory, Mode.CONTROL)
         if connection is not None:
-            with connection:
+            with connection, waiting(connection.interrupt):
                 record = connection.wait_exit(timeout)
             if record is not None:
                 return ExitStatus.parse(record)
@@ -216,6 +221,7 @@ class Runtime:
             with (
                 terminals.raw(stdin if terminal else None),
                 forward_signals(control, size_of=size_of if terminal else None),
+                waiting(connection.interrupt),
             ):
                 record = copy_streams(connection, stdin=stdin, stdout=stdout, stderr=stderr)
         finally:
@@ -371,17 +377,33 @@ class Runtime:
         try:
             pidfd = os.pidfd_open(running.pid)
         except ProcessLookupError:
-            return state.read_exit(bundle) or running.lost()
+            return self._record_of(container_id, bundle, running)
+        bell = -1
         try:
+            bell = os.eventfd(0, os.EFD_CLOEXEC)
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
-            # Checked once the descriptor holds the process, so that it is not another one with its number.
-            if running.is_alive() and not poll.poll(None if timeout is None else timeout * 1000):
+            poll.register(bell, select.POLLIN)
+            with waiting(partial(os.eventfd_write, bell, 1)):
+                # Checked once the descriptor holds the process, so that it is not another one with its number.
+                is_over = not running.is_alive() or bool(poll.poll(None if timeout is None else timeout * 1000))
+            if not is_over:
                 raise DeadlineError(
                     f"container {container_id}: did not end within {timeout:g} seconds",
                     operation="exit of the container",
                     timeout_seconds=timeout,
                 )
         finally:
+            if bell >= 0:
+                os.close(bell)
             os.close(pidfd)
-        return state.read_exit(bundle) or running.lost()
+        return self._record_of(container_id, bundle, running)
+
+    def _record_of(self, container_id: str, bundle: Path, running: state.Running) -> ExitStatus:
+        """How a process that is over ended. A shim that did not listen, to one client too many, writes it down soon."""
+        deadline = time.monotonic() + FINISH_SECONDS
+        while (ended := state.read_exit(bundle)) is None:
+            if not state.shim_pid(self._directory(container_id)) or time.monotonic() > deadline:
+                return state.read_exit(bundle) or running.lost()
+            pause(RECORD_SECONDS)
+        return ended

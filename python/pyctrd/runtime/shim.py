@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -161,6 +162,11 @@ class Connection:
         while self.receive():
             self._inbox.clear()
             wait_readable(self.fileno(), deadline, timeout, "end of the shim")
+
+    def interrupt(self) -> None:
+        """End what another thread waits for: there is nothing more to receive."""
+        with contextlib.suppress(OSError):  # the shim has ended
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Disconnect."""

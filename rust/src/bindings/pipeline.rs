@@ -343,6 +343,12 @@ impl PyIngest {
         self.ingest.pipeline().unpacked()
     }
 
+    /// Entries of the tar unpacked so far, the one that is being written included.
+    #[getter]
+    fn entries_unpacked(&self) -> u64 {
+        self.ingest.pipeline().entries()
+    }
+
     /// Says that all bytes came, and waits until they are checked and unpacked.
     #[pyo3(signature = (*, timeout = None))]
     fn finish(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<PyIngested> {

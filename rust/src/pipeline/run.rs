@@ -29,6 +29,7 @@ pub(super) struct Shared {
     pub(super) usage: Arc<Usage>,
     pub(super) received: AtomicU64,
     pub(super) unpacked: AtomicU64,
+    pub(super) entries: AtomicU64,
     pub(super) ended: AtomicBool,
     pub(super) state: Mutex<State>,
     pub(super) changed: Condvar,
@@ -129,6 +130,7 @@ impl Pipeline {
             usage: Arc::default(),
             received: AtomicU64::new(0),
             unpacked: AtomicU64::new(0),
+            entries: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             state: Mutex::new(State {
                 lanes,
@@ -326,6 +328,12 @@ impl Pipeline {
     #[must_use]
     pub fn unpacked(&self) -> u64 {
         self.0.unpacked.load(Ordering::Relaxed)
+    }
+
+    /// Entries of the tar unpacked so far, the one that is being written included.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.0.entries.load(Ordering::Relaxed)
     }
 
     /// Where each stage's time went so far, by its name; nothing in a forked process.

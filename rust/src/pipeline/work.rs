@@ -173,8 +173,14 @@ impl Shared {
         };
         match actor.as_mut() {
             None => {}
-            Some(Apply::Layer(writer)) => writer.write(block.content())?,
-            Some(Apply::Merge(merger)) => merger.write(block.content())?,
+            Some(Apply::Layer(writer)) => {
+                writer.write(block.content())?;
+                self.entries.store(writer.entries(), Ordering::Relaxed);
+            }
+            Some(Apply::Merge(merger)) => {
+                merger.write(block.content())?;
+                self.entries.store(merger.entries(), Ordering::Relaxed);
+            }
             Some(Apply::Pack(packer)) => packer.write(block.content())?,
         }
         self.unpacked.fetch_add(block.filled() as u64, Ordering::Relaxed);

@@ -101,6 +101,12 @@ impl LayerWriter {
         self.stream.write(bytes, &mut self.layer)
     }
 
+    /// Entries whose making was begun.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.layer.meter.entries()
+    }
+
     /// Ends the layer: attributes of directories are set, the index is written. Nothing is flushed yet.
     ///
     /// # Errors

@@ -172,6 +172,12 @@ impl Meter {
         self.unrecorded_owners += 1;
     }
 
+    /// Entries that were counted so far.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
     /// What a layer came to, but for what its writer knows.
     #[must_use]
     pub fn applied(&self) -> AppliedLayer {

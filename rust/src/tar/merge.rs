@@ -72,6 +72,12 @@ impl Merger {
         self.stream.write(bytes, &mut self.target)
     }
 
+    /// Entries whose making was begun.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.target.meter.entries()
+    }
+
     /// Ends it: attributes of directories are set last.
     ///
     /// # Errors

@@ -1,0 +1,92 @@
+"""``engine.containers`` and the container that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, Unpack
+
+import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
+from pyctrd import containers
+from pyctrd.aio.face import Face, asks, calls, finds, gives, iterates, lists, waits
+from pyctrd.aio.images import Image
+
+
+class Container(Face[containers.Container]):
+    """As ``pyctrd.Container``; who is cancelled waits no longer, and the container goes on."""
+
+    start = calls(containers.Container.start)
+    start_attached = waits(containers.Container.start_attached)
+    attach = waits(containers.Container.attach)
+    wait = waits(containers.Container.wait)
+    logs = calls(containers.Container.logs)
+    log_lines = iterates(containers.Container.log_lines)
+    kill = calls(containers.Container.kill)
+    stop = asks(containers.Container.stop)
+    pause = calls(containers.Container.pause)
+    resume = calls(containers.Container.resume)
+    diff = calls(containers.Container.diff)
+    commit = gives(containers.Container.commit, Image)
+    delete = calls(containers.Container.delete)
+
+    @property
+    def id(self) -> str:
+        """As ``pyctrd.Container.id``."""
+        return self._of.id
+
+    @property
+    def name(self) -> str:
+        """As ``pyctrd.Container.name``."""
+        return self._of.name
+
+    @property
+    def image_name(self) -> str:
+        """As ``pyctrd.Container.image_name``."""
+        return self._of.image_name
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """As ``pyctrd.Container.command``."""
+        return self._of.command
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """As ``pyctrd.Container.labels``."""
+        return self._of.labels
+
+    @property
+    def created_ns(self) -> int:
+        """As ``pyctrd.Container.created_ns``."""
+        return self._of.created_ns
+
+    @property
+    def status(self) -> Coroutine[Any, Any, pyctrd.ContainerStatus]:
+        """As ``pyctrd.Container.status``, awaited."""
+        return self._threads.call(lambda: self._of.status)
+
+
+class Containers(Face[containers.Containers]):
+    """As ``pyctrd.Containers``."""
+
+    get = gives(containers.Containers.get, Container)
+    find = finds(containers.Containers.find, Container)
+    list = lists(containers.Containers.list, Container)
+
+    async def create(
+        self, image: Image | str, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]
+    ) -> Container:
+        """As ``pyctrd.Containers.create``; nothing is left where the task is cancelled."""
+        name = image if isinstance(image, str) else image.name
+        made = await self._threads.call(lambda: self._of.create(name, command, **options), _delete)
+        return Container(made, self._threads)
+
+    async def run(
+        self, image: Image | str, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]
+    ) -> Container:
+        """As ``pyctrd.Containers.run``; nothing is left where the task is cancelled."""
+        name = image if isinstance(image, str) else image.name
+        made = await self._threads.call(lambda: self._of.run(name, command, **options), _delete)
+        return Container(made, self._threads)
+
+
+_delete = partial(containers.Container.delete, force=True)
