@@ -50,6 +50,14 @@ class Image:
         return self._record.platform
 
     @property
+    def platforms(self) -> tuple[str, ...]:
+        """All platforms of which the namespace has the whole image, ``platform`` first."""
+        from pyctrd.flows.reach import walk_held
+
+        _, held = walk_held(self._rooms, self._record)
+        return tuple(dict.fromkeys(each.platform for each in held if each.platform))
+
+    @property
     def created_ns(self) -> int:
         """When it was pulled, in nanoseconds since 1970."""
         return self._record.created_ns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -13,9 +13,11 @@ from pyctrd.image import Image
 
 if TYPE_CHECKING:
     from pyctrd.flows.many import ManyPulls
+    from pyctrd.flows.platforms import Others
     from pyctrd.flows.resolve import Resolved
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
+    from pyctrd.oci.platform import Platform
 
 # As ``oci.transports`` has them, which a pull from a registry need not load.
 _TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:")
@@ -33,7 +35,8 @@ class Images:
         self,
         reference: str,
         *,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         unpack: bool = True,
         keep_blobs: bool | None = None,
         progress: pyctrd.ProgressCallback | None = None,
@@ -43,7 +46,11 @@ class Images:
         Args:
             reference: As Docker reads it: ``alpine``, ``ghcr.io/org/app:1.2``, ``…@sha256:…``. Or an image of a
                 layout or an archive, ``oci:PATH[:NAME]``, ``oci-archive:…`` or ``docker-archive:…``, as for ``load``.
-            platform: ``os/architecture[/variant]``; the host's by default.
+            platform: ``os/architecture[/variant]``; the host's by default. Of several, the first is what the image is
+                from then on: what is unpacked, run and shown; the others' blobs are stored and verified beside it.
+                What came before of the same index stays.
+            all_platforms: Store all that the index names beside the one platform: nested indexes, every platform,
+                attestations and other artifacts.
             unpack: Make each layer's tree while its bytes arrive. An artifact that is no image (a Helm chart, a
                 signature) can only be stored: without.
             keep_blobs: Store the blobs of layers that are unpacked as well; the engine's setting by default. Without,
@@ -57,17 +64,16 @@ class Images:
 
         Raises:
             InvalidError: The reference, or a document of the image; neither blobs nor layers are wanted.
-            NotFoundError: No such image, or none for the platform.
-            PolicyError: The engine's policy refused it.
+            NotFoundError: No such image, or none for one of the platforms.
+            PolicyError: The engine's policy refused it, or one of its other platforms.
             RegistryError: The registry refused or was not reached.
             IntegrityError, UnsafeArchiveError: What arrived is not what was promised.
             QuotaError: The namespace may not have so much; nothing came in.
             OSError: The disk; nothing half-made is left.
         """
-        from pyctrd.oci.platform import Platform
         from pyctrd.oci.reference import Reference
 
-        wanted = Platform.parse(platform) if platform else Platform.host()
+        wanted, others = _read_platforms(platform, all_platforms=all_platforms)
         keeps = self._keeps(keep_blobs, unpack=unpack)
         if reference.startswith(_TRANSPORTS):
             from pyctrd.flows.transfer import load
@@ -76,6 +82,7 @@ class Images:
                 self._rooms,
                 reference,
                 platform=wanted,
+                others=others,
                 unpack=unpack,
                 keep_blobs=keeps,
                 single=True,
@@ -95,6 +102,12 @@ class Images:
                 self._check(resolved)
                 if is_new:  # and has nothing that could make the request vain
                     ask_ahead(origin, resolved, unpack=unpack, keep_blobs=keeps)
+            if others:
+                from pyctrd.flows.platforms import with_others
+
+                resolved = with_others(self._rooms, origin, resolved, others, at_once=self._rooms.settings.concurrency)
+                for other in resolved.others:
+                    self._check(other)
             record = bring(self._rooms, resolved, origin=origin, unpack=unpack, keep_blobs=keeps, progress=progress)
         finally:
             if origin is not None:
@@ -107,7 +120,8 @@ class Images:
         *,
         concurrency: int | None = None,
         per_host: int | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         unpack: bool = True,
         keep_blobs: bool | None = None,
         progress: pyctrd.ProgressCallback | None = None,
@@ -133,6 +147,7 @@ class Images:
             per_host: How many of them of one registry's host; three quarters of ``concurrency`` by default, so that
                 one host that is slow never has them all.
             platform: As for ``pull``.
+            all_platforms: As for ``pull``.
             unpack: As for ``pull``.
             keep_blobs: As for ``pull``.
             progress: As for ``pull``, and for each image by itself: ``PullProgress.reference`` says which. Called in
@@ -147,13 +162,14 @@ class Images:
                 layers are wanted.
         """
         from pyctrd.flows.many import DEFAULT_IMAGES, ManyPulls
-        from pyctrd.oci.platform import Platform
         from pyctrd.pulls import PullMany
 
+        wanted, others = _read_platforms(platform, all_platforms=all_platforms)
         pulls = ManyPulls(
             self._rooms,
             references,
-            platform=Platform.parse(platform) if platform else Platform.host(),
+            platform=wanted,
+            others=others,
             unpack=unpack,
             keep_blobs=self._keeps(keep_blobs, unpack=unpack),
             images=DEFAULT_IMAGES if concurrency is None else concurrency,
@@ -190,7 +206,8 @@ class Images:
         source: str | os.PathLike[str] | IO[bytes],
         *,
         name: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         unpack: bool = True,
         progress: pyctrd.ProgressCallback | None = None,
     ) -> list[Image]:
@@ -208,7 +225,8 @@ class Images:
                 reference.
             name: What to call the image, in place of names that the source has. Without a tag, images keep the tags
                 that the source gives them.
-            platform: Which of several platforms of an image; the host's by default.
+            platform: Which of several platforms of an image; the host's by default. Several as for ``pull``.
+            all_platforms: As for ``pull``: all that the source's indexes name, which must be in it.
             unpack: As for ``pull``; whether blobs are kept of layers that are is the engine's setting.
             progress: As for ``pull``; ``PullProgress.reference`` is the source's name.
 
@@ -225,10 +243,9 @@ class Images:
             OSError: It cannot be read; the disk. Nothing half-made is left.
         """
         from pyctrd.flows.transfer import load
-        from pyctrd.oci.platform import Platform
 
-        wanted = Platform.parse(platform) if platform else Platform.host()
-        records = load(self._rooms, source, platform=wanted, name=name, unpack=unpack, progress=progress)
+        wanted, others = _read_platforms(platform, all_platforms=all_platforms)
+        records = load(self._rooms, source, platform=wanted, others=others, name=name, unpack=unpack, progress=progress)
         return [Image(self._rooms, record) for record in records]
 
     def save(
@@ -527,3 +544,23 @@ class Images:
         from pyctrd.flows.mount import unmount_image
 
         unmount_image(self._rooms, Path(target))
+
+
+def _read_platforms(platform: str | Sequence[str] | None, *, all_platforms: bool) -> tuple[Platform, Others]:
+    """Whose manifest is run, and whose are wanted beside it."""
+    from pyctrd.oci.platform import Platform
+
+    named = _parse_platforms(platform)
+    if all_platforms and len(named) > 1:
+        raise InvalidError(
+            "invalid platform: with all platforms, one says which is unpacked", field="platform", value=platform
+        )
+    first, *others = named or [Platform.host()]
+    return first, "all" if all_platforms else others
+
+
+def _parse_platforms(platform: str | Sequence[str] | None) -> list[Platform]:
+    """Those that a caller names; none for what is the default."""
+    from pyctrd.oci.platform import Platform
+
+    return [Platform.parse(name) for name in ([platform] if isinstance(platform, str) else platform or ()) if name]

@@ -9,6 +9,17 @@ import click
 
 platform_option = click.option("--platform", metavar="OS/ARCH", help="Another platform than the host's.")
 
+platforms_option = click.option(
+    "--platform",
+    "platform",
+    metavar="OS/ARCH",
+    multiple=True,
+    help="Another platform than the host's; given again, more are stored beside it.",
+)
+all_platforms_option = click.option(
+    "--all-platforms", is_flag=True, help="Store all that the image's index names beside it."
+)
+
 
 def _read_key(_context: click.Context, _parameter: click.Parameter, path: str | None) -> Any:
     if path is None:

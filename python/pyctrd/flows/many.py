@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pyctrd.errors import CancelledError, InvalidError
 from pyctrd.flows.bodies import Connections
+from pyctrd.flows.platforms import Others, with_others
 from pyctrd.flows.progress import PROGRESS_INTERVAL_SECONDS, ProgressCallback, PullManyProgress, PullProgress
 from pyctrd.flows.pull import bring
 from pyctrd.flows.resolve import Document, RegistryOrigin, Resolved, resolve_top
@@ -114,6 +115,7 @@ class ManyPulls:
         rooms: The engine's rooms.
         references: What to pull; read as it is needed.
         platform: Whose manifest is taken from an index.
+        others: Whose are stored beside it.
         unpack: As for ``pull``.
         keep_blobs: As for ``pull``.
         images: How many images are under way at once.
@@ -131,6 +133,7 @@ class ManyPulls:
         references: Iterable[str],
         *,
         platform: Platform,
+        others: Others = (),
         unpack: bool,
         keep_blobs: bool,
         images: int,
@@ -143,6 +146,7 @@ class ManyPulls:
         self._rooms = rooms
         self._source: Iterator[str] | None = iter(references)
         self._platform = platform
+        self._others = others
         self._unpack = unpack
         self._keep_blobs = keep_blobs
         self._images = images
@@ -313,7 +317,8 @@ class ManyPulls:
     def _pull(self, name: str, reference: Reference) -> ImageRecord:
         resolved = self._resolve(reference)
         with self._away():
-            self._check(resolved)
+            for each in (resolved, *resolved.others):
+                self._check(each)
         return bring(
             self._rooms,
             resolved,
@@ -330,7 +335,9 @@ class ManyPulls:
             fetched = registry.manifest(reference)
         top = Document(fetched.descriptor, fetched.body)
         origin = _AwayOrigin(self._rooms, reference, self._away)
-        return resolve_top(self._rooms, origin, reference, top, platform=self._platform)
+        resolved = resolve_top(self._rooms, origin, reference, top, platform=self._platform)
+        # One document at a time: other images' are asked for beside it.
+        return with_others(self._rooms, origin, resolved, self._others) if self._others else resolved
 
     @contextmanager
     def _away(self) -> Iterator[None]:
