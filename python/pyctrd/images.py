@@ -254,7 +254,8 @@ class Images:
         dest: str | os.PathLike[str] | IO[bytes],
         *,
         format: Literal["oci-archive", "oci", "docker-archive"] = "oci-archive",  # noqa: A002 - as everywhere
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         progress: pyctrd.ProgressCallback | None = None,
     ) -> None:
         """Write images to a layout or an archive, hashed on the way out; what they have in common goes once.
@@ -273,11 +274,13 @@ class Images:
                 is replaced when all of the archive is there. Into a directory that has a layout images are added, in
                 place of those that have the same name; its index is replaced last.
             format: What is written.
-            platform: Whose manifest goes, alone; all that the name means by default.
+            platform: Whose manifest goes, alone; of several the index goes, with theirs. What the store has of what the
+                name means by default.
+            all_platforms: Refuse an index that is not here whole.
             progress: As for ``pull``; ``PullProgress.reference`` is where they go.
 
         Raises:
-            NotFoundError: No such image, or nothing of it in the store for the platform; a blob that was not kept, in
+            NotFoundError: No such image, or nothing of it in the store for a platform; a blob that was not kept, in
                 the OCI forms: what a compressor made of a layer cannot be made again. No such directory.
             InvalidError: No such format; the destination is something else; for a docker-archive, an image that has a
                 digest and no tag, or an artifact that is no image.
@@ -289,17 +292,23 @@ class Images:
         """
         from pyctrd.flows.load import get_image
         from pyctrd.flows.save import save
-        from pyctrd.oci.platform import Platform
 
-        records = [get_image(self._rooms, name) for name in ([names] if isinstance(names, str) else names)]
-        wanted = Platform.parse(platform) if platform else None
-        save(self._rooms, records, dest, format=format, platform=wanted, progress=progress)
+        save(
+            self._rooms,
+            [get_image(self._rooms, name) for name in ([names] if isinstance(names, str) else names)],
+            dest,
+            format=format,
+            platforms=_parse_platforms(platform),
+            all_platforms=all_platforms,
+            progress=progress,
+        )
 
     def push(
         self,
         name: str,
         target: str | None = None,
         *,
+        platform: str | Sequence[str] | None = None,
         all_platforms: bool = False,
         compression: Literal["gzip", "zstd", "zstd:chunked", "none"] | None = None,
         chunk_bytes: int = 0,
@@ -315,8 +324,10 @@ class Images:
             name: The image, as ``get`` takes it.
             target: Where to; the image's own name by default. With a digest it must be the image's. Or a layout or an
                 archive, ``oci:PATH[:NAME]``, ``oci-archive:…`` or ``docker-archive:…``, as ``save`` writes them.
+            platform: Whose manifest goes, of those in the store; the image's own by default. Of several the index goes,
+                with theirs alone: a registry that takes no index which is not whole refuses it.
             all_platforms: The index that was pulled, with every platform, in place of this platform's manifest; what is
-                not here of it is handed on from where the image came from.
+                not here of it is handed on from where the image came from, but not to a layout or an archive.
             compression: Layers are sent so, as ``convert`` makes them; as they are by default.
             chunk_bytes: Send blobs in requests of so many bytes; 0 is one request for each, and chunks of 32 MiB where
                 a registry takes no larger ones.
@@ -326,7 +337,7 @@ class Images:
             The digest of what the target names now.
 
         Raises:
-            NotFoundError: There is no such image; a blob is neither here nor where it came from.
+            NotFoundError: There is no such image; a platform or a blob is neither here nor where it came from.
             InvalidError: The target is none, or has the digest of something else.
             AuthenticationError, DeniedError: Credentials are missing, or do not suffice.
             RegistryError, IntegrityError: The registry refused, could not be reached, or got other bytes.
@@ -338,7 +349,9 @@ class Images:
         from pyctrd.flows.push import push, push_packed
         from pyctrd.oci.reference import Reference
 
-        record = get_image(self._rooms, name)
+        record, platforms = get_image(self._rooms, name), _parse_platforms(platform)
+        if all_platforms and platforms:
+            raise InvalidError("invalid platform: all of them are wanted", field="platform", value=platform)
         if target is not None and target.startswith(_TRANSPORTS):
             if compression is not None:
                 raise InvalidError(
@@ -347,33 +360,54 @@ class Images:
                     value=compression,
                     hint="convert the image first: pyctrd convert",
                 )
-            return self._push_to(record, target, all_platforms=all_platforms, progress=progress)
+            return self._push_to(record, target, platforms, all_platforms=all_platforms, progress=progress)
         parsed = Reference.parse(target or record.name)
         if compression is not None:
-            if all_platforms:
-                raise InvalidError("invalid compression: only one platform is converted", field="compression")
+            if all_platforms or platforms:
+                raise InvalidError("invalid compression: the image's own platform is converted", field="compression")
             return str(
                 push_packed(
                     self._rooms, record, parsed, compression=compression, chunk_bytes=chunk_bytes, progress=progress
                 ).digest
             )
-        return str(
-            push(
-                self._rooms, record, parsed, all_platforms=all_platforms, chunk_bytes=chunk_bytes, progress=progress
-            ).digest
+        pushed = push(
+            self._rooms,
+            record,
+            parsed,
+            all_platforms=all_platforms,
+            platforms=platforms,
+            chunk_bytes=chunk_bytes,
+            progress=progress,
         )
+        return str(pushed.digest)
 
     def _push_to(
-        self, record: ImageRecord, target: str, *, all_platforms: bool, progress: pyctrd.ProgressCallback | None
+        self,
+        record: ImageRecord,
+        target: str,
+        platforms: Sequence[Platform],
+        *,
+        all_platforms: bool,
+        progress: pyctrd.ProgressCallback | None,
     ) -> str:
         """To what is no registry."""
         from pyctrd.flows.save import save_to
-        from pyctrd.oci.platform import Platform
+        from pyctrd.flows.selection import choose_stored
         from pyctrd.oci.transports import Transport
 
-        platform = None if all_platforms or not record.platform else Platform.parse(record.platform)
-        save_to(self._rooms, record, Transport.parse(target), platform=platform, progress=progress)
-        return record.target_digest if all_platforms else record.manifest_digest
+        if not platforms and not all_platforms:
+            platforms = _parse_platforms(record.platform)
+        save_to(
+            self._rooms,
+            record,
+            Transport.parse(target),
+            platforms=platforms,
+            all_platforms=all_platforms,
+            progress=progress,
+        )
+        if len(platforms) == 1:
+            return str(choose_stored(self._rooms, record, platforms[0]).digest)
+        return record.target_digest if all_platforms or platforms else record.manifest_digest
 
     def copy(
         self,

@@ -237,7 +237,7 @@ def test_a_pushed_image_survives_what_removes_it_here(engine: pyctrd.Engine, ima
 def test_a_layout_or_an_archive_is_pushed_to_as_well(
     engine: pyctrd.Engine, images: Images, tmp_path: Path, form: str
 ) -> None:
-    image = engine.images.pull(images.multi_platform.reference)
+    image = engine.images.pull(images.multi_platform.reference, all_platforms=True)
     one, every = f"{form}:{tmp_path}/one:team/app:1", f"{form}:{tmp_path}/all:team/app:1"
     assert engine.images.push(image.name, one) == image.manifest_digest
     assert engine.images.push(image.name, every, all_platforms=True) == image.digest

@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -62,7 +63,8 @@ def save(
     dest: Dest,
     *,
     format: str = "oci-archive",  # noqa: A002 - as the engine and the command line call it
-    platform: Platform | None = None,
+    platforms: Sequence[Platform] = (),
+    all_platforms: bool = False,
     called: str = "",
     progress: ProgressCallback | None = None,
 ) -> None:
@@ -73,7 +75,8 @@ def save(
         records: The images; one that is there twice is written once.
         dest: A path, or an open binary file.
         format: What is written.
-        platform: Whose manifests, alone; None for all that the names mean.
+        platforms: As for ``select``.
+        all_platforms: As for ``select``.
         called: A tag or full reference in place of a single image's own name.
         progress: Called a few times a second, in this thread.
     """
@@ -84,9 +87,14 @@ def save(
         raise InvalidError("no images: name one to save", field="names", value=[])
     if called and len(distinct) > 1:
         raise InvalidError(f"ambiguous name: {called}: for {len(distinct)} images", field="name", value=called)
+    if wanted == "docker-archive" and (all_platforms or len(platforms) > 1):
+        raise InvalidError(
+            "several platforms: a docker-archive has one", field="platform", value=wanted, hint="choose oci-archive"
+        )
     # What is looked up inside is kept: whatever is there then stays there until it is written.
     with kept(rooms, "save", resources_for(rooms, distinct)):
-        images = [_name(select(rooms, record, platform=platform), called) for record in distinct]
+        chosen = partial(select, rooms, platforms=platforms, all_platforms=all_platforms)
+        images = [_name(chosen(record), called) for record in distinct]
         if wanted == "docker-archive":
             from pyctrd.flows.save_docker import DockerPlan, write_docker_archive
 
@@ -112,7 +120,8 @@ def save_to(
     record: ImageRecord,
     transport: Transport,
     *,
-    platform: Platform | None = None,
+    platforms: Sequence[Platform] = (),
+    all_platforms: bool = False,
     progress: ProgressCallback | None = None,
 ) -> None:
     """Write one image to where a transport says, and call it as that says: what a push to no registry is."""
@@ -121,7 +130,8 @@ def save_to(
         [record],
         transport.path,
         format=transport.form,
-        platform=platform,
+        platforms=platforms,
+        all_platforms=all_platforms,
         called=transport.name,
         progress=progress,
     )
