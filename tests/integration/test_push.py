@@ -258,6 +258,18 @@ def test_a_copy_keeps_every_digest(engine: pyctrd.Engine, images: Images, other:
     assert not any((Path(os.environ["PYCTRD_ROOT"]) / "content").glob("blobs/*/*"))
 
 
+def test_a_copy_puts_each_document_once_and_the_name_last(
+    engine: pyctrd.Engine, images: Images, other: Registry
+) -> None:
+    source = images.multi_platform
+    with Relay(other.host) as relay:
+        engine.images.copy(source.reference, f"{relay.host}/once:1")
+        put = [asked.path.rpartition("/")[2] for asked in relay.asked() if asked.method == "PUT"]
+    manifests = [name for name in put if "digest=" not in name]  # else an upload's end
+    assert sorted(manifests) == sorted(["1", *(child.digest for child in source.built.children)])
+    assert served(other.host, "once", source.built.digest) == source.built.manifest.content
+
+
 def test_one_platform_is_copied_if_that_is_asked_for(engine: pyctrd.Engine, images: Images, other: Registry) -> None:
     digest = engine.images.copy(images.multi_platform.reference, f"{other.host}/one:1", platform="linux/s390x")
     assert digest in {child.manifest.digest for child in images.multi_platform.built.children}
