@@ -26,8 +26,8 @@ PROMISED = {
     "Transfer": "result close is_over",
     "PullResult": "reference image error get",
     "Image": (
-        "name digest manifest_digest platform created_ns manifest config size_bytes read_file open stat lstat walk "
-        "diff mount mounted"
+        "name digest manifest_digest platform platforms created_ns manifest config size_bytes read_file open stat "
+        "lstat walk diff mount mounted"
     ),
     "Containers": "create run get find list",
     "Container": (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
-from pyctrd.errors import InvalidError
+from pyctrd.errors import IntegrityError, InvalidError
 
 if TYPE_CHECKING:
     from pyctrd.flows.files import ImageFiles
@@ -48,6 +48,20 @@ class Image:
     def platform(self) -> str:
         """``os/architecture[/variant]``; "" for an artifact that is no image."""
         return self._record.platform
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """All platforms of which the namespace has the whole image, ``platform`` first.
+
+        Where a document of the others is damaged, ``platform`` alone: ``Engine.check`` tells of it.
+        """
+        from pyctrd.flows.reach import walk_held
+
+        try:
+            _, held = walk_held(self._rooms, self._record)
+        except IntegrityError:
+            return (self.platform,) if self.platform else ()
+        return tuple(dict.fromkeys(each.platform for each in held if each.platform))
 
     @property
     def created_ns(self) -> int:

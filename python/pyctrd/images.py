@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -14,12 +14,8 @@ from pyctrd.image import Image
 if TYPE_CHECKING:
     from pyctrd.flows.follow import Following
     from pyctrd.flows.many import ManyPulls
-    from pyctrd.flows.progress import Telling
     from pyctrd.flows.resolve import Resolved
     from pyctrd.flows.rooms import Rooms
-    from pyctrd.metadata.images import ImageRecord
-    from pyctrd.oci.platform import Platform
-    from pyctrd.oci.reference import Reference
 
 # As ``oci.transports`` has them, which a pull from a registry need not load.
 _TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:")
@@ -38,7 +34,8 @@ class Images:
         self,
         reference: str,
         *,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         unpack: bool = True,
         keep_blobs: bool | None = None,
         progress: pyctrd.ProgressCallback | None = None,
@@ -48,7 +45,11 @@ class Images:
         Args:
             reference: As Docker reads it: ``alpine``, ``ghcr.io/org/app:1.2``, ``…@sha256:…``. Or an image of a
                 layout or an archive, ``oci:PATH[:NAME]``, ``oci-archive:…`` or ``docker-archive:…``, as for ``load``.
-            platform: ``os/architecture[/variant]``; the host's by default.
+            platform: ``os/architecture[/variant]``; the host's by default. Of several, the first is what the image is
+                from then on: what is unpacked, run and shown; the others' blobs are stored and verified beside it.
+                What came before of the same index stays.
+            all_platforms: Store all that the index names beside the one platform: nested indexes, every platform,
+                attestations and other artifacts.
             unpack: Make each layer's tree while its bytes arrive. An artifact that is no image (a Helm chart, a
                 signature) can only be stored: without.
             keep_blobs: Store the blobs of layers that are unpacked as well; the engine's setting by default. Without,
@@ -64,17 +65,17 @@ class Images:
 
         Raises:
             InvalidError: The reference, or a document of the image; neither blobs nor layers are wanted.
-            NotFoundError: No such image, or none for the platform.
-            PolicyError: The engine's policy refused it.
+            NotFoundError: No such image, or none for one of the platforms.
+            PolicyError: The engine's policy refused it, or one of its other platforms.
             RegistryError: The registry refused or was not reached.
             IntegrityError, UnsafeArchiveError: What arrived is not what was promised.
             QuotaError: The namespace may not have so much; nothing came in.
             OSError: The disk; nothing half-made is left.
         """
-        from pyctrd.oci.platform import Platform
+        from pyctrd.flows.from_registry import pull_from_registry, read_platforms
         from pyctrd.oci.reference import Reference
 
-        wanted = Platform.parse(platform) if platform else Platform.host()
+        wanted, others = read_platforms(platform, all_platforms=all_platforms)
         keeps = self._keeps(keep_blobs, unpack=unpack)
         if reference.startswith(_TRANSPORTS):
             from pyctrd.flows.transfer import load
@@ -83,6 +84,7 @@ class Images:
                 self._rooms,
                 reference,
                 platform=wanted,
+                others=others,
                 unpack=unpack,
                 keep_blobs=keeps,
                 single=True,
@@ -93,34 +95,17 @@ class Images:
 
         parsed = Reference.parse(reference)
         with telling(str(parsed), progress) as told:
-            return Image(self._rooms, self._pull(parsed, wanted, told, unpack=unpack, keeps=keeps))
-
-    def _pull(
-        self, reference: Reference, platform: Platform, told: Telling, *, unpack: bool, keeps: bool
-    ) -> ImageRecord:
-        """From a registry."""
-        origin = None
-        try:
-            with self._rooms.opening(snapshotter=unpack) as is_new:
-                # Loaded while the store is opened, which takes as long.
-                from pyctrd.flows.pull import ask_ahead, bring
-                from pyctrd.flows.resolve import RegistryOrigin, resolve
-
-                origin = RegistryOrigin(self._rooms, reference)
-                resolved = resolve(self._rooms, reference, platform=platform, origin=origin)
-                self._check(resolved)
-                if is_new:  # and has nothing that could make the request vain
-                    ask_ahead(origin, resolved, unpack=unpack, keep_blobs=keeps)
-            return bring(self._rooms, resolved, origin=origin, unpack=unpack, keep_blobs=keeps, told=told)
-        finally:
-            if origin is not None:
-                origin.close()
+            record = pull_from_registry(
+                self._rooms, parsed, wanted, others, told, check=self._check, unpack=unpack, keep_blobs=keeps
+            )
+        return Image(self._rooms, record)
 
     def follow_pull(
         self,
         reference: str,
         *,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         unpack: bool = True,
         keep_blobs: bool | None = None,
     ) -> pyctrd.Transfer[Image]:
@@ -136,6 +121,7 @@ class Images:
         Args:
             reference: As for ``pull``.
             platform: As for ``pull``.
+            all_platforms: As for ``pull``.
             unpack: As for ``pull``.
             keep_blobs: As for ``pull``.
 
@@ -147,7 +133,14 @@ class Images:
         from pyctrd.transfers import Transfer
 
         def pull(progress: pyctrd.ProgressCallback) -> Image:
-            return self.pull(reference, platform=platform, unpack=unpack, keep_blobs=keep_blobs, progress=progress)
+            return self.pull(
+                reference,
+                platform=platform,
+                all_platforms=all_platforms,
+                unpack=unpack,
+                keep_blobs=keep_blobs,
+                progress=progress,
+            )
 
         following = Following(pull)
         self._followed = [*(known for known in self._followed if not known.is_over), following]
@@ -159,7 +152,8 @@ class Images:
         *,
         concurrency: int | None = None,
         per_host: int | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         unpack: bool = True,
         keep_blobs: bool | None = None,
         progress: pyctrd.ProgressCallback | None = None,
@@ -185,6 +179,7 @@ class Images:
             per_host: How many of them of one registry's host; three quarters of ``concurrency`` by default, so that
                 one host that is slow never has them all.
             platform: As for ``pull``.
+            all_platforms: As for ``pull``.
             unpack: As for ``pull``.
             keep_blobs: As for ``pull``.
             progress: As for ``pull``, and for each image by itself: ``PullProgress.reference`` says which. Called in
@@ -198,14 +193,16 @@ class Images:
             InvalidError: ``concurrency`` or ``per_host`` is not 1 to 80, or ``platform`` is none; neither blobs nor
                 layers are wanted.
         """
+        from pyctrd.flows.from_registry import read_platforms
         from pyctrd.flows.many import DEFAULT_IMAGES, ManyPulls
-        from pyctrd.oci.platform import Platform
         from pyctrd.pulls import PullMany
 
+        wanted, others = read_platforms(platform, all_platforms=all_platforms)
         pulls = ManyPulls(
             self._rooms,
             references,
-            platform=Platform.parse(platform) if platform else Platform.host(),
+            platform=wanted,
+            others=others,
             unpack=unpack,
             keep_blobs=self._keeps(keep_blobs, unpack=unpack),
             images=DEFAULT_IMAGES if concurrency is None else concurrency,
@@ -245,7 +242,8 @@ class Images:
         source: str | os.PathLike[str] | IO[bytes],
         *,
         name: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         unpack: bool = True,
         progress: pyctrd.ProgressCallback | None = None,
     ) -> list[Image]:
@@ -263,7 +261,8 @@ class Images:
                 reference.
             name: What to call the image, in place of names that the source has. Without a tag, images keep the tags
                 that the source gives them.
-            platform: Which of several platforms of an image; the host's by default.
+            platform: Which of several platforms of an image; the host's by default. Several as for ``pull``.
+            all_platforms: As for ``pull``: all that the source's indexes name, which must be in it.
             unpack: As for ``pull``; whether blobs are kept of layers that are is the engine's setting.
             progress: As for ``pull``; ``PullProgress.reference`` is the source's name.
 
@@ -279,11 +278,11 @@ class Images:
             QuotaError: The namespace may not have so much; nothing came in.
             OSError: It cannot be read; the disk. Nothing half-made is left.
         """
+        from pyctrd.flows.from_registry import read_platforms
         from pyctrd.flows.transfer import load
-        from pyctrd.oci.platform import Platform
 
-        wanted = Platform.parse(platform) if platform else Platform.host()
-        records = load(self._rooms, source, platform=wanted, name=name, unpack=unpack, progress=progress)
+        wanted, others = read_platforms(platform, all_platforms=all_platforms)
+        records = load(self._rooms, source, platform=wanted, others=others, name=name, unpack=unpack, progress=progress)
         return [Image(self._rooms, record) for record in records]
 
     def save(
@@ -292,7 +291,8 @@ class Images:
         dest: str | os.PathLike[str] | IO[bytes],
         *,
         format: Literal["oci-archive", "oci", "docker-archive"] = "oci-archive",  # noqa: A002 - as everywhere
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         progress: pyctrd.ProgressCallback | None = None,
     ) -> None:
         """Write images to a layout or an archive, hashed on the way out; what they have in common goes once.
@@ -311,11 +311,13 @@ class Images:
                 is replaced when all of the archive is there. Into a directory that has a layout images are added, in
                 place of those that have the same name; its index is replaced last.
             format: What is written.
-            platform: Whose manifest goes, alone; all that the name means by default.
+            platform: Whose manifest goes, alone; of several the index goes, with theirs. What the store has of what the
+                name means by default.
+            all_platforms: Refuse an index that is not here whole.
             progress: As for ``pull``; ``PullProgress.reference`` is where they go.
 
         Raises:
-            NotFoundError: No such image, or nothing of it in the store for the platform; a blob that was not kept, in
+            NotFoundError: No such image, or nothing of it in the store for a platform; a blob that was not kept, in
                 the OCI forms: what a compressor made of a layer cannot be made again. No such directory.
             InvalidError: No such format; the destination is something else; for a docker-archive, an image that has a
                 digest and no tag, or an artifact that is no image.
@@ -329,15 +331,22 @@ class Images:
         from pyctrd.flows.save import save
         from pyctrd.oci.platform import Platform
 
-        records = [get_image(self._rooms, name) for name in ([names] if isinstance(names, str) else names)]
-        wanted = Platform.parse(platform) if platform else None
-        save(self._rooms, records, dest, format=format, platform=wanted, progress=progress)
+        save(
+            self._rooms,
+            [get_image(self._rooms, name) for name in ([names] if isinstance(names, str) else names)],
+            dest,
+            format=format,
+            platforms=Platform.parse_all(platform),
+            all_platforms=all_platforms,
+            progress=progress,
+        )
 
     def push(
         self,
         name: str,
         target: str | None = None,
         *,
+        platform: str | Sequence[str] | None = None,
         all_platforms: bool = False,
         compression: Literal["gzip", "zstd", "zstd:chunked", "none"] | None = None,
         chunk_bytes: int = 0,
@@ -353,8 +362,10 @@ class Images:
             name: The image, as ``get`` takes it.
             target: Where to; the image's own name by default. With a digest it must be the image's. Or a layout or an
                 archive, ``oci:PATH[:NAME]``, ``oci-archive:…`` or ``docker-archive:…``, as ``save`` writes them.
+            platform: Whose manifest goes, of those in the store; the image's own by default. Of several the index goes,
+                with theirs alone: a registry that takes no index which is not whole refuses it.
             all_platforms: The index that was pulled, with every platform, in place of this platform's manifest; what is
-                not here of it is handed on from where the image came from.
+                not here of it is handed on from where the image came from, but not to a layout or an archive.
             compression: Layers are sent so, as ``convert`` makes them; as they are by default.
             chunk_bytes: Send blobs in requests of so many bytes; 0 is one request for each, and chunks of 32 MiB where
                 a registry takes no larger ones.
@@ -364,7 +375,7 @@ class Images:
             The digest of what the target names now.
 
         Raises:
-            NotFoundError: There is no such image; a blob is neither here nor where it came from.
+            NotFoundError: There is no such image; a platform or a blob is neither here nor where it came from.
             InvalidError: The target is none, or has the digest of something else.
             AuthenticationError, DeniedError: Credentials are missing, or do not suffice.
             RegistryError, IntegrityError: The registry refused, could not be reached, or got other bytes.
@@ -375,9 +386,12 @@ class Images:
         from pyctrd.flows.load import get_image
         from pyctrd.flows.progress import telling
         from pyctrd.flows.push import push, push_packed
+        from pyctrd.oci.platform import Platform
         from pyctrd.oci.reference import Reference
 
-        record = get_image(self._rooms, name)
+        record, platforms = get_image(self._rooms, name), Platform.parse_all(platform)
+        if all_platforms and platforms:
+            raise InvalidError("invalid platform: all of them are wanted", field="platform", value=platform)
         if target is not None and target.startswith(_TRANSPORTS):
             if compression is not None:
                 raise InvalidError(
@@ -386,29 +400,31 @@ class Images:
                     value=compression,
                     hint="convert the image first: pyctrd convert",
                 )
-            return self._push_to(record, target, all_platforms=all_platforms, progress=progress)
+            from pyctrd.flows.save import save_to
+
+            return str(
+                save_to(
+                    self._rooms, record, target, platforms=platforms, all_platforms=all_platforms, progress=progress
+                )
+            )
         parsed = Reference.parse(target or record.name)
-        if compression is not None and all_platforms:
-            raise InvalidError("invalid compression: only one platform is converted", field="compression")
+        if compression is not None and (all_platforms or platforms):
+            raise InvalidError("invalid compression: the image's own platform is converted", field="compression")
         rooms = self._rooms
         with telling(str(parsed), progress) as told:
             if compression is not None:
                 sent = push_packed(rooms, record, parsed, compression=compression, told=told, chunk_bytes=chunk_bytes)
             else:
-                sent = push(rooms, record, parsed, all_platforms=all_platforms, told=told, chunk_bytes=chunk_bytes)
+                sent = push(
+                    rooms,
+                    record,
+                    parsed,
+                    all_platforms=all_platforms,
+                    platforms=platforms,
+                    told=told,
+                    chunk_bytes=chunk_bytes,
+                )
         return str(sent.digest)
-
-    def _push_to(
-        self, record: ImageRecord, target: str, *, all_platforms: bool, progress: pyctrd.ProgressCallback | None
-    ) -> str:
-        """To what is no registry."""
-        from pyctrd.flows.save import save_to
-        from pyctrd.oci.platform import Platform
-        from pyctrd.oci.transports import Transport
-
-        platform = None if all_platforms or not record.platform else Platform.parse(record.platform)
-        save_to(self._rooms, record, Transport.parse(target), platform=platform, progress=progress)
-        return record.target_digest if all_platforms else record.manifest_digest
 
     def copy(
         self,

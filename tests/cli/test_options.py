@@ -12,7 +12,7 @@ import pyctrd
 from tests.cli.commands import environment, run
 from tests.images import Images
 
-IMAGE = {"name", "digest", "manifest_digest", "platform", "pulled_ns", "size_bytes", "layers"}
+IMAGE = {"name", "digest", "manifest_digest", "platform", "platforms", "pulled_ns", "size_bytes", "layers"}
 LAYER = {"digest", "size_bytes", "media_type"}
 CONTAINER = {
     *("id", "name", "image", "command", "labels", "created_ns"),

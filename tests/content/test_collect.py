@@ -25,6 +25,7 @@ from tests.syscalls import Watched
 
 WHY_UNWATCHED = syscalls.why_not()
 SHARED = Tar().file("shared", b"of both").build()
+PLATFORMS = ("linux/s390x", "linux/riscv64")
 
 PULL = """
 import sys
@@ -135,6 +136,31 @@ def test_the_index_that_a_name_leads_through_stays(engine: pyctrd.Engine, faulty
     assert image.digest != image.manifest_digest
     assert engine.gc().items == ()
     assert {image.digest, image.manifest_digest} <= {record.digest for record in engine.content.list()}
+
+
+def test_a_platform_that_came_before_stays_as_long_as_the_name_means_its_index(
+    engine: pyctrd.Engine, root: Path, faulty: FaultyRegistry
+) -> None:
+    built = {name: build_image([SHARED, Tar().file(name[6:]).build()], platform=name) for name in PLATFORMS}
+    for child in built.values():
+        faulty.add(child, "index", tag="child")
+    reference = faulty.add(build_index(built), "index")
+    for name in PLATFORMS:
+        engine.images.pull(reference, platform=name)
+    blobs = {blob.digest for child in built.values() for blob in (child.manifest, *child.blobs)}
+    assert engine.gc().items == ()
+    assert blobs < {record.digest for record in engine.content.list()}
+    reasons = {item.reason for item in engine.gc(dry_run=True).items}
+    assert reasons == {f"image {reference}"}
+    assert engine.df().images[0].bytes == engine.content.usage().charged_bytes
+    faulty.add(built[PLATFORMS[0]], "index")
+    assert engine.images.pull(reference, platform=PLATFORMS[0]).digest == built[PLATFORMS[0]].digest
+    engine.gc()
+    assert {record.digest for record in engine.content.list()} == {
+        blob.digest for blob in (built[PLATFORMS[0]].manifest, *built[PLATFORMS[0]].blobs)
+    }
+    engine.images.remove(reference)
+    assert is_empty(root)
 
 
 def test_a_namespace_is_told_what_it_would_see_if_it_were_alone(

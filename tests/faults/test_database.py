@@ -14,7 +14,7 @@ import pytest
 import pyctrd
 from pyctrd.errors import ConflictError, IntegrityError
 from pyctrd.metadata.migrations import MIGRATIONS
-from tests import syscalls
+from tests import platforms, syscalls
 from tests.children import Child
 from tests.cli.commands import is_one_error, run
 from tests.images import Images
@@ -133,6 +133,40 @@ def test_d14_a_damaged_database_is_built_anew_with_all_that_can_be_known(
         for known in engine.containers.list():
             known.delete(force=True)
     assert (root / "quarantine").is_dir()
+
+
+@pytest.mark.parametrize("table", ["content", "images"])
+def test_d14_every_platform_of_an_image_is_found_again(images: Images, root: Path, state: Path, table: str) -> None:
+    del state
+    reference = images.push(platforms.WHOLE, "all", tag="1").reference
+    with pyctrd.Engine() as engine:
+        engine.images.pull(reference, all_platforms=True)
+    overwrite_table(table)(root / "pyctrd.db")
+    with pyctrd.Engine() as engine:
+        assert engine.check(repair=True)[0].repaired
+        assert engine.check(digests=True) == []
+        found = {image.name: image.platforms for image in engine.images.list()}
+        # What it was called nobody knows, or whose its other platforms were: each of those is found by itself.
+        assert {(platforms.OTHER,), (platforms.NESTED,)} < set(found.values())
+        assert len(found) == 3
+        assert (reference in found) == (table == "content")
+        engine.gc()
+        assert {image.name for image in engine.images.list()} == found.keys()
+
+
+def test_d14_what_came_of_an_index_stays_one_image_where_its_records_can_be_read(
+    images: Images, root: Path, state: Path
+) -> None:
+    del state
+    reference = images.push(platforms.WHOLE, "all", tag="1").reference
+    with pyctrd.Engine() as engine:
+        engine.images.pull(reference, all_platforms=True)
+    overwrite_table("events")(root / "pyctrd.db")
+    with pyctrd.Engine() as engine:
+        assert engine.check(repair=True)[0].repaired
+        [image] = engine.images.list()
+        assert (image.name, image.platforms) == (reference, (platforms.HOST, platforms.OTHER, platforms.NESTED))
+        assert engine.gc().items == ()
 
 
 @pytest.mark.parametrize("table", ["images", "content"])

@@ -19,7 +19,7 @@ import pyctrd
 from pyctrd.errors import NotFoundError
 from pyctrd.metadata.database import Database
 from tests.archives import Tar
-from tests.faults import saving, sending
+from tests.faults import saving, sending, several
 from tests.images import BuiltImage, build_image
 from tests.registry_faults import FaultyRegistry
 from tests.tocs import go_tar, tabled_image, zstd_chunked
@@ -165,6 +165,7 @@ def open_shop(root: Path, directory: Path, registry: FaultyRegistry) -> Shop:
     for name, image in {"kept": KEPT, "first": FIRST, "second": SECOND, "again": AGAIN, "left": LEFT}.items():
         registry.add(image, name)
         image.write_layout(directory / "layouts" / name)
+    several.serve_platforms(registry, "platforms")
     for number, image in enumerate(TABLED):
         registry.add(image, f"tabled-{number}")
     return Shop(root, registry, directory / "layouts")
@@ -458,6 +459,13 @@ WORKS = [
         lambda shop: [shop.reference("first"), shop.reference("second")],
         _nothing,
         _judge_brought(Shop.reference),
+    ),
+    Work(
+        "pull all platforms",
+        OPENED + "    engine.images.pull(words[0], all_platforms=True)\n    say('all')",
+        lambda shop: [shop.reference("platforms")],
+        _nothing,
+        lambda engine, shop, said: several.judge_platforms(engine, shop.reference("platforms"), said),
     ),
     Work(
         "pull without blobs",

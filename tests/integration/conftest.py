@@ -21,7 +21,11 @@ DEADLINE_SECONDS = 120.0
 
 
 def forget_repositories(database: Database) -> None:
-    """Undo the schema's last step: a store of before had no repositories."""
+    """Undo the schema's last steps: a store of before had no repositories, and images of one platform."""
+    database._run("DROP INDEX images_by_root")
+    database._run("ALTER TABLE images DROP COLUMN root")
+    database._run("ALTER TABLE image_roots RENAME COLUMN manifests TO manifest_digest")
+    database._run("CREATE INDEX images_by_root ON images(target_digest, manifest_digest)")
     for table in ("repository_refs", "repository_tags", "repository_manifests", "repository_blobs", "uploads"):
         database._run(f"DROP TABLE {table}")
 

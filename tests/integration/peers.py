@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 READY_SECONDS = 60.0
@@ -22,12 +23,14 @@ state = "{store}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
 address = "{store}/socket"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{store}/opt"
 """
 
 
-def run(*words: str) -> str:
-    """A program's output."""
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
+def run(*words: str, text: str = "") -> str:
+    """A program's output; ``text`` is its input."""
+    done = subprocess.run(words, check=False, capture_output=True, text=True, input=text)
     assert done.returncode == 0, f"{words}: {done.stderr}"
     return done.stdout
 
@@ -51,7 +54,7 @@ def podman() -> Iterator[Tool]:
     words = ["podman", "--root", f"{store}/root", "--runroot", f"{store}/run", "--tmpdir", f"{store}/tmp"]
     words += ["--storage-driver", "vfs", "--events-backend", "none"]
     try:
-        yield lambda *more: run(*words, *more)
+        yield partial(run, *words)
         run(*words, "rmi", "-af")
     finally:
         shutil.rmtree(store)
@@ -95,7 +98,7 @@ def _daemon(argv: Callable[[Path], list[str]], client: Callable[[Path], list[str
             if process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"{words[0]}: not ready: {(store / 'log').read_text()[-2000:]}")
             time.sleep(0.1)  # nothing tells when its socket answers
-        yield lambda *more: run(*words, *more)
+        yield partial(run, *words)
     finally:
         process.terminate()
         try:

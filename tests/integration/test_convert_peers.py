@@ -14,10 +14,10 @@ import pytest
 
 import pyctrd
 from tests.archives import Tar
-from tests.children import until
 from tests.chunked import decompress_zstd, read_files, read_table, without_places
 from tests.content.stores import blob_path
 from tests.images import Images, Pushed, build_image, busybox_tar
+from tests.integration import peers
 from tests.registries import Registry
 from tests.relays import Relay
 from tests.trees import Facts, differences, read_tree
@@ -25,15 +25,6 @@ from tests.trees import Facts, differences, read_tree
 pytestmark = pytest.mark.root
 
 PACKINGS = ("gzip", "zstd", "zstd:chunked", "none")
-_CONTAINERD = """version = 2
-root = "{store}/root"
-state = "{store}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-address = "{store}/socket"
-[plugins."io.containerd.internal.v1.opt"]
-path = "{store}/opt"
-"""
 _STORAGE = """[storage]
 driver = "overlay"
 graphroot = "{store}/root"
@@ -287,30 +278,18 @@ def test_containerd_unpacks_it(
     converted: Callable[[str], tuple[pyctrd.Image, str]],
     expected: dict[bytes, Facts],
     registry: Registry,
-    state: Path,
     tmp_path: Path,
     packing: str,
 ) -> None:
     needs("containerd", "ctr")
     _, name = converted(packing)
-    store = state / "containerd"
-    store.mkdir()
-    (store / "config.toml").write_text(_CONTAINERD.format(store=store))
-    with (store / "log").open("wb") as log:
-        words = ["containerd", "--config", str(store / "config.toml"), "--log-level", "error"]
-        daemon = subprocess.Popen(words, stdout=log, stderr=log)
-    ctr = ["ctr", "--address", f"{store}/socket"]
     target = tmp_path / "containerd"
     target.mkdir()
-    try:
-        until(lambda: subprocess.run([*ctr, "version"], capture_output=True, check=False).returncode == 0)
-        reference = f"{registry.host}/{name}"
-        run(*ctr, "images", "pull", "--plain-http", reference)
-        run(*ctr, "images", "mount", reference, str(target))
+    reference = f"{registry.host}/{name}"
+    with peers.containerd() as ctr:
+        ctr("images", "pull", "--plain-http", reference)
+        ctr("images", "mount", reference, str(target))
         found = seen(str(target))
-        run(*ctr, "images", "unmount", "--rm", str(target))
-    finally:
-        daemon.terminate()
-        daemon.wait()
+        ctr("images", "unmount", "--rm", str(target))
     wanted = {name: facts for name, facts in expected.items() if name not in MOUNTS}
     assert differences(wanted, found) == []

@@ -237,7 +237,7 @@ def test_a_pushed_image_survives_what_removes_it_here(engine: pyctrd.Engine, ima
 def test_a_layout_or_an_archive_is_pushed_to_as_well(
     engine: pyctrd.Engine, images: Images, tmp_path: Path, form: str
 ) -> None:
-    image = engine.images.pull(images.multi_platform.reference)
+    image = engine.images.pull(images.multi_platform.reference, all_platforms=True)
     one, every = f"{form}:{tmp_path}/one:team/app:1", f"{form}:{tmp_path}/all:team/app:1"
     assert engine.images.push(image.name, one) == image.manifest_digest
     assert engine.images.push(image.name, every, all_platforms=True) == image.digest
@@ -256,6 +256,18 @@ def test_a_copy_keeps_every_digest(engine: pyctrd.Engine, images: Images, other:
         assert served(other.host, "copied", child.manifest.digest) == child.manifest.content
     assert engine.images.list() == []
     assert not any((Path(os.environ["PYCTRD_ROOT"]) / "content").glob("blobs/*/*"))
+
+
+def test_a_copy_puts_each_document_once_and_the_name_last(
+    engine: pyctrd.Engine, images: Images, other: Registry
+) -> None:
+    source = images.multi_platform
+    with Relay(other.host) as relay:
+        engine.images.copy(source.reference, f"{relay.host}/once:1")
+        put = [asked.path.rpartition("/")[2] for asked in relay.asked() if asked.method == "PUT"]
+    manifests = [name for name in put if "digest=" not in name]  # else an upload's end
+    assert sorted(manifests) == sorted(["1", *(child.digest for child in source.built.children)])
+    assert served(other.host, "once", source.built.digest) == source.built.manifest.content
 
 
 def test_one_platform_is_copied_if_that_is_asked_for(engine: pyctrd.Engine, images: Images, other: Registry) -> None:

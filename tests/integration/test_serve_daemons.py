@@ -2,93 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pyctrd
 from tests.images import Images
+from tests.integration import peers
+from tests.integration.peers import Tool
 from tests.registry_users import write_users
 from tests.serving import ask, put_image
 
-READY_SECONDS = 60.0
-PAUSE_SECONDS = 0.1
-_CONTAINERD = """version = 2
-root = "{store}/root"
-state = "{store}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-address = "{store}/socket"
-[plugins."io.containerd.internal.v1.opt"]
-path = "{store}/opt"
-"""
-
-Run = Callable[..., str]
-
-
-@contextmanager
-def daemon(store: Path, client: list[str], *words: str) -> Iterator[Run]:
-    """A daemon that answers, and what runs a client of it."""
-    with (store / "log").open("wb") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log)
-    environment = os.environ | {"DOCKER_CONFIG": str(store / "docker")}
-
-    def ready() -> bool:
-        return subprocess.run([*client, "version"], capture_output=True, check=False).returncode == 0
-
-    def run(*more: str, text: str = "") -> str:
-        done = subprocess.run(
-            [*client, *more], capture_output=True, text=True, env=environment, check=False, input=text
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    try:
-        deadline = time.monotonic() + READY_SECONDS
-        while not ready():
-            assert process.poll() is None, (store / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(PAUSE_SECONDS)
-        yield run
-    finally:
-        process.terminate()
-        process.wait()
-
 
 @pytest.fixture(name="ctr")
-def _ctr(state: Path) -> Iterator[Run]:
-    if not (shutil.which("containerd") and shutil.which("ctr")):
-        pytest.skip("containerd is not installed")
-    store = state / "containerd"
-    store.mkdir()
-    (store / "config.toml").write_text(_CONTAINERD.format(store=store))
-    words = ["containerd", "--config", str(store / "config.toml"), "--log-level", "error"]
-    with daemon(store, ["ctr", "--address", f"{store}/socket"], *words) as run:
-        yield run
+def _ctr() -> Iterator[Tool]:
+    if reason := peers.lacking("containerd", "ctr"):
+        pytest.skip(reason)
+    with peers.containerd() as ctr:
+        yield ctr
 
 
 @pytest.fixture(name="docker")
-def _docker(state: Path) -> Iterator[Run]:
-    if not (shutil.which("dockerd") and shutil.which("docker") and shutil.which("containerd")):
-        pytest.skip("docker is not installed")
-    store = state / "docker"
-    store.mkdir()
-    words = ["dockerd", "--data-root", f"{store}/root", "--exec-root", f"{store}/state", "--pidfile", f"{store}/pid"]
-    words += ["--host", f"unix://{store}/socket", "--storage-driver", "vfs", "--oom-score-adjust", "0"]
-    words += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
-    with daemon(store, ["docker", "--host", f"unix://{store}/socket"], *words) as run:
-        yield run
+def _docker() -> Iterator[Tool]:
+    if reason := peers.lacking("dockerd", "docker", "containerd"):
+        pytest.skip(reason)
+    with peers.docker() as docker:
+        yield docker
 
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_containerd_pulls_from_it_and_pushes_to_it(engine: pyctrd.Engine, images: Images, ctr: Run) -> None:
+def test_containerd_pulls_from_it_and_pushes_to_it(engine: pyctrd.Engine, images: Images, ctr: Tool) -> None:
     built = images.busybox.built
     with engine.serve_registry(listen="127.0.0.1:0", anonymous="push") as server:
         put_image(server.address, "app", built, "1")
@@ -103,7 +48,7 @@ def test_containerd_pulls_from_it_and_pushes_to_it(engine: pyctrd.Engine, images
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_docker_signs_in_pushes_and_pulls(engine: pyctrd.Engine, images: Images, docker: Run, tmp_path: Path) -> None:
+def test_docker_signs_in_pushes_and_pulls(engine: pyctrd.Engine, images: Images, docker: Tool, tmp_path: Path) -> None:
     users = write_users(tmp_path / "htpasswd")
     with engine.serve_registry(listen="127.0.0.1:0", htpasswd=users, anonymous="pull") as server:
         docker("pull", "-q", images.busybox.reference)

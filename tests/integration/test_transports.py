@@ -10,7 +10,6 @@ import pyctrd
 from pyctrd.errors import InvalidError, NotFoundError
 from pyctrd.flows.load import get_image
 from pyctrd.flows.save import save_to
-from pyctrd.oci.transports import Transport
 from tests.archives import Tar
 from tests.images import Images, build_image
 from tests.integration.conftest import Cli
@@ -97,22 +96,22 @@ def test_an_image_is_saved_under_the_name_that_a_transport_says(engine: pyctrd.E
     record = get_image(rooms, NAMES[0])
     for form in ("oci", "oci-archive", "docker-archive"):
         place = saved / f"new-{form}"
-        save_to(rooms, record, Transport.parse(f"{form}:{place}:registry.example/else:4"))
+        save_to(rooms, record, f"{form}:{place}:registry.example/else:4")
         with pyctrd.Engine(namespace=form) as other:
             assert [image.name for image in other.images.load(place)] == ["registry.example/else:4"]
-        save_to(rooms, record, Transport.parse(f"{form}:{place}-tag:work"))
+        save_to(rooms, record, f"{form}:{place}-tag:work")
         with pyctrd.Engine(namespace=f"{form}-tag") as other:
             (image,) = other.images.load(f"{form}:{place}-tag:work", name="registry.example/named")
             assert image.name == "registry.example/named:work"
-        save_to(rooms, record, Transport.parse(f"{form}:{place}-own"))
+        save_to(rooms, record, f"{form}:{place}-own")
         with pyctrd.Engine(namespace=f"{form}-own") as other:
             assert [image.name for image in other.images.load(f"{place}-own")] == NAMES[:1]
     # Under a tag alone it takes the place of whatever has that.
     layout = saved / "oci"
-    save_to(rooms, get_image(rooms, NAMES[2]), Transport.parse(f"oci:{layout}:1"))
+    save_to(rooms, get_image(rooms, NAMES[2]), f"oci:{layout}:1")
     with pyctrd.Engine(namespace="last") as other:
         (image,) = other.images.load(f"oci:{layout}:1", name="local/last")
         assert image.digest == TWO.digest
         assert [image.name for image in other.images.load(f"oci:{layout}:2")] == NAMES[1:2]
     with pytest.raises(InvalidError, match="is no tag"):
-        save_to(rooms, record, Transport.parse(f"oci:{layout}:-"))
+        save_to(rooms, record, f"oci:{layout}:-")

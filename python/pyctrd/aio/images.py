@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,11 @@ class Image(Face[image.Image]):
     def platform(self) -> str:
         """As ``pyctrd.Image.platform``."""
         return self._of.platform
+
+    @property
+    def platforms(self) -> Coroutine[Any, Any, tuple[str, ...]]:
+        """As ``pyctrd.Image.platforms``, awaited."""
+        return self._threads.call(lambda: self._of.platforms)
 
     @property
     def created_ns(self) -> int:
@@ -158,7 +163,8 @@ class Images(Face[images.Images]):
         self,
         reference: str,
         *,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         unpack: bool = True,
         keep_blobs: bool | None = None,
     ) -> Transfer[Image]:
@@ -166,7 +172,14 @@ class Images(Face[images.Images]):
         threads = self._threads
 
         def pull(progress: pyctrd.ProgressCallback) -> Image:
-            found = self._of.pull(reference, platform=platform, unpack=unpack, keep_blobs=keep_blobs, progress=progress)
+            found = self._of.pull(
+                reference,
+                platform=platform,
+                all_platforms=all_platforms,
+                unpack=unpack,
+                keep_blobs=keep_blobs,
+                progress=progress,
+            )
             return Image(found, threads)
 
         return Transfer(threads, pull)
@@ -177,7 +190,8 @@ class Images(Face[images.Images]):
         *,
         concurrency: int | None = None,
         per_host: int | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
         unpack: bool = True,
         keep_blobs: bool | None = None,
         progress: pyctrd.ProgressCallback | None = None,
@@ -188,6 +202,7 @@ class Images(Face[images.Images]):
             concurrency=concurrency,
             per_host=per_host,
             platform=platform,
+            all_platforms=all_platforms,
             unpack=unpack,
             keep_blobs=keep_blobs,
             progress=None if progress is None else in_loop(progress),

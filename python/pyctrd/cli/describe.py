@@ -15,6 +15,7 @@ def describe_image(image: Image) -> dict[str, Any]:
         "digest": image.digest,
         "manifest_digest": image.manifest_digest,
         "platform": image.platform,
+        "platforms": list(image.platforms),
         "pulled_ns": image.created_ns,
         "size_bytes": image.size_bytes,
         "layers": [

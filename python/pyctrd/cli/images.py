@@ -10,7 +10,13 @@ import click
 from pyctrd.cli.describe import describe_image
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
-from pyctrd.cli.options import platform_option, progress_option, registry_options, verify_option
+from pyctrd.cli.options import (
+    all_platforms_option,
+    platforms_option,
+    progress_option,
+    registry_options,
+    verify_option,
+)
 from pyctrd.cli.output import (
     age_text,
     print_json_lines,
@@ -48,7 +54,8 @@ keep_option = click.option(
 @click.argument("references", metavar="REFERENCE...", nargs=-1, required=True)
 @registry_options
 @verify_option
-@platform_option
+@platforms_option
+@all_platforms_option
 @limit_option
 @digests_option
 @unpack_option
@@ -70,7 +77,8 @@ def pull_command(
     *,
     registry: dict[str, Any],
     verify: Policy | None,
-    platform: str | None,
+    platform: tuple[str, ...],
+    all_platforms: bool,
     limits: Limits | None,
     content_digests: bool | None,
     no_unpack: bool,
@@ -86,6 +94,7 @@ def pull_command(
     Of several each is printed as it comes in, by its name and digest; what fails is told, and the others go on. With
     --json they are one list, in the order given.
     """
+    _check_platforms(platform, all_platforms=all_platforms)
     if stages and len(references) > 1:
         raise click.UsageError("--stages takes one reference")
     if no_keep_blobs and no_unpack:
@@ -93,7 +102,12 @@ def pull_command(
     return pull(
         options,
         references,
-        {"platform": platform, "unpack": not no_unpack, "keep_blobs": False if no_keep_blobs else None},
+        {
+            "platform": platform,
+            "all_platforms": all_platforms,
+            "unpack": not no_unpack,
+            "keep_blobs": False if no_keep_blobs else None,
+        },
         quiet=quiet,
         shown=shown,
         stages=stages,
@@ -104,6 +118,11 @@ def pull_command(
         content_digests=content_digests,
         layer_connections=layer_connections,
     )
+
+
+def _check_platforms(platform: tuple[str, ...], *, all_platforms: bool) -> None:
+    if all_platforms and len(platform) > 1:
+        raise click.UsageError("--all-platforms takes one --platform: which is unpacked")
 
 
 @click.command("load")
@@ -117,7 +136,8 @@ def pull_command(
     "oci-archive:FILE[:NAME], docker-archive:FILE[:NAME] for one image of it.",
 )
 @click.option("--name", metavar="REFERENCE", help="What to call the image; without a tag, images keep theirs.")
-@platform_option
+@platforms_option
+@all_platforms_option
 @limit_option
 @digests_option
 @unpack_option
@@ -130,7 +150,8 @@ def load_command(
     source: str,
     *,
     name: str | None,
-    platform: str | None,
+    platform: tuple[str, ...],
+    all_platforms: bool,
     limits: Limits | None,
     content_digests: bool | None,
     no_unpack: bool,
@@ -139,6 +160,7 @@ def load_command(
     as_json: bool,
 ) -> None:
     """Bring images in from a layout or an archive: verified, stored, unpacked. Prints their names."""
+    _check_platforms(platform, all_platforms=all_platforms)
     if source == "-" and sys.stdin.isatty():
         raise click.UsageError("standard input is a terminal: give a file or directory with -i, or pipe one in")
     with options.engine(limits=limits, content_digests=content_digests) as engine:
@@ -147,6 +169,7 @@ def load_command(
                 sys.stdin.buffer if source == "-" else source,
                 name=name,
                 platform=platform,
+                all_platforms=all_platforms,
                 unpack=not no_unpack,
                 progress=progress,
             )
@@ -177,7 +200,7 @@ def images_command(options: Globals, *, quiet: bool, as_json: bool) -> None:
                     (
                         image.name,
                         short(image.digest),
-                        image.platform,
+                        ",".join(image.platforms),
                         age_text(image.created_ns),
                         size_text(image.size_bytes),
                     )

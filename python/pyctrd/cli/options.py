@@ -15,6 +15,16 @@ progress_option = click.option(
     type=click.Choice(["auto", "bars", "json", "none"]),
     help="How far it is, on standard error: bars, or a JSON object for each event; by default bars on a terminal.",
 )
+platforms_option = click.option(
+    "--platform",
+    "platform",
+    metavar="OS/ARCH",
+    multiple=True,
+    help="Another platform than the host's; given again, more are stored beside it.",
+)
+all_platforms_option = click.option(
+    "--all-platforms", is_flag=True, help="Store all that the image's index names beside it."
+)
 
 
 def _read_key(_context: click.Context, _parameter: click.Parameter, path: str | None) -> Any:

@@ -28,6 +28,9 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print the diges
 @click.argument("image")
 @click.argument("target", required=False)
 @registry_options
+@click.option(
+    "--platform", metavar="OS/ARCH", multiple=True, help="That one's manifest; given again, the index with these alone."
+)
 @click.option("--all-platforms", is_flag=True, help="The whole index that was pulled, not this platform's manifest.")
 @click.option(
     "--compression",
@@ -45,6 +48,7 @@ def push_command(
     target: str | None,
     *,
     registry: dict[str, Any],
+    platform: tuple[str, ...],
     all_platforms: bool,
     compression: Literal["gzip", "zstd", "zstd:chunked", "none"] | None,
     chunk_bytes: int,
@@ -53,8 +57,10 @@ def push_command(
     as_json: bool,
 ) -> None:
     """Send an image to a registry, under its own name or as TARGET; prints the digest that it has there."""
-    if all_platforms and compression is not None:
-        raise click.UsageError("--all-platforms and --compression: only one platform is converted")
+    if platform and all_platforms:
+        raise click.UsageError("--platform and --all-platforms: choose one")
+    if (platform or all_platforms) and compression is not None:
+        raise click.UsageError("--compression: the image's own platform is converted, and no other")
     as_json |= options.json
     with options.engine(**registry) as engine:
         found = engine.images.get(image)
@@ -62,6 +68,7 @@ def push_command(
             digest = engine.images.push(
                 found.name,
                 target,
+                platform=platform,
                 all_platforms=all_platforms,
                 compression=compression,
                 chunk_bytes=chunk_bytes,

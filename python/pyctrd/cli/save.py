@@ -44,8 +44,11 @@ _FORMATS: Mapping[str, Literal["docker-archive", "oci-archive", "oci"]] = {
 @click.option(
     "--platform",
     metavar="OS/ARCH",
-    help="That platform's manifest alone, for umoci, crane and others that take no index which is not whole.",
+    multiple=True,
+    help="That platform's manifest alone, for umoci, crane and others that take no index which is not whole; given "
+    "again, the index with these.",
 )
+@click.option("--all-platforms", is_flag=True, help="Fail where something that an index names is not in the store.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @progress_option
 @json_option
@@ -56,13 +59,16 @@ def save_command(
     *,
     output: str,
     form: str,
-    platform: str | None,
+    platform: tuple[str, ...],
+    all_platforms: bool,
     quiet: bool,
     shown: Mode | None,
     as_json: bool,
 ) -> int:
     """Write images to a file, a directory or standard output, for load, docker, podman, skopeo and others."""
     wanted = _FORMATS[form]
+    if platform and all_platforms:
+        raise click.UsageError("--platform and --all-platforms: choose one")
     is_stream = output == "-"
     if is_stream and wanted == "oci":
         raise click.UsageError("a layout is a directory: give one with -o")
@@ -78,6 +84,7 @@ def save_command(
                 sys.stdout.buffer if is_stream else output,
                 format=wanted,
                 platform=platform,
+                all_platforms=all_platforms,
                 progress=progress,
             )
         except BrokenPipeError:

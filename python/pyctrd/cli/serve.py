@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 
@@ -83,21 +83,12 @@ def serve_command() -> None:
 @pass_globals
 def serve_registry(
     options: Globals,
+    /,
     *,
-    listen: str,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    anonymous: Literal["none", "pull", "push"],
-    htpasswd: Path | None,
-    tokens: dict[str, str],
-    namespaces: dict[str, str],
-    readers: tuple[str, ...],
-    challenge: Literal["token", "basic"],
-    upstreams: tuple[str, ...],
-    public_url: str,
     plain_http: tuple[str, ...],
     quiet: bool,
     as_json: bool,
+    **serving: Any,
 ) -> None:
     """Serve the namespace's images and whatever is sent to it, as a registry.
 
@@ -110,22 +101,10 @@ def serve_registry(
         _log_requests()
     with (
         options.engine(plain_http=plain_http) as engine,
-        engine.serve_registry(
-            listen=listen,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            anonymous=anonymous,
-            htpasswd=htpasswd,
-            tokens=tokens,
-            namespaces=namespaces,
-            readers=readers,
-            challenge=challenge,
-            upstreams=upstreams,
-            public_url=public_url,
-        ) as server,
+        engine.serve_registry(**serving) as server,
     ):
         if as_json or options.json:
-            print_json({"address": server.address, "tls": tls_cert is not None})
+            print_json({"address": server.address, "tls": serving["tls_cert"] is not None})
         else:
             click.echo(f"listening on {server.address}")
         ending.wait()

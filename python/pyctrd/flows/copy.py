@@ -77,9 +77,11 @@ def copy_image(
         chunk_bytes=chunk_bytes,
         told=told,
     )
-    put_documents(rooms.registry, target, [(str(digest), *copying.documents[digest]) for digest in copying.documents])
-    if target.tag is not None:  # last of all: who finds the name finds all of it
-        put_documents(rooms.registry, target, [(target.tag, *copying.top(top.digest))], subjects=False)
+    documents = {str(digest): document for digest, document in copying.documents.items()}
+    if target.tag is not None:  # in place of its digest, and last of all: who finds the name finds all of it
+        documents.pop(str(top.digest), None)
+        documents[target.tag] = copying.top(top.digest)
+    put_documents(rooms.registry, target, [(name, *document) for name, document in documents.items()])
     return top
 
 

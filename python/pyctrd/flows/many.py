@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pyctrd.errors import CancelledError, InvalidError
 from pyctrd.flows.bodies import Connections
+from pyctrd.flows.platforms import Others, with_others
 from pyctrd.flows.progress import (
     PROGRESS_INTERVAL_SECONDS,
     Phase,
@@ -123,6 +124,7 @@ class ManyPulls:
         rooms: The engine's rooms.
         references: What to pull; read as it is needed.
         platform: Whose manifest is taken from an index.
+        others: Whose are stored beside it.
         unpack: As for ``pull``.
         keep_blobs: As for ``pull``.
         images: How many images are under way at once.
@@ -140,6 +142,7 @@ class ManyPulls:
         references: Iterable[str],
         *,
         platform: Platform,
+        others: Others = (),
         unpack: bool,
         keep_blobs: bool,
         images: int,
@@ -152,6 +155,7 @@ class ManyPulls:
         self._rooms = rooms
         self._source: Iterator[str] | None = iter(references)
         self._platform = platform
+        self._others = others
         self._unpack = unpack
         self._keep_blobs = keep_blobs
         self._images = images
@@ -324,7 +328,8 @@ class ManyPulls:
         with telling(name, partial(self._tell, name)) as told:
             resolved = self._resolve(reference)
             with self._away():
-                self._check(resolved)
+                for each in (resolved, *resolved.others):
+                    self._check(each)
             return bring(
                 self._rooms,
                 resolved,
@@ -341,7 +346,9 @@ class ManyPulls:
             fetched = registry.manifest(reference)
         top = Document(fetched.descriptor, fetched.body)
         origin = _AwayOrigin(self._rooms, reference, self._away)
-        return resolve_top(self._rooms, origin, reference, top, platform=self._platform)
+        resolved = resolve_top(self._rooms, origin, reference, top, platform=self._platform)
+        # One document at a time: other images' are asked for beside it.
+        return with_others(self._rooms, origin, resolved, self._others) if self._others else resolved
 
     @contextmanager
     def _away(self) -> Iterator[None]:

@@ -220,35 +220,42 @@ def _settling_each(
 def wants_of(rooms: Rooms, resolved: Resolved, origin: Origin, *, unpack: bool, keep_blobs: bool = True) -> list[Want]:
     """A want for each distinct blob of the image: its layers and its documents.
 
-    A layer that the config claims to be two is wanted twice: each claim is checked.
+    Of its other platforms all is stored, and nothing unpacked. A layer that is claimed to be two is wanted twice: each
+    claim is checked.
     """
     wants: dict[tuple[str, str], Want] = {}
-    manifest, config = resolved.manifest, resolved.config
-    blobs: list[tuple[Descriptor, str | None]]
-    if config is None:  # of an artifact, the config is a blob as any other
-        blobs = [(blob, None) for blob in (manifest.config, *manifest.layers)]
-    else:
-        blobs = [(blob, str(d)) for blob, d in zip(manifest.layers, config.rootfs.diff_ids, strict=True)]
-    for blob, diff_id in blobs:
-        opens = partial(_open_blob, rooms, origin, blob)
-        unpacks = unpack and diff_id is not None
-        want = Want(
-            descriptor=blob,
-            opens=opens,
-            diff_id=diff_id,
-            unpack=unpacks,
-            keep=keep_blobs or not unpacks,
-            shareable=True,
-            resumable=not origin.is_local,
-            ranges=_ranges_of(origin, blob) if unpacks and not keep_blobs else None,
-        )
-        wants.setdefault((str(blob.digest), diff_id or ""), want)
-    for document in resolved.documents:
-        described = document.descriptor
-        # Of many images at once the documents need not be held in memory.
-        again = partial(_open_blob, rooms, origin, described) if origin.is_local else partial(BytesBody, document.body)
-        wants.setdefault((str(described.digest), ""), Want(descriptor=described, opens=again))
+    stored = {blob.digest for other in resolved.others for blob in other.manifest.layers}
+    for image in (resolved, *resolved.others):
+        for blob, diff_id in _blobs_of(image):
+            unpacks = unpack and diff_id is not None and image is resolved
+            keeps = keep_blobs or not unpacks or blob.digest in stored
+            want = Want(
+                descriptor=blob,
+                opens=partial(_open_blob, rooms, origin, blob),
+                diff_id=diff_id,
+                unpack=unpacks,
+                keep=keeps,
+                shareable=True,
+                resumable=not origin.is_local,
+                ranges=None if keeps else _ranges_of(origin, blob),
+            )
+            wants.setdefault((str(blob.digest), diff_id or ""), want)
+        for document in image.documents:
+            described = document.descriptor
+            # Of many images at once the documents need not be held in memory.
+            again = (
+                partial(_open_blob, rooms, origin, described) if origin.is_local else partial(BytesBody, document.body)
+            )
+            wants.setdefault((str(described.digest), ""), Want(descriptor=described, opens=again))
     return list(wants.values())
+
+
+def _blobs_of(image: Resolved) -> list[tuple[Descriptor, str | None]]:
+    """Blobs that are no documents, each with the layer that it is; of an artifact, the config is one as any other."""
+    manifest, config = image.manifest, image.config
+    if config is None:
+        return [(blob, None) for blob in (manifest.config, *manifest.layers)]
+    return [(blob, str(d)) for blob, d in zip(manifest.layers, config.rootfs.diff_ids, strict=True)]
 
 
 def _ranges_of(origin: Origin, blob: Descriptor) -> Callable[[int, int], Body] | None:

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
-from pyctrd.errors import InvalidError
+from pyctrd.errors import InvalidError, NotFoundError, RegistryError
 from pyctrd.flows.lease import kept
+from pyctrd.flows.selection import choose_stored, describe_entry, platform_missing
 from pyctrd.flows.send import Make, Part, Sending, Source, put_documents, send_blobs
 from pyctrd.metadata.leases import LeaseResource
 from pyctrd.oci.descriptor import Descriptor
@@ -20,10 +21,13 @@ from pyctrd.oci.reference import Reference
 from pyctrd.registry.payload import BodyPayload, FilePayload
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from pyctrd.flows.convert import Packing
     from pyctrd.flows.progress import Telling
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
+    from pyctrd.oci.platform import Platform
     from pyctrd.registry.body import BlobBody
     from pyctrd.registry.connection import Payload
 
@@ -35,6 +39,7 @@ def push(
     *,
     all_platforms: bool,
     told: Telling,
+    platforms: Sequence[Platform] = (),
     chunk_bytes: int = 0,
 ) -> Descriptor:
     """Send an image to a registry.
@@ -44,6 +49,8 @@ def push(
         record: The image.
         target: Where to, with a tag; with a digest alone it gets no name.
         all_platforms: The index that was pulled, with all that it names, in place of this platform's manifest.
+        platforms: Of one its manifest, in place of the image's own; of several the index, with theirs alone. What of
+            them is not in the store is not sent.
         told: Told a few times a second, in the calling thread.
         chunk_bytes: Blobs in requests of so many bytes; 0 for one request each.
 
@@ -58,11 +65,13 @@ def push(
     Spec:
         distribution-spec v1.1, "Push".
     """
-    top = Digest.parse(record.target_digest if all_platforms else record.manifest_digest)
+    only = [choose_stored(rooms, record, platform).digest for platform in platforms]
+    own = only[0] if len(only) == 1 else Digest.parse(record.manifest_digest)
+    top = Digest.parse(record.target_digest) if all_platforms or len(only) > 1 else own
     if target.digest not in (None, top):
         raise InvalidError(f"invalid reference: {target}: the image is {top}", field="reference", value=str(target))
     with ExitStack() as files:
-        image = _Image(rooms, record, target, files)
+        image = _Image(rooms, record, target, files, only=only)
         image.add(top)
         told.begin(str(top), lambda: [sending.progress() for sending in image.sendings.values()])
         resources = [LeaseResource("blob", str(digest)) for digest in (*image.documents, *image.sendings)]
@@ -118,25 +127,35 @@ class _Image:
         record: The image.
         target: Where to.
         files: Closes what is opened.
+        only: The manifests of an index that go; all where it is empty.
     """
 
-    def __init__(self, rooms: Rooms, record: ImageRecord, target: Reference, files: ExitStack) -> None:
+    def __init__(
+        self, rooms: Rooms, record: ImageRecord, target: Reference, files: ExitStack, *, only: Collection[Digest] = ()
+    ) -> None:
         self.documents: dict[Digest, tuple[str, bytes]] = {}
         self.sendings: dict[Digest, Sending] = {}
         self._rooms = rooms
         self._target = target
         self._files = files
+        self._record = record
         self._origin = Reference.parse(record.name)
+        self._only = only
 
-    def add(self, digest: Digest) -> None:
-        """A manifest or index, and all that it names."""
+    def add(self, digest: Digest, entry: Descriptor | None = None) -> None:
+        """A manifest or index, and all that it names; ``entry``: of the index that names it.
+
+        Raises:
+            NotFoundError: It is neither in the store nor where the image came from; its platform is named.
+        """
         if digest in self.documents:
             return
-        body = self._read(digest)
+        body = self._read(digest, entry)
         media_type = detect(body)
         if is_index(media_type):
-            for entry in Index.parse(body).manifests:
-                self.add(entry.digest)
+            for child in Index.parse(body).manifests:
+                if not self._only or child.digest in self._only or is_index(child.media_type):
+                    self.add(child.digest, child)
         else:
             manifest = Manifest.parse(body)
             for blob in (manifest.config, *manifest.layers):
@@ -144,11 +163,16 @@ class _Image:
                     self.sendings.setdefault(blob.digest, Sending(blob, partial(self._find, blob)))
         self.documents[digest] = (media_type, body)
 
-    def _read(self, digest: Digest) -> bytes:
+    def _read(self, digest: Digest, entry: Descriptor | None) -> bytes:
         """A document, from the store or from where the image came from."""
         if self._rooms.database.content.find(self._rooms.namespace, str(digest)) is not None:
             return self._rooms.blobs.read(digest)
-        return self._rooms.registry.manifest(self._origin.with_digest(digest)).body
+        try:
+            return self._rooms.registry.manifest(self._origin.with_digest(digest)).body
+        except (NotFoundError, RegistryError) as error:
+            if entry is None:
+                raise
+            raise platform_missing(self._record, describe_entry(entry), f"and not to be had: {error}") from error
 
     def _find(self, blob: Descriptor) -> Source:
         """Where a blob can be had: in the store, else where it came from."""

@@ -13,7 +13,7 @@ from pyctrd.oci.media_types import is_index, is_manifest
 from pyctrd.oci.value import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyctrd.flows.bodies import Body
     from pyctrd.flows.rooms import Rooms
@@ -45,6 +45,7 @@ class Resolved:
         manifest: The same, decoded.
         config: The image config, decoded; None for an artifact that is no image.
         documents: Every document on the way: indexes, the manifest, the image config.
+        others: What else of the index is wanted beside it, to be stored: each with its own manifest.
     """
 
     reference: Reference
@@ -53,6 +54,7 @@ class Resolved:
     manifest: Manifest
     config: ImageConfig | None
     documents: tuple[Document, ...]
+    others: tuple[Resolved, ...] = ()
 
 
 class Origin(Protocol):
@@ -154,19 +156,29 @@ def resolve_top(rooms: Rooms, origin: Origin, reference: Reference, top: Documen
     """As ``resolve``, from the document that a reference names."""
     documents = [top]
     while is_index(documents[-1].descriptor.media_type):
-        if len(documents) > MAX_INDEX_DEPTH:
-            raise InvalidError(
-                f"invalid index: {top.descriptor.digest}: more than {MAX_INDEX_DEPTH} indexes in one another",
-                field="manifests",
-                value=str(top.descriptor.digest),
-            )
+        check_depth(documents)
         child = choose_child(Index.parse(documents[-1].body), reference, platform)
-        documents.append(Document(child, _read(rooms, child, origin.read_manifest)))
-    resolved = _with_config(rooms, origin, reference, documents)
+        documents.append(Document(child, read_document(rooms, child, origin.read_manifest)))
+    resolved = with_config(rooms, origin, reference, documents)
     made_for = resolved.config.platform if resolved.config is not None else None
     if made_for is not None and made_for.architecture and platform.rank(made_for) is None:
         raise _no_platform(reference, platform, str(made_for))
     return resolved
+
+
+def check_depth(documents: Sequence[Document]) -> None:
+    """Raise where the last of some documents, each in the one before, is an index too deep.
+
+    Raises:
+        InvalidError: It is.
+    """
+    if len(documents) > MAX_INDEX_DEPTH:
+        top = documents[0].descriptor.digest
+        raise InvalidError(
+            f"invalid index: {top}: more than {MAX_INDEX_DEPTH} indexes in one another",
+            field="manifests",
+            value=str(top),
+        )
 
 
 def choose_child(index: Index, reference: Reference, platform: Platform) -> Descriptor:
@@ -191,7 +203,12 @@ def _no_platform(reference: Reference, platform: Platform, known: str) -> NotFou
     )
 
 
-def _with_config(rooms: Rooms, origin: Origin, reference: Reference, documents: list[Document]) -> Resolved:
+def with_config(rooms: Rooms, origin: Origin, reference: Reference, documents: Sequence[Document]) -> Resolved:
+    """What a chain of documents means whose last is a manifest: with the config, where it is an image's.
+
+    Raises:
+        InvalidError: It is no manifest; a layer is none, or without a diff_id.
+    """
     last = documents[-1]
     if not is_manifest(last.descriptor.media_type):
         raise InvalidError(
@@ -203,7 +220,7 @@ def _with_config(rooms: Rooms, origin: Origin, reference: Reference, documents: 
     config = None
     if manifest.is_image:
         manifest.check_layers()  # before anything else is fetched
-        body = _read(rooms, manifest.config, origin.read_blob)
+        body = read_document(rooms, manifest.config, origin.read_blob)
         config = ImageConfig.parse(body)
         manifest.check_config(config)
         documents = [*documents, Document(manifest.config, body)]
@@ -217,7 +234,8 @@ def _with_config(rooms: Rooms, origin: Origin, reference: Reference, documents: 
     )
 
 
-def _read(rooms: Rooms, descriptor: Descriptor, fetch: Callable[[Descriptor], bytes]) -> bytes:
+def read_document(rooms: Rooms, descriptor: Descriptor, fetch: Callable[[Descriptor], bytes]) -> bytes:
+    """A document that this namespace has, that its descriptor has itself, or that is fetched."""
     if not rooms.is_new and rooms.database.content.find(rooms.namespace, str(descriptor.digest)) is not None:
         with suppress(NotFoundError):  # nothing keeps it yet: a collection may have come in between
             return rooms.blobs.read(descriptor.digest)

@@ -19,7 +19,7 @@ from pyctrd.flows.check import side_by_side
 from pyctrd.flows.choose import SNAPSHOTTERS
 from pyctrd.flows.fetch import Fetch
 from pyctrd.flows.pull import image_record, is_present, note_unpacked, record_content, wants_of
-from pyctrd.flows.reach import needs_of
+from pyctrd.flows.reach import needs_of, walk_held
 from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.flows.rooms import PRIVATE_MODE, REBUILDING, Rooms
 from pyctrd.metadata import DATABASE
@@ -130,22 +130,24 @@ def _all_images(rooms: Rooms) -> list[ImageRecord]:
 def _restore_content(rooms: Rooms, record: ImageRecord, whole: dict[str, int]) -> None:
     """Record what an image needs for its namespace: that it has the name says that it had all of it."""
     try:
-        manifest = Manifest.parse(rooms.blobs.read(record.manifest_digest))
-        needed, layers = needs_of(rooms, record)
+        _, (own, *others) = walk_held(rooms, record)
+        needed = needs_of(rooms, record)
     except (PyctrdError, OSError):
         return  # the check that follows tells
-    types = {str(blob.digest): blob.media_type for blob in (manifest.config, *manifest.layers)}
+    # Of its other platforms it is known to have had what is recorded already: others on disk may be another tenant's.
+    kept = {str(blob.digest) for other in others for blob in (other.manifest.config, *other.manifest.layers)}
+    types = {str(blob.digest): blob.media_type for blob in (own.manifest.config, *own.manifest.layers)}
     types[record.target_digest] = record.target_media_type
     with rooms.database.write() as tx:
-        for digest in needed & whole.keys():
+        for digest in (needed.blobs - kept | types.keys()) & whole.keys():
             kind = types.get(digest) or detect(rooms.blobs.read(digest))
             tx.content.add(record.namespace, digest, size=whole[digest], media_type=kind, source="")
-        tx.layers.note_unpacked(record.namespace, layers)
+        tx.layers.note_unpacked(record.namespace, own.diff_ids)
 
 
 def _recover_images(rooms: Rooms, whole: dict[str, int]) -> Iterator[ImageRecord]:
     """Name the images on disk whose names are lost."""
-    named = {record.manifest_digest for record in _all_images(rooms)}
+    named = {digest for record in _all_images(rooms) for digest in _manifests_of(rooms, record)}
     owners = {item.digest: item.namespace for item in rooms.database.content.walk_all()}
     for digest, size in whole.items():
         if size > DOCUMENT_MAX_BYTES or digest in named:
@@ -161,6 +163,14 @@ def _recover_images(rooms: Rooms, whole: dict[str, int]) -> Iterator[ImageRecord
                 yield _recover_image(own, target, body, whole)
         except (PyctrdError, OSError):
             continue  # no manifest, or one whose parts are gone
+
+
+def _manifests_of(rooms: Rooms, record: ImageRecord) -> set[str]:
+    """The manifests that an image's name stands for."""
+    try:
+        return {record.manifest_digest, *(held.digest for held in walk_held(rooms, record)[1])}
+    except (PyctrdError, OSError):
+        return {record.manifest_digest}
 
 
 def _recover_image(rooms: Rooms, target: Descriptor, body: bytes, whole: dict[str, int]) -> ImageRecord:

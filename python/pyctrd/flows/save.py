@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,9 +26,11 @@ from pyctrd.flows.progress import (
     Telling,
     telling,
 )
-from pyctrd.flows.selection import Part, Selected, check_all_here, open_stored, resources_for, select
+from pyctrd.flows.selection import Part, Selected, check_all_here, choose_stored, open_stored, resources_for, select
 from pyctrd.flows.tars import Tars
+from pyctrd.oci.digest import Digest
 from pyctrd.oci.listings import INDEX_FILE, LAYOUT_FILE, describe_named, layout_file, layout_index
+from pyctrd.oci.platform import Platform
 from pyctrd.oci.reference import Reference
 from pyctrd.oci.transports import Form, Transport, check_form
 from pyctrd.oci.value import NamedTuple
@@ -35,7 +38,6 @@ from pyctrd.oci.value import NamedTuple
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
-    from pyctrd.oci.platform import Platform
 
 Dest = str | os.PathLike[str] | IO[bytes]
 
@@ -63,7 +65,8 @@ def save(
     dest: Dest,
     *,
     format: str = "oci-archive",  # noqa: A002 - as the engine and the command line call it
-    platform: Platform | None = None,
+    platforms: Sequence[Platform] = (),
+    all_platforms: bool = False,
     called: str = "",
     progress: ProgressCallback | None = None,
 ) -> None:
@@ -74,7 +77,8 @@ def save(
         records: The images; one that is there twice is written once.
         dest: A path, or an open binary file.
         format: What is written.
-        platform: Whose manifests, alone; None for all that the names mean.
+        platforms: As for ``select``.
+        all_platforms: As for ``select``.
         called: A tag or full reference in place of a single image's own name.
         progress: Called a few times a second, in this thread.
     """
@@ -85,9 +89,14 @@ def save(
         raise InvalidError("no images: name one to save", field="names", value=[])
     if called and len(distinct) > 1:
         raise InvalidError(f"ambiguous name: {called}: for {len(distinct)} images", field="name", value=called)
+    if wanted == "docker-archive" and (all_platforms or len(platforms) > 1):
+        raise InvalidError(
+            "several platforms: a docker-archive has one", field="platform", value=wanted, hint="choose oci-archive"
+        )
     # What is looked up inside is kept: whatever is there then stays there until it is written.
     with kept(rooms, "save", resources_for(rooms, distinct)), telling(_called(dest), progress) as told:
-        images = [_name(select(rooms, record, platform=platform), called) for record in distinct]
+        chosen = partial(select, rooms, platforms=platforms, all_platforms=all_platforms)
+        images = [_name(chosen(record), called) for record in distinct]
         if wanted == "docker-archive":
             from pyctrd.flows.save_docker import DockerPlan, write_docker_archive
 
@@ -111,21 +120,41 @@ def save(
 def save_to(
     rooms: Rooms,
     record: ImageRecord,
-    transport: Transport,
+    target: str,
     *,
-    platform: Platform | None = None,
+    platforms: Sequence[Platform] = (),
+    all_platforms: bool = False,
     progress: ProgressCallback | None = None,
-) -> None:
-    """Write one image to where a transport says, and call it as that says: what a push to no registry is."""
+) -> Digest:
+    """Write one image to where a transport says, and call it as that says: what a push to no registry is.
+
+    Args:
+        rooms: The engine's rooms.
+        record: The image.
+        target: ``oci:PATH[:NAME]``, ``oci-archive:…`` or ``docker-archive:…``.
+        platforms: As ``save`` takes them; the image's own by default.
+        all_platforms: As ``save`` takes it.
+        progress: As ``save`` takes it.
+
+    Returns:
+        The digest of what was written.
+    """
+    transport = Transport.parse(target)
+    if not platforms and not all_platforms:
+        platforms = Platform.parse_all(record.platform)
     save(
         rooms,
         [record],
         transport.path,
         format=transport.form,
-        platform=platform,
+        platforms=platforms,
+        all_platforms=all_platforms,
         called=transport.name,
         progress=progress,
     )
+    if len(platforms) == 1:
+        return choose_stored(rooms, record, platforms[0]).digest
+    return Digest(record.target_digest if all_platforms or platforms else record.manifest_digest)
 
 
 def _check_dest(dest: Dest, form: Form) -> None:

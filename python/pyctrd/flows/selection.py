@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
 from pyctrd.oci.document import DOCUMENT_MAX_BYTES
-from pyctrd.oci.index import Index
+from pyctrd.oci.index import NOBODY, Index
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_index, is_manifest
 from pyctrd.oci.reference import Reference
@@ -92,16 +92,20 @@ def resources_for(rooms: Rooms, records: Iterable[ImageRecord]) -> list[LeaseRes
     return sorted(found)
 
 
-def select(rooms: Rooms, record: ImageRecord, *, platform: Platform | None) -> Selected:
+def select(
+    rooms: Rooms, record: ImageRecord, *, platforms: Sequence[Platform] = (), all_platforms: bool = False
+) -> Selected:
     """What of an image goes out, looked up while it is kept.
 
     Args:
         rooms: The engine's rooms.
         record: The image's.
-        platform: Whose manifest goes, alone; None for all that the image's name means.
+        platforms: Of one its manifest goes, alone; of several the index, with theirs. None for whatever of what the
+            image's name means is there.
+        all_platforms: Whether all that the index names must be there.
 
     Raises:
-        NotFoundError: The image was removed meanwhile, or has nothing in the store for the platform.
+        NotFoundError: The image was removed meanwhile; a platform is not in the store, or the image has none such.
         IntegrityError: A document is missing or damaged.
     """
     if rooms.database.images.find(record.namespace, record.name) != record:
@@ -109,16 +113,21 @@ def select(rooms: Rooms, record: ImageRecord, *, platform: Platform | None) -> S
     reference = Reference.parse(record.name)
     target = Descriptor(record.target_media_type, Digest(record.target_digest), record.target_size)
     chosen = Digest(record.manifest_digest)
-    if platform is not None:
-        target = _choose(rooms, record, target, platform)
-        chosen = target.digest
+    only = [choose_stored(rooms, record, platform) for platform in platforms]
+    if only:
+        chosen = only[0].digest
+    if len(only) == 1:
+        target = only[0]
         if reference.digest is not None:  # it may be the index's, which does not go
             tagless = Reference(reference.registry, reference.repository, reference.tag)
             reference = tagless if reference.tag else reference.with_digest(target.digest)
     described = _describe(rooms, chosen)
     manifest = Manifest.parse(_read(rooms, described))
     own = {part.descriptor.digest: part for part in _parts_of(rooms, manifest)}
-    parts = {part.descriptor.digest: part for part in _walk(rooms, target, set())}
+    walked = _walk(rooms, target, set(), only={manifest.digest for manifest in only})
+    parts = {part.descriptor.digest: part for part in walked}
+    if all_platforms:
+        _check_whole(rooms, record, target, parts.keys() | own.keys() | {chosen})
     return Selected(
         reference=reference,
         target=target,
@@ -130,8 +139,13 @@ def select(rooms: Rooms, record: ImageRecord, *, platform: Platform | None) -> S
     )
 
 
-def _walk(rooms: Rooms, target: Descriptor, seen: set[Digest], depth: int = 0) -> Iterator[Part]:
-    """A document and all that it names, as far as it is there: of an index, the manifests that are there whole."""
+def _walk(
+    rooms: Rooms, target: Descriptor, seen: set[Digest], depth: int = 0, *, only: Collection[Digest] = ()
+) -> Iterator[Part]:
+    """A document and all that it names, as far as it is there: of an index, the manifests that are there whole.
+
+    Of an index only some manifests, where they are given: whether these are there whole is for the caller to see.
+    """
     seen.add(target.digest)
     document = Part(target, rooms.blobs.path(target.digest))
     if is_index(target.media_type):
@@ -139,10 +153,12 @@ def _walk(rooms: Rooms, target: Descriptor, seen: set[Digest], depth: int = 0) -
         for child in Index.parse(_read(rooms, target)).manifests if depth < MAX_INDEX_DEPTH else ():
             known = is_index(child.media_type) or is_manifest(child.media_type)
             if known and child.digest not in seen and _has(rooms, child):
-                yield from _walk(rooms, child, seen, depth + 1)
+                yield from _walk(rooms, child, seen, depth + 1, only=only)
+        return
+    if only and target.digest not in only:
         return
     parts = _parts_of(rooms, Manifest.parse(_read(rooms, target)))
-    if depth == 0 or all(part.is_here for part in parts):
+    if depth == 0 or only or all(part.is_here for part in parts):
         yield document
         yield from parts
 
@@ -213,8 +229,49 @@ def _read(rooms: Rooms, described: Descriptor) -> bytes:
     return body
 
 
-def _choose(rooms: Rooms, record: ImageRecord, target: Descriptor, platform: Platform) -> Descriptor:
-    """The manifest for a platform, beneath what an image's name means."""
+def _check_whole(rooms: Rooms, record: ImageRecord, target: Descriptor, here: Collection[Digest]) -> None:
+    """Raise unless all that an index names is there.
+
+    Raises:
+        NotFoundError: Something is not; the message names the platforms.
+    """
+    missing = {}
+    pending = [target] if is_index(target.media_type) else []
+    while pending:
+        for child in Index.parse(_read(rooms, pending.pop())).manifests:
+            if not (is_index(child.media_type) or is_manifest(child.media_type)):
+                continue
+            if child.digest not in here:
+                missing[child.digest] = describe_entry(child)
+            elif is_index(child.media_type):
+                pending.append(child)
+    if missing:
+        raise platform_missing(record, ", ".join(sorted(set(missing.values()))))
+
+
+def describe_entry(entry: Descriptor) -> str:
+    """What an index's entry is called where it is missing: by its platform, or where it has none by its digest."""
+    platform = "" if entry.platform is None else str(entry.platform)
+    return platform if platform and entry.platform != NOBODY else f"manifest {entry.digest}"
+
+
+def platform_missing(record: ImageRecord, which: str, why: str = "") -> NotFoundError:
+    """The error for what an image's index names and the store does not have."""
+    return NotFoundError(
+        f"platform not in the store: {record.name}: {which}{why and ': '}{why}",
+        kind="platform",
+        name=which,
+        hint=f"bring it in: pyctrd pull --all-platforms {record.name}",
+    )
+
+
+def choose_stored(rooms: Rooms, record: ImageRecord, platform: Platform) -> Descriptor:
+    """The manifest for a platform, beneath what an image's name means.
+
+    Raises:
+        NotFoundError: The image has none, or the store.
+    """
+    target = Descriptor(record.target_media_type, Digest(record.target_digest), record.target_size)
     while is_index(target.media_type):
         index = Index.parse(_read(rooms, target))
         child = index.choose(platform)

@@ -129,16 +129,15 @@ def send_blobs(
             raise
 
 
-def put_documents(
-    client: Client, target: Reference, documents: Sequence[tuple[str, str, bytes]], *, subjects: bool = True
-) -> None:
+def put_documents(client: Client, target: Reference, documents: Sequence[tuple[str, str, bytes]]) -> None:
     """Put manifests and indexes, in the order given: each one behind those that it names.
+
+    One that tells of another is listed as such too, where the registry does not do it.
 
     Args:
         client: Of registries.
         target: Whose repository.
         documents: Tag or digest, media type and bytes of each.
-        subjects: Whether one that tells of another is listed as such too where the registry does not do it.
 
     Raises:
         RegistryError, IntegrityError: As ``Repository.put_manifest``.
@@ -146,7 +145,7 @@ def put_documents(
     repository = client.repository(target)
     for name, media_type, body in documents:
         is_noted = repository.put_manifest(name, media_type, body)
-        if subjects and not is_noted and isinstance(subject := orjson.loads(body).get("subject"), dict):
+        if not is_noted and isinstance(subject := orjson.loads(body).get("subject"), dict):
             _list_referrer(client, target, subject, media_type, body)
 
 

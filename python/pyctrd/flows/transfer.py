@@ -40,6 +40,7 @@ from pyctrd.oci.transports import Transport, is_transport
 
 if TYPE_CHECKING:
     from pyctrd.content.offered import Offered
+    from pyctrd.flows.platforms import Others
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
     from pyctrd.oci.descriptor import Descriptor
@@ -54,6 +55,7 @@ def load(
     source: Source,
     *,
     platform: Platform,
+    others: Others = (),
     name: str | None = None,
     unpack: bool = True,
     keep_blobs: bool | None = None,
@@ -68,6 +70,7 @@ def load(
         rooms: The engine's rooms.
         source: A path, a transport, or an open file.
         platform: Whose manifests are taken.
+        others: Whose are stored beside them.
         name: What to call the image.
         unpack: Make each layer's tree.
         keep_blobs: Store the blobs of layers that are unpacked too; None as the engine does.
@@ -87,7 +90,7 @@ def load(
         _open_source(rooms, source, transport) as origin,
     ):
         keeps = rooms.settings.keep_blobs if keep_blobs is None else keep_blobs
-        loading = _Loading(rooms, origin, platform=platform, unpack=unpack, keep_blobs=keeps)
+        loading = _Loading(rooms, origin, platform=platform, others=others, unpack=unpack, keep_blobs=keeps)
         offers = origin.images(platform)
         if transport is not None and transport.name:
             offers = choose(offers, transport.name, called=origin.source)
@@ -107,11 +110,19 @@ class _Loading:
     """The images of one source on their way in. Of each no more is kept than what names it and what it wants."""
 
     def __init__(
-        self, rooms: Rooms, origin: Layout | DockerArchive, *, platform: Platform, unpack: bool, keep_blobs: bool
+        self,
+        rooms: Rooms,
+        origin: Layout | DockerArchive,
+        *,
+        platform: Platform,
+        others: Others,
+        unpack: bool,
+        keep_blobs: bool,
     ) -> None:
         self._rooms = rooms
         self._origin = origin
         self._platform = platform
+        self._others = others
         self._unpack = unpack
         self._keep_blobs = keep_blobs
         self._wants: dict[tuple[str, str], Want] = {}
@@ -128,6 +139,10 @@ class _Loading:
                 value=reads_as,
             )
         resolved = resolve_top(self._rooms, self._origin, reference, top, platform=self._platform)
+        if self._others:
+            from pyctrd.flows.platforms import with_others
+
+            resolved = with_others(self._rooms, self._origin, resolved, self._others)
         if self._unpack:
             resolved.manifest.check_is_image(str(reference))
         for want in wants_of(

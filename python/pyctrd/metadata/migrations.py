@@ -253,6 +253,16 @@ _REPOSITORIES = (
     ) STRICT, WITHOUT ROWID""",
 )
 
+_PLATFORMS = (
+    # What an image needs depends on which of its index's manifests its own namespace has: each image says which of
+    # these it is. NULL where it got its name since they were last read.
+    "ALTER TABLE images ADD COLUMN root INTEGER REFERENCES image_roots(id) ON DELETE SET NULL",
+    "DROP INDEX images_by_root",
+    "CREATE INDEX images_by_root ON images(root)",
+    # A manifest's digest, or of several the digest of their list.
+    "ALTER TABLE image_roots RENAME COLUMN manifest_digest TO manifests",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _SECOND,
@@ -264,4 +274,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _NOT_KEPT,
     _CLAIMED,
     _REPOSITORIES,
+    _PLATFORMS,
 )

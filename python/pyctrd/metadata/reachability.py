@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from pyctrd.metadata.layers import OF_NAMESPACE
 from pyctrd.metadata.table import Table
 from pyctrd.oci.value import NamedTuple
+
+if TYPE_CHECKING:
+    from pyctrd.metadata.images import ImageRecord
 
 # What was sent to a repository and is not needed yet stays for so long: its manifest comes last.
 SENT_SECONDS = 24 * 3600
@@ -14,8 +18,7 @@ SENT_SECONDS = 24 * 3600
 # that names it, and a lease. A tar that is recorded because its layer was made from parts is kept by who needs the
 # layer.
 _BLOB_KEEPERS = f"""
-    coalesce((SELECT i.name FROM reachable r JOIN image_roots t ON t.id = r.root
-        JOIN images i ON i.target_digest = t.target_digest AND i.manifest_digest = t.manifest_digest
+    coalesce((SELECT i.name FROM reachable r JOIN images i ON i.root = r.root
         WHERE r.name = c.digest AND (r.kind = 'blob' OR NOT c.is_stored) AND i.namespace = c.namespace LIMIT 1),
     (SELECT m.repository || '@' || m.digest FROM repository_manifests m
         WHERE m.namespace = c.namespace AND m.digest = c.digest LIMIT 1),
@@ -29,8 +32,7 @@ _BLOB_KEEPERS = f"""
 """
 # Of a layer: an image and a lease of any namespace, or where one is given (second parameter) of that.
 _LAYER_KEEPERS = """
-    (SELECT i.name FROM reachable r JOIN image_roots t ON t.id = r.root
-        JOIN images i ON i.target_digest = t.target_digest AND i.manifest_digest = t.manifest_digest
+    (SELECT i.name FROM reachable r JOIN images i ON i.root = r.root
         WHERE r.name = y.diff_id AND r.kind = 'layer' AND ?1 IN ('', i.namespace) LIMIT 1),
     (SELECT trim(l.purpose || ' ' || l.id) FROM lease_resources r JOIN leases l ON l.id = r.lease
         WHERE r.name = y.diff_id AND r.kind = 'layer' AND ?1 IN ('', l.namespace) LIMIT 1)
@@ -87,29 +89,41 @@ class ImageSize(NamedTuple):
 
 
 class Reachability(Table):
-    """What images need, by the digests of their target and manifest, and who keeps what."""
+    """What images need, once for all that need the same, and who keeps what."""
 
-    def add(self, target: str, manifest: str, *, blobs: Iterable[str], layers: Iterable[str]) -> None:
-        """Write down what an image needs; one that is known stays as it is."""
-        if self._first(*_root_of(target, manifest)) is not None:
-            return
-        self._run("INSERT INTO image_roots(target_digest, manifest_digest) VALUES (?, ?)", (target, manifest))
-        root = self._first(*_root_of(target, manifest))[0]
-        for kind, names in (("blob", blobs), ("layer", layers)):
-            for name in names:
-                self._run("INSERT OR IGNORE INTO reachable(name, kind, root) VALUES (?, ?, ?)", (name, kind, root))
+    def add(self, image: ImageRecord, manifests: str, *, blobs: Iterable[str], layers: Iterable[str]) -> None:
+        """Write down what an image needs, unless it changed since it was looked at.
+
+        Args:
+            image: As it was then.
+            manifests: Which manifests of its target that is: images of the same target and manifests need the same.
+            blobs: Digests.
+            layers: diff_ids.
+        """
+        root = self._root(image.target_digest, manifests)
+        if root is None:
+            sql = "INSERT INTO image_roots(target_digest, manifests) VALUES (?, ?) RETURNING id"
+            root = self._first(sql, (image.target_digest, manifests))[0]
+            for kind, names in (("blob", blobs), ("layer", layers)):
+                for name in names:
+                    self._run("INSERT OR IGNORE INTO reachable(name, kind, root) VALUES (?, ?, ?)", (name, kind, root))
+        sql = """UPDATE images SET root = ? WHERE namespace = ? AND name = ?
+            AND target_digest = ? AND manifest_digest = ? AND updated_ns = ?"""
+        known = image.target_digest, image.manifest_digest, image.updated_ns
+        self._run(sql, (root, image.namespace, image.name, *known))
+
+    def _root(self, target: str, manifests: str) -> int | None:
+        row = self._first("SELECT id FROM image_roots WHERE target_digest = ? AND manifests = ?", (target, manifests))
+        return None if row is None else int(row[0])
 
     def unknown_images(self) -> list[tuple[str, str]]:
-        """Namespace and name of the images for whose target and manifest nothing is written down."""
-        sql = """SELECT i.namespace, i.name FROM images i WHERE NOT EXISTS (SELECT 1 FROM image_roots t
-            WHERE t.target_digest = i.target_digest AND t.manifest_digest = i.manifest_digest)"""
-        return [(row[0], row[1]) for row in self._run(sql)]
+        """Namespace and name of the images for which nothing was written down since they got their names."""
+        return [(row[0], row[1]) for row in self._run("SELECT namespace, name FROM images WHERE root IS NULL")]
 
     def forget_removed(self, limit: int) -> int:
         """Strike out up to ``limit`` entries that no image has any more; how many there were."""
         sql = """DELETE FROM image_roots WHERE id IN (SELECT t.id FROM image_roots t WHERE NOT EXISTS (
-            SELECT 1 FROM images i WHERE i.target_digest = t.target_digest AND i.manifest_digest = t.manifest_digest)
-            LIMIT ?) RETURNING id"""
+            SELECT 1 FROM images i WHERE i.root = t.id) LIMIT ?) RETURNING id"""
         return len(self._run(sql, (limit,)))
 
     def blobs(self, limit: int, *, after: tuple[str, str] = ("", "")) -> list[KeptBlob]:
@@ -152,8 +166,7 @@ class Reachability(Table):
         """The images of a namespace of which it is known what they need, by name."""
         sql = """WITH needs AS (
                 SELECT DISTINCT i.name AS image, r.name AS digest, c.size AS size FROM images i
-                JOIN image_roots t ON t.target_digest = i.target_digest AND t.manifest_digest = i.manifest_digest
-                JOIN reachable r ON r.root = t.id
+                JOIN reachable r ON r.root = i.root
                 JOIN content c ON c.namespace = i.namespace AND c.digest = r.name
                     AND (r.kind = 'blob' OR NOT c.is_stored)
                 WHERE i.namespace = ?),
@@ -168,7 +181,3 @@ class Reachability(Table):
         marks = ", ".join("?" * len(names))
         found = self._run(f"SELECT {column} FROM {table} WHERE {column} IN ({marks}) AND {condition}", names)
         return set(names) - {row[0] for row in found}
-
-
-def _root_of(target: str, manifest: str) -> tuple[str, tuple[str, str]]:
-    return "SELECT id FROM image_roots WHERE target_digest = ? AND manifest_digest = ?", (target, manifest)

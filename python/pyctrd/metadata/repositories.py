@@ -220,8 +220,7 @@ class Repositories(Table):
 
     def is_of_image(self, namespace: str, repository: str, digest: str) -> bool:
         """Whether an image that is called by a repository's name needs a blob, as far as that was written down."""
-        sql = f"""SELECT 1 FROM reachable r JOIN image_roots t ON t.id = r.root
-            JOIN images i ON i.target_digest = t.target_digest AND i.manifest_digest = t.manifest_digest
+        sql = f"""SELECT 1 FROM reachable r JOIN images i ON i.root = r.root
             WHERE r.name = ?3 AND r.kind = 'blob' AND {_OR_BY_DIGEST} LIMIT 1"""
         return self._first(sql, (namespace, repository, digest)) is not None
 

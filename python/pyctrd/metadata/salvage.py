@@ -85,6 +85,7 @@ def salvage(damaged: Path, new: Path) -> int:
                     count += target.execute(
                         f"INSERT OR IGNORE INTO {table}({', '.join(columns)}) VALUES ({places})", row
                     ).rowcount
+        target.execute("UPDATE images SET root = NULL")  # what they need is read again, from their documents
         for table in ("content", "images", "containers"):
             target.execute(
                 f"INSERT OR IGNORE INTO namespaces(name, created_ns) SELECT DISTINCT namespace, 0 FROM {table}"

@@ -17,6 +17,9 @@ MANIFESTS_MAX = 10_000
 # buildkit's attestations hang in the index as manifests for a platform that nobody has.
 _ATTESTATION = "vnd.docker.reference.type"
 
+# Whom it says that they are for.
+NOBODY = Platform("unknown", "unknown")
+
 
 @dataclass(frozen=True, slots=True)
 class Index:

@@ -88,6 +88,11 @@ class Manifest:
         """Whether it is an image's: the config says so. Else it is some other artifact, kept in a registry."""
         return self.config.media_type in CONFIGS
 
+    @property
+    def is_unpackable(self) -> bool:
+        """Whether it is an image's and has layers only that are tars, as attestations have not."""
+        return self.is_image and all(is_layer(layer.media_type) for layer in self.layers)
+
     def check_is_image(self, subject: str) -> None:
         """Raise unless the config is an image's: an artifact cannot be unpacked or run.
 

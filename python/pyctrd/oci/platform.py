@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pyctrd.errors import InvalidError
 from pyctrd.oci.document import Fields
 from pyctrd.oci.value import dataclass
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # What `uname -m` and people say → (architecture, variant) as Go says it.
 _ARCHITECTURES = {
@@ -73,6 +76,15 @@ class Platform:
         if len(parts) == 1:
             parts = ["linux", parts[0]]
         return cls._normal(parts[0], parts[1], parts[2] if len(parts) == 3 else "")
+
+    @classmethod
+    def parse_all(cls, texts: str | Sequence[str] | None) -> list[Self]:
+        """Those that a caller names, one or several; none where that is left to a default.
+
+        Raises:
+            InvalidError: One is none.
+        """
+        return [cls.parse(text) for text in ([texts] if isinstance(texts, str) else texts or ()) if text]
 
     @classmethod
     def read(cls, fields: Fields) -> Self:

@@ -47,13 +47,7 @@ class FetchedManifest(NamedTuple):
 class Client:
     """Talks to registries; one connection pool for each host. Thread-safe.
 
-    Args:
-        ca: PEM certificates to trust beside the system's.
-        plain_http: ``host`` or ``host:port`` to talk to without TLS. Loopback hosts are tried with TLS first and
-            without it second, as Docker does.
-        insecure: See ``Access``.
-        credentials: See ``Access``.
-        hosts: See ``Access``.
+    Its arguments are those of ``Access``.
 
     Attributes:
         access: What it asks through.

@@ -1,0 +1,156 @@
+"""Several platforms of one image go out of the store: to registries, layouts and archives; by command as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import pyctrd
+from pyctrd.errors import InvalidError, NotFoundError
+from tests.images import Images
+from tests.integration.conftest import Cli
+from tests.integration.saves import members, read, tree_of
+from tests.platforms import (
+    ATTESTATION,
+    DEEP,
+    HOST,
+    HOSTS,
+    INNER,
+    NESTED,
+    OTHER,
+    OTHERS,
+    WHOLE,
+    blobs_of,
+    here,
+    serve,
+)
+from tests.registries import Registry
+from tests.registry_faults import FaultyRegistry
+
+pytestmark = pytest.mark.root
+
+ALL = blobs_of(WHOLE)
+DIGESTS = set(ALL)
+
+
+@pytest.fixture(name="reference")
+def _reference(faulty: FaultyRegistry) -> str:
+    return serve(faulty, WHOLE, "multi")
+
+
+def test_all_platforms_are_pushed_without_the_registry_that_they_came_from(
+    engine: pyctrd.Engine, faulty: FaultyRegistry, registry: Registry, reference: str
+) -> None:
+    engine.images.pull(reference, all_platforms=True)
+    faulty.close()
+    target = f"{registry.host}/pushed-{HOST.partition('/')[2]}:1"
+    assert engine.images.push(reference, target, all_platforms=True) == WHOLE.digest
+    with pyctrd.Engine(namespace="other") as other:
+        assert other.images.pull(target, all_platforms=True).platforms == (HOST, OTHER, NESTED)
+        assert here(other) == DIGESTS
+
+
+def test_only_what_is_missing_is_asked_of_the_registry_that_it_came_from(
+    engine: pyctrd.Engine, faulty: FaultyRegistry, registry: Registry, reference: str
+) -> None:
+    engine.images.pull(reference, platform=[HOST, OTHER])
+    faulty.seen.clear()
+    engine.images.push(reference, f"{registry.host}/handed-on:1", all_platforms=True)
+    asked = {seen.path.rpartition("/")[2] for seen in faulty.seen if seen.method == "GET" and "/v2/" in seen.path}
+    assert asked - {""} == blobs_of(INNER).keys() | blobs_of(ATTESTATION).keys()
+
+
+def test_a_platform_that_is_nowhere_any_more_is_named(
+    engine: pyctrd.Engine, faulty: FaultyRegistry, registry: Registry, reference: str, tmp_path: Path
+) -> None:
+    engine.images.pull(reference)
+    faulty.close()
+    with pytest.raises(NotFoundError, match=f"platform not in the store: .*: {OTHER}: and not to be had") as caught:
+        engine.images.push(reference, f"{registry.host}/sparse:1", all_platforms=True)
+    assert caught.value.kind == "platform"
+    assert "--all-platforms" in caught.value.hint
+    with pytest.raises(NotFoundError, match=f"platform not in the store: .*: {OTHER}, manifest {INNER.digest}"):
+        engine.images.save(reference, tmp_path / "saved", all_platforms=True)
+    with pytest.raises(NotFoundError, match="platform not in the store"):
+        engine.images.push(reference, f"oci:{tmp_path}/layout", all_platforms=True)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_platform_of_the_store_is_pushed_alone(
+    engine: pyctrd.Engine, faulty: FaultyRegistry, registry: Registry, reference: str, tmp_path: Path
+) -> None:
+    engine.images.pull(reference, all_platforms=True)
+    faulty.close()
+    assert engine.images.push(reference, f"{registry.host}/alone:1", platform=NESTED) == DEEP.digest
+    assert engine.images.push(reference, f"oci:{tmp_path}/alone", platform=NESTED) == DEEP.digest
+    assert engine.images.push(reference, f"oci:{tmp_path}/two", platform=[HOST, OTHER]) == WHOLE.digest
+    saved = {f"sha256:{name.rpartition('/')[2]}" for name in tree_of(tmp_path / "two") if name.startswith("blobs/")}
+    assert saved == {WHOLE.digest, INNER.digest} | blobs_of(HOSTS).keys() | blobs_of(OTHERS).keys()
+    with pytest.raises(NotFoundError, match="plan9/mips"):
+        engine.images.push(reference, f"{registry.host}/alone:2", platform="plan9/mips")
+    with pytest.raises(InvalidError, match="all of them"):
+        engine.images.push(reference, platform=HOST, all_platforms=True)
+
+
+def test_all_that_is_saved_is_loaded_again(engine: pyctrd.Engine, reference: str, tmp_path: Path) -> None:
+    engine.images.pull(reference, all_platforms=True)
+    archive = tmp_path / "saved.tar"
+    engine.images.save(reference, archive, all_platforms=True)
+    assert {f"blobs/{digest.replace(':', '/')}" for digest in DIGESTS} <= set(members(archive))
+    assert read(archive, f"blobs/{WHOLE.digest.replace(':', '/')}") == WHOLE.manifest.content
+    with pyctrd.Engine(namespace="other") as other:
+        (image,) = other.images.load(archive, all_platforms=True)
+        assert (image.digest, image.platforms, here(other)) == (WHOLE.digest, (HOST, OTHER, NESTED), DIGESTS)
+        other.images.remove(image.name)
+        image = other.images.pull(f"oci-archive:{archive}", platform=[OTHER, NESTED])
+        assert image.platforms == (OTHER, NESTED)
+
+
+def test_some_platforms_are_saved_and_one_archive_form_has_one(
+    engine: pyctrd.Engine, reference: str, tmp_path: Path
+) -> None:
+    engine.images.pull(reference, platform=[HOST, OTHER])
+    engine.images.save(reference, tmp_path / "two", format="oci", platform=[OTHER, HOST])
+    saved = {f"sha256:{name.rpartition('/')[2]}" for name in tree_of(tmp_path / "two") if name.startswith("blobs/")}
+    assert saved == {WHOLE.digest} | blobs_of(HOSTS).keys() | blobs_of(OTHERS).keys()
+    with pytest.raises(NotFoundError, match=f"wanted {NESTED}"):
+        engine.images.save(reference, tmp_path / "three", platform=[HOST, NESTED])
+    with pytest.raises(InvalidError, match="has one"):
+        engine.images.save(reference, tmp_path / "docker", format="docker-archive", platform=[HOST, OTHER])
+
+
+def test_an_index_that_is_not_here_whole_is_no_load_of_all(
+    engine: pyctrd.Engine, reference: str, tmp_path: Path
+) -> None:
+    engine.images.pull(reference)
+    engine.images.save(reference, tmp_path / "sparse")
+    with pyctrd.Engine(namespace="other") as other:
+        with pytest.raises(NotFoundError):
+            other.images.load(tmp_path / "sparse", all_platforms=True)
+        assert other.content.list() == []
+
+
+# the command line
+
+
+def test_the_command_line_says_it(cli: Cli, images: Images, tmp_path: Path) -> None:
+    name = images.push(WHOLE, tag="cli").reference
+    shown = cli("pull", "--json", "--platform", HOST, "--platform", OTHER, name)
+    assert shown.lines[0]["platforms"] == [HOST, OTHER]
+    assert cli("save", "--all-platforms", "--format", "oci", "-o", str(tmp_path / "no"), name).status == 1
+    assert cli("pull", "--all-platforms", name).out == f"{WHOLE.digest}\n"
+    assert f"{HOST},{OTHER},{NESTED}" in cli("images").out
+    assert cli("inspect", name).lines[0]["platforms"] == [HOST, OTHER, NESTED]
+    layout = str(tmp_path / "layout")
+    assert cli("save", "--all-platforms", "--format", "oci", "-o", layout, name).status == 0
+    assert cli("-n", "other", "load", "--all-platforms", "-i", layout).status == 0
+    assert cli("push", "--platform", OTHER, name, f"oci:{tmp_path}/one").out == f"{OTHERS.digest}\n"
+    for words in (
+        ["pull", "--all-platforms", "--platform", HOST, "--platform", OTHER, name],
+        ["push", "--all-platforms", "--platform", HOST, name],
+        ["push", "--compression", "zstd", "--platform", HOST, name],
+        ["save", "--all-platforms", "--platform", HOST, "-o", layout, name],
+    ):
+        assert cli(*words).status == 2
+    assert cli("check", "--digests").out == "clean\n"
