@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -23,7 +23,7 @@ TOKEN_MARGIN_SECONDS = 10
 TOKEN_MAX_BYTES = 1024 * 1024
 CLIENT_ID = "pyctrd"
 
-_PARAMETER = r'([a-zA-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))'
+_PARAMETER = r'\s*([a-zA-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))'
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,22 @@ def parse_challenges(header: str) -> list[Challenge]:
     found: list[Challenge] = []
     for part in re.split(r",\s*(?=[A-Za-z]+\s+[A-Za-z_]+=)|,\s*(?=[A-Za-z]+\s*(?:,|$))", header):
         scheme, _, rest = part.strip().partition(" ")
-        parameters = {
-            name.lower(): re.sub(r"\\(.)", r"\1", quoted) or plain
-            for name, quoted, plain in re.findall(_PARAMETER, rest)
-        }
         if scheme:
-            found.append(Challenge(scheme.lower(), parameters))
+            found.append(Challenge(scheme.lower(), dict(_parameters(rest))))
     return found
+
+
+def _parameters(text: str) -> Iterator[tuple[str, str]]:
+    """Names and values. In one go from left to right: to look for them at each place takes time by the square."""
+    at = 0
+    while at < len(text):
+        if (match := re.compile(_PARAMETER).match(text, at)) is not None:
+            name, quoted, plain = match.groups()
+            yield name.lower(), plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+            at = match.end()
+        if (comma := text.find(",", at)) < 0:
+            return
+        at = comma + 1
 
 
 class Grant(NamedTuple):

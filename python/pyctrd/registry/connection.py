@@ -224,6 +224,7 @@ class Answer:
         headers: By names in lower case.
         url: Who answered: where the last redirect led.
         source: Who was asked: a registry's name, or a mirror's host; "" where that is nobody's to know.
+        tries: How often it was asked for; with more than one, all before failed.
         broke: Told when its body ends early, or comes too slowly; says whether others are asked next. None where there
             are no others.
     """
@@ -235,6 +236,7 @@ class Answer:
         self._reading = False
         self.url = ""
         self.source = ""
+        self.tries = 1
         self.broke: Callable[[], bool] | None = None
         self.status, self.reason, minor, self.headers = _final_head(connection)
         self._again = _may_be_used_again(minor, self.headers) and not connection.is_cut

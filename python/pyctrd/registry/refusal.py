@@ -32,6 +32,7 @@ def raise_status(answer: Answer, method: str, reference: Reference, kind: str, s
     retry_after = retry_after_seconds(answer.headers.get("retry-after"))
     codes, message = _read_errors(answer)
     said = f": {message}" if message else ""
+    tried = f" (asked {answer.tries} times)" if answer.tries > 1 else ""
     shared: dict[str, Any] = {"method": method, "url": url, "status": status, "codes": codes}
     host = urlsplit(url).netloc
     if status == 401:
@@ -48,11 +49,11 @@ def raise_status(answer: Answer, method: str, reference: Reference, kind: str, s
         )
     if status == 429:
         raise UnavailableError(
-            f"too many requests: {host}{said}", **shared, retry_after_seconds=retry_after, hint="try again later"
+            f"too many requests: {host}{tried}{said}", **shared, retry_after_seconds=retry_after, hint="try again later"
         )
     if status >= 500:
         raise UnavailableError(
-            f"registry failed: {host}: status {status}{said}", **shared, retry_after_seconds=retry_after
+            f"registry failed: {host}: status {status}{tried}{said}", **shared, retry_after_seconds=retry_after
         )
     if status == 406 or "MANIFEST_SCHEMA1" in "".join(codes):
         raise UnsupportedError(f"no known form: {subject}: the registry has none that was asked for", feature=subject)

@@ -94,6 +94,7 @@ class Transport:
                 pause(backoff_seconds(attempt))
                 attempt += 1
                 continue
+            answer.tries = attempt
             if not retry or answer.status not in _RETRIED_STATUSES or attempt == ATTEMPTS_MAX:
                 return answer
             seconds = retry_after_seconds(answer.headers.get("retry-after")) or backoff_seconds(attempt)
