@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -88,11 +87,9 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(engine: pyctrd.Engine, reference: str, kind: type[Exception], match: str) -> None:
-    """A pull that fails so, soon, and leaves nothing."""
-    began = time.monotonic()
+    """A pull that fails so and leaves nothing; how soon, the deadline of every case looks at."""
     with pytest.raises(kind, match=match):
         engine.images.pull(reference)
-    assert time.monotonic() - began < 30
     assert engine.images.list() == []
     assert engine.check(digests=True) == []
     assert engine.gc().items == () or engine.content.list() == []
@@ -254,6 +251,12 @@ BAD_REFERENCES = [
 @pytest.mark.parametrize("reference", [*BAD_REFERENCES, "127.0.0.1:5000/" + "a" * 300])
 def test_g35_what_is_no_reference_is_refused_before_anybody_is_asked(engine: pyctrd.Engine, reference: str) -> None:
     refused(engine, reference, InvalidError, "invalid (reference|digest)")
+
+
+@pytest.mark.parametrize("link", ["<" * 60_000, "<a>;" * 15_000, "<a>" + " " * 60_000, "<a>;" + "rel=" * 14_000])
+def test_a_link_without_end_is_read_in_bounds(engine: pyctrd.Engine, registry: FaultyRegistry, link: str) -> None:
+    registry.lie("/app/tags/list", Answer(body=b'{"name":"app","tags":["1"]}', headers={"Link": link}))
+    assert list(engine.registry.repository(f"{registry.host}/app").tags()) == ["1"]
 
 
 def test_a_registry_that_wants_a_login_is_told_so(engine: pyctrd.Engine, registry: FaultyRegistry) -> None:

@@ -28,7 +28,8 @@ TAGS_PER_PAGE = 1000
 # A registry that answers each page with another one would never end; no repository has a million tags.
 PAGES_MAX = 1000
 _PULL_PUSH = "pull,push"
-_NEXT = re.compile(r"<([^>]+)>\s*;[^,]*\brel=\"?next\"?")
+# No "<" in either part: looked for at each of thousands of those, the rest would be read as often.
+_NEXT = re.compile(r"<([^<>]+)>\s*;[^,<]*\brel=\"?next\"?")
 
 
 class Repository:
