@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import ipaddress
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from pyctrd.errors import (
 )
 from pyctrd.oci.reference import Reference
 from pyctrd.registry.client import Client
+from pyctrd.registry.pool import Fault, Pool, Route
 from pyctrd.registry.transport import ATTEMPTS_MAX
 from tests.archives import Tar
 from tests.content.stores import files_below
@@ -257,6 +260,36 @@ def test_g35_what_is_no_reference_is_refused_before_anybody_is_asked(engine: pyc
 def test_a_link_without_end_is_read_in_bounds(engine: pyctrd.Engine, registry: FaultyRegistry, link: str) -> None:
     registry.lie("/app/tags/list", Answer(body=b'{"name":"app","tags":["1"]}', headers={"Link": link}))
     assert list(engine.registry.repository(f"{registry.host}/app").tags()) == ["1"]
+
+
+def test_a_token_that_ends_in_the_middle_of_a_pull_is_replaced(state: Path, registry: FaultyRegistry) -> None:
+    del state
+    registry.require_tokens()
+    reference = registry.add(IMAGE, "app")
+
+    def let_it_end(_: pyctrd.Candidate) -> None:
+        registry.require_tokens()  # which forgets those that were given
+
+    with pyctrd.Engine(policy=let_it_end) as engine:
+        assert engine.images.pull(reference).digest == IMAGE.digest
+    assert len(registry.requests("/token")) == 2
+
+
+def _no_tls() -> Pool:
+    return Pool(lambda _: pytest.fail("nobody here speaks TLS"))
+
+
+def test_a_registry_that_takes_no_connection_is_left_in_time() -> None:
+    with socket.socket() as full, contextlib.ExitStack() as waiting, contextlib.closing(_no_tls()) as pool:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # the kernel takes no more, and says nothing
+            client = waiting.enter_context(socket.socket())
+            client.settimeout(0)
+            client.connect_ex(full.getsockname())
+        route = Route("http", "127.0.0.1", full.getsockname()[1], dial_seconds=0.2)
+        with pytest.raises(Fault, match=r"no connection: .*: none in 0\.2 seconds"):
+            pool.request(route, "GET", "/v2/", {}, repeatable=True)
 
 
 def test_a_registry_that_wants_a_login_is_told_so(engine: pyctrd.Engine, registry: FaultyRegistry) -> None:
