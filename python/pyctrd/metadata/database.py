@@ -144,8 +144,8 @@ class Database(Tables):
         Raises:
             DeadlineError: Another process kept the database locked.
         """
-        self._execute("write", "BEGIN IMMEDIATE")
         try:
+            self._execute("write", "BEGIN IMMEDIATE")  # Ctrl-C may come right behind it
             yield self
         except BaseException:
             self._roll_back()
@@ -172,6 +172,7 @@ class Database(Tables):
             with self.write() as tx:
                 yield tx
         finally:
+            self._roll_back()  # what Ctrl-C left open on its way here
             self._execute("note", "PRAGMA synchronous=FULL")
 
     def flush(self) -> None:
