@@ -18,6 +18,9 @@ from tests.registries import Registry
 CLONE_NEWNS = 0x00020000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
+# A test that hangs fails, with what each thread was at, and lets the others run. The longest takes 40 s on two cores.
+TIMEOUT_S = 600
+_HERE = Path(__file__).parent
 _WHY_NO_ROOT = pytest.StashKey[str]()
 
 
@@ -44,6 +47,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if (item.get_closest_marker("soak") is not None) == wanted]
+    for item in items:
+        if item.path.is_relative_to(_HERE) and not wanted:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
     reason = config.stash[_WHY_NO_ROOT]
     if reason:
         for item in items:

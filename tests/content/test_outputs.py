@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -73,18 +75,26 @@ def test_a_file_is_passed_on_behind_what_stands_in_a_buffer(tmp_path: Path, how:
     file.close()
 
 
-def test_a_reader_that_is_slow_is_waited_for_and_one_that_is_gone_is_named() -> None:
-    for buffered in (0, -1):
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        with os.fdopen(writer, "wb", buffering=buffered) as file:
+@pytest.mark.parametrize("buffering", [0, -1])
+@pytest.mark.parametrize("passed_on", [False, True])
+def test_a_reader_that_is_slow_is_waited_for(tmp_path: Path, buffering: int, *, passed_on: bool) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # The pipe is full, and a buffer holds the rest.
+    content = os.urandom(fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ) + 4096)
+    (tmp_path / "source").write_bytes(content)
+    with ThreadPoolExecutor(1) as pool, (tmp_path / "source").open("rb") as source:
+        drained = pool.submit(_drain_slowly, reader)
+        with os.fdopen(writer, "wb", buffering=buffering) as file:
             output = Output(file, "the pipe")
-            with ThreadPoolExecutor(1) as pool:
-                drained = pool.submit(_drain, reader, 1 << 20)
-                output.write(bytes(1 << 20))
-                output.finish()
-                assert drained.result() == 1 << 20
-        os.close(reader)
+            output.write(content)
+            if passed_on:
+                output.send(source.fileno(), len(content))
+            output.finish()
+        assert drained.result() == content * (1 + passed_on)
+
+
+def test_a_reader_that_is_gone_is_named() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb", buffering=0) as raw, pytest.raises(BrokenPipeError) as caught:
@@ -92,8 +102,12 @@ def test_a_reader_that_is_slow_is_waited_for_and_one_that_is_gone_is_named() -> 
     assert caught.value.filename == "the pipe"
 
 
-def _drain(reader: int, wanted: int) -> int:
-    count = 0
-    while count < wanted:
-        count += len(os.read(reader, 4096))
-    return count
+def _drain_slowly(reader: int) -> bytes:
+    """All of a pipe, whose writer finds it full when it has written all and hands over the rest."""
+    time.sleep(0.1)
+    content = b""
+    while chunk := os.read(reader, 16 << 10):
+        content += chunk
+        time.sleep(0.001)
+    os.close(reader)
+    return content

@@ -49,7 +49,7 @@ class Output:
                     left = left[error.characters_written :]
                     written = None
                 if written is None:  # it does not block, and has no room
-                    select.select([], [self._file], [])
+                    self._wait()
                 else:
                     left = left[written:]
         except OSError as error:
@@ -82,7 +82,7 @@ class Output:
             try:
                 sent = os.sendfile(target, source, offset, min(size - offset, SEND_BYTES))
             except BlockingIOError:
-                select.select([], [target], [])
+                self._wait()
                 continue
             except OSError as error:
                 if error.errno in _NOT_PASSED:
@@ -94,10 +94,19 @@ class Output:
         return offset
 
     def _flush(self) -> None:
-        try:
-            self._file.flush()
-        except OSError as error:
-            raise self._named(error) from error
+        while True:
+            try:
+                return self._file.flush()
+            except BlockingIOError:  # what did not fit stays in the buffer
+                self._wait()
+            except OSError as error:
+                raise self._named(error) from error
+
+    def _wait(self) -> None:
+        """Until there is room in a pipe, or nobody reads any more."""
+        room = select.poll()  # and not select(), which refuses descriptors over 1,023
+        room.register(self._file, select.POLLOUT)
+        room.poll()
 
     def finish(self) -> None:
         """Hand over what a buffer holds.
