@@ -21,6 +21,7 @@ import pytest
 from pyctrd import aio
 from pyctrd.errors import CancelledError
 from pyctrd.runtime.state import shim_pid
+from tests import listeners
 from tests.archives import Tar
 from tests.content.stores import files_below
 from tests.images import BuiltImage, Images, build_image
@@ -178,6 +179,20 @@ def test_a_request_to_a_registry_that_says_nothing(root: Path, registry: Registr
             async with aio.Engine(plain_http=[relay.host]) as engine:
                 repository = engine.registry.repository(f"{relay.host}/some/app")
                 async with begun(repository.find("1"), lambda: bool(relay.asked())) as task:
+                    await assert_cancelled(task)
+
+    asyncio.run(play())
+
+
+def test_a_pull_from_where_nobody_takes_a_connection(root: Path) -> None:
+    del root
+
+    async def play() -> None:
+        with listeners.full() as port:
+            async with aio.Engine() as engine:
+                pull = engine.images.pull(f"127.0.0.1:{port}/some/app")
+                async with begun(pull, lambda: bool(threads())) as task:
+                    await asyncio.sleep(0.2)
                     await assert_cancelled(task)
 
     asyncio.run(play())

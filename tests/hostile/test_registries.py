@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 import ipaddress
 import re
-import socket
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ from pyctrd.oci.reference import Reference
 from pyctrd.registry.client import Client
 from pyctrd.registry.pool import Fault, Pool, Route
 from pyctrd.registry.transport import ATTEMPTS_MAX
+from tests import listeners
 from tests.archives import Tar
 from tests.content.stores import files_below
 from tests.hostile.documents import root
@@ -280,14 +280,8 @@ def _no_tls() -> Pool:
 
 
 def test_a_registry_that_takes_no_connection_is_left_in_time() -> None:
-    with socket.socket() as full, contextlib.ExitStack() as waiting, contextlib.closing(_no_tls()) as pool:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(4):  # the kernel takes no more, and says nothing
-            client = waiting.enter_context(socket.socket())
-            client.settimeout(0)
-            client.connect_ex(full.getsockname())
-        route = Route("http", "127.0.0.1", full.getsockname()[1], dial_seconds=0.2)
+    with listeners.full() as port, contextlib.closing(_no_tls()) as pool:
+        route = Route("http", "127.0.0.1", port, dial_seconds=0.2)
         with pytest.raises(Fault, match=r"no connection: .*: none in 0\.2 seconds"):
             pool.request(route, "GET", "/v2/", {}, repeatable=True)
 

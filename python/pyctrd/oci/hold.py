@@ -67,16 +67,17 @@ def held_by(hold: Hold) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def waiting(end: Callable[[], object]) -> Iterator[None]:
+def waiting(end: Callable[[], object], hold: Hold | None = None) -> Iterator[None]:
     """Around a wait of this thread, which who gives it up ends.
 
     Args:
         end: Ends it; called in another thread, and must not wait itself.
+        hold: Whose wait it is; the thread's own by default.
 
     Raises:
         CancelledError: It was given up, before the wait or in it.
     """
-    hold = current_hold()
+    hold = hold or current_hold()
     if hold is None:
         yield
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyctrd.errors import InvalidError
 from pyctrd.oci.value import NamedTuple
-from pyctrd.registry.sockets import AF_INET, AF_INET6, inet_pton
+from pyctrd.registry.sockets import packed
 
 # The name that people write, and the host that serves it.
 _API_HOSTS = {"docker.io": "registry-1.docker.io"}
@@ -137,13 +137,8 @@ def is_within(registry: str, named: Collection[str]) -> bool:
 
 def _address(host: str) -> bytes | None:
     """The bytes of an address, of IPv4 also where it is written as one of IPv6; None for a name."""
-    # Not by ipaddress: it takes 2 ms to load, in every pull.
-    for family, text in ((AF_INET, host), (AF_INET6, host.partition("%")[0])):
-        try:
-            return inet_pton(family, text).removeprefix(_MAPPED)
-        except (OSError, ValueError):  # ValueError: it has a NUL, or is not ASCII
-            continue
-    return None
+    found = packed(host)
+    return None if found is None else found.removeprefix(_MAPPED)
 
 
 def _is_loopback(address: bytes) -> bool:

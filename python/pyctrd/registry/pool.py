@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import RegistryError, UnavailableError, UnreachableError
-from pyctrd.oci.hold import current_hold
+from pyctrd.oci.hold import current_hold, waiting
 from pyctrd.oci.value import NamedTuple
 from pyctrd.registry import sockets
 from pyctrd.registry.connection import Answer, Connection, NoAnswerError, ProtocolError, Socket, write_request
@@ -16,7 +18,7 @@ from pyctrd.registry.hosts import Trust
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pyctrd.oci.hold import Hold
     from pyctrd.registry.connection import Payload
@@ -110,9 +112,10 @@ class Pool:
             body: What else does.
             repeatable: Whether it may be sent twice: then over a connection that was used before, and over a new one
                 where the server closed that.
-            hold: Ends the wait for its answer.
+            hold: Ends the wait for a connection, and for its answer.
 
         Raises:
+            CancelledError: ``hold`` was stopped while it was connected.
             Fault: It could not be sent, or what came is no answer.
         """
         fields = {"Host": route.authority, "Accept-Encoding": "identity", **headers}
@@ -135,7 +138,7 @@ class Pool:
             used = None
         try:
             # Of a blob some may have come: its sender asks how much before it is sent again.
-            return self._exchange(route, used or self._open(route), method, content, payload, hold)
+            return self._exchange(route, used or self._open(route, hold), method, content, payload, hold)
         except (NoAnswerError, ConnectionResetError) as error:
             raise Fault(UnavailableError, f"connection broke: {route.authority}: {reason(error)}") from error
 
@@ -204,13 +207,13 @@ class Pool:
             hold.over(end)
         return answer
 
-    def _open(self, route: Route) -> Connection:
+    def _open(self, route: Route, hold: Hold | None) -> Connection:
         is_tls = "https" in (route.scheme, route.proxy.scheme if route.proxy else "")
         context = self._context(route.trust) if is_tls else None
-        made = _dial(route) if route.proxy is None else _dial_proxy(route, route.proxy, context)
+        made = _dial(route, hold) if route.proxy is None else _dial_proxy(route, route.proxy, context, hold)
         try:
             if context is not None and route.scheme == "https":
-                made = _secure(made, context, route)
+                made = _secure(made, context, route, hold)
             made.settimeout(READ_TIMEOUT_SECONDS)
         except BaseException:
             made.close()
@@ -238,10 +241,27 @@ def _authority(host: str, port: int | None) -> str:
     return bracketed if port is None else f"{bracketed}:{port}"
 
 
-def _dial(route: Route) -> Socket:
+@contextlib.contextmanager
+def _greeting(made: Socket, hold: Hold | None) -> Iterator[None]:
+    """Around what is said on a new connection before the first request, which who gives it up ends.
+
+    Another descriptor of it is: where a greeting fails its own may be closed already, and be something else's.
+    """
+    if hold is None and current_hold() is None:
+        yield
+        return
+    same = os.dup(made.fileno())
+    try:
+        with waiting(partial(sockets.end, same), hold):
+            yield
+    finally:
+        os.close(same)
+
+
+def _dial(route: Route, hold: Hold | None) -> Socket:
     host = route.authority
     try:
-        return sockets.connect(route.host, route.port, route.dial_seconds)
+        return sockets.connect(route.host, route.port, route.dial_seconds, hold)
     except sockets.ResolverError as error:
         hint = "look at the registry's name and at the resolver"
         raise Fault(UnreachableError, f"unknown host: {host}", hint) from error
@@ -253,17 +273,18 @@ def _dial(route: Route) -> Socket:
         ) from error
 
 
-def _dial_proxy(route: Route, proxy: Proxy, context: ssl.SSLContext | None) -> Socket:
+def _dial_proxy(route: Route, proxy: Proxy, context: ssl.SSLContext | None, hold: Hold | None) -> Socket:
     """A connection to the proxy; to what is behind it where that speaks TLS."""
     made: Socket | None = None
     try:
-        made = sockets.connect(proxy.host, proxy.port, route.dial_seconds)
-        if proxy.scheme == "https" and context is not None:
-            from pyctrd.registry.tls import wrap
+        made = sockets.connect(proxy.host, proxy.port, route.dial_seconds, hold)
+        with _greeting(made, hold):
+            if proxy.scheme == "https" and context is not None:
+                from pyctrd.registry.tls import wrap
 
-            made = wrap(made, context, proxy.host)
-        if route.scheme == "https":
-            _open_tunnel(made, route, proxy)
+                made = wrap(made, context, proxy.host)
+            if route.scheme == "https":
+                _open_tunnel(made, route, proxy)
     except BaseException as error:
         if made is not None:
             made.close()
@@ -288,11 +309,12 @@ def _open_tunnel(made: Socket, route: Route, proxy: Proxy) -> None:
         raise ProtocolError("more than an answer to CONNECT")  # the other side waits for our greeting
 
 
-def _secure(made: Socket, context: ssl.SSLContext, route: Route) -> Socket:
+def _secure(made: Socket, context: ssl.SSLContext, route: Route, hold: Hold | None) -> Socket:
     from pyctrd.registry.tls import wrap
 
     try:
-        return wrap(made, context, route.host)
+        with _greeting(made, hold):
+            return wrap(made, context, route.host)
     except OSError as error:
         raise _exchange_fault(error, route.authority, route.dial_seconds) from error
 
