@@ -348,6 +348,7 @@ class Images:
         *,
         platform: str | Sequence[str] | None = None,
         all_platforms: bool = False,
+        reduced: bool = False,
         compression: Literal["gzip", "zstd", "zstd:chunked", "none"] | None = None,
         chunk_bytes: int = 0,
         progress: pyctrd.ProgressCallback | None = None,
@@ -363,9 +364,10 @@ class Images:
             target: Where to; the image's own name by default. With a digest it must be the image's. Or a layout or an
                 archive, ``oci:PATH[:NAME]``, ``oci-archive:…`` or ``docker-archive:…``, as ``save`` writes them.
             platform: Whose manifest goes, of those in the store; the image's own by default. Of several the index goes,
-                with theirs alone: a registry that takes no index which is not whole refuses it.
+                with theirs alone; a registry that takes no index which is not whole refuses that.
             all_platforms: The index that was pulled, with every platform, in place of this platform's manifest; what is
                 not here of it is handed on from where the image came from, but not to a layout or an archive.
+            reduced: In place of the index one that names the manifests for ``platform`` alone, of another digest.
             compression: Layers are sent so, as ``convert`` makes them; as they are by default.
             chunk_bytes: Send blobs in requests of so many bytes; 0 is one request for each, and chunks of 32 MiB where
                 a registry takes no larger ones.
@@ -392,6 +394,8 @@ class Images:
         record, platforms = get_image(self._rooms, name), Platform.parse_all(platform)
         if all_platforms and platforms:
             raise InvalidError("invalid platform: all of them are wanted", field="platform", value=platform)
+        if reduced and not platforms:
+            raise InvalidError("invalid reduced: an index is reduced to platforms", field="reduced", value=reduced)
         if target is not None and target.startswith(_TRANSPORTS):
             if compression is not None:
                 raise InvalidError(
@@ -421,6 +425,7 @@ class Images:
                     parsed,
                     all_platforms=all_platforms,
                     platforms=platforms,
+                    reduced=reduced,
                     told=told,
                     chunk_bytes=chunk_bytes,
                 )

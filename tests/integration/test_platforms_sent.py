@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
 import pyctrd
-from pyctrd.errors import InvalidError, NotFoundError
+from pyctrd.errors import InvalidError, NotFoundError, RegistryError
 from tests.images import Images
 from tests.integration.conftest import Cli
 from tests.integration.saves import members, read, tree_of
@@ -22,6 +23,7 @@ from tests.platforms import (
     OTHERS,
     WHOLE,
     blobs_of,
+    entry_of,
     here,
     serve,
 )
@@ -91,6 +93,29 @@ def test_a_platform_of_the_store_is_pushed_alone(
         engine.images.push(reference, f"{registry.host}/alone:2", platform="plan9/mips")
     with pytest.raises(InvalidError, match="all of them"):
         engine.images.push(reference, platform=HOST, all_platforms=True)
+
+
+def test_an_index_is_reduced_for_a_registry_that_takes_none_which_is_not_whole(
+    engine: pyctrd.Engine, registry: Registry, reference: str
+) -> None:
+    engine.images.pull(reference, platform=[HOST, NESTED])
+    target = f"{registry.host}/reduced-{HOST.partition('/')[2]}:1"
+    with pytest.raises(RegistryError, match="blob unknown to registry") as refused:
+        engine.images.push(reference, target, platform=[HOST, NESTED])
+    assert "--reduced" in refused.value.hint
+    digest = engine.images.push(reference, target, platform=[HOST, NESTED], reduced=True)
+    assert digest != WHOLE.digest
+    made, whole = (orjson.loads(engine.registry.repository(name).manifest()[1]) for name in (target, reference))
+    assert made["manifests"] == [entry_of(DEEP, NESTED), entry_of(HOSTS, HOST)]  # and not the index in between
+    assert made | {"manifests": []} == whole | {"manifests": []}
+    with pyctrd.Engine(namespace="other") as other:
+        assert other.images.pull(target, all_platforms=True).platforms == (HOST, NESTED)
+    alone = engine.images.push(reference, target, platform=NESTED, reduced=True)
+    assert alone not in (digest, DEEP.digest)
+    with pytest.raises(InvalidError, match=rf"the image is {alone}"):
+        engine.images.push(reference, f"{target}@{WHOLE.digest}", platform=NESTED, reduced=True)
+    with pytest.raises(InvalidError, match="reduced to platforms"):
+        engine.images.push(reference, target, reduced=True)
 
 
 def test_all_that_is_saved_is_loaded_again(engine: pyctrd.Engine, reference: str, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print the diges
     "--platform", metavar="OS/ARCH", multiple=True, help="That one's manifest; given again, the index with these alone."
 )
 @click.option("--all-platforms", is_flag=True, help="The whole index that was pulled, not this platform's manifest.")
+@click.option("--reduced", is_flag=True, help="An index that names the --platform alone; its digest is another one.")
 @click.option(
     "--compression",
     type=click.Choice(["gzip", "zstd", "zstd:chunked", "none"]),
@@ -50,6 +51,7 @@ def push_command(
     registry: dict[str, Any],
     platform: tuple[str, ...],
     all_platforms: bool,
+    reduced: bool,
     compression: Literal["gzip", "zstd", "zstd:chunked", "none"] | None,
     chunk_bytes: int,
     quiet: bool,
@@ -59,6 +61,8 @@ def push_command(
     """Send an image to a registry, under its own name or as TARGET; prints the digest that it has there."""
     if platform and all_platforms:
         raise click.UsageError("--platform and --all-platforms: choose one")
+    if reduced and not platform:
+        raise click.UsageError("--reduced: to which --platform?")
     if (platform or all_platforms) and compression is not None:
         raise click.UsageError("--compression: the image's own platform is converted, and no other")
     as_json |= options.json
@@ -70,6 +74,7 @@ def push_command(
                 target,
                 platform=platform,
                 all_platforms=all_platforms,
+                reduced=reduced,
                 compression=compression,
                 chunk_bytes=chunk_bytes,
                 progress=progress,

@@ -21,7 +21,7 @@ from pyctrd.oci.reference import Reference
 from pyctrd.registry.payload import BodyPayload, FilePayload
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from pyctrd.flows.convert import Packing
     from pyctrd.flows.progress import Telling
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from pyctrd.oci.platform import Platform
     from pyctrd.registry.body import BlobBody
     from pyctrd.registry.connection import Payload
+
+# A registry that takes no index of which it has not everything says so.
+_REFUSED = frozenset({400, 404})
+_NOT_WHOLE = "a registry may want all of an index: push it with --reduced, or with --all-platforms"
 
 
 def push(
@@ -40,6 +44,7 @@ def push(
     all_platforms: bool,
     told: Telling,
     platforms: Sequence[Platform] = (),
+    reduced: bool = False,
     chunk_bytes: int = 0,
 ) -> Descriptor:
     """Send an image to a registry.
@@ -51,6 +56,7 @@ def push(
         all_platforms: The index that was pulled, with all that it names, in place of this platform's manifest.
         platforms: Of one its manifest, in place of the image's own; of several the index, with theirs alone. What of
             them is not in the store is not sent.
+        reduced: The index is written anew, with the chosen platforms' entries alone.
         told: Told a few times a second, in the calling thread.
         chunk_bytes: Blobs in requests of so many bytes; 0 for one request each.
 
@@ -66,13 +72,19 @@ def push(
         distribution-spec v1.1, "Push".
     """
     only = [choose_stored(rooms, record, platform).digest for platform in platforms]
-    own = only[0] if len(only) == 1 else Digest.parse(record.manifest_digest)
-    top = Digest.parse(record.target_digest) if all_platforms or len(only) > 1 else own
-    if target.digest not in (None, top):
-        raise InvalidError(f"invalid reference: {target}: the image is {top}", field="reference", value=str(target))
+    reduced = reduced and is_index(record.target_media_type)
+    is_part = len(only) > 1 and not reduced
+    top = only[0] if len(only) == 1 else Digest.parse(record.manifest_digest)
+    if all_platforms or reduced or is_part:
+        top = Digest.parse(record.target_digest)
     with ExitStack() as files:
         image = _Image(rooms, record, target, files, only=only)
-        image.add(top)
+        if reduced:
+            top = image.add_reduced(top)
+        else:
+            image.add(top)
+        if target.digest not in (None, top):
+            raise InvalidError(f"invalid reference: {target}: the image is {top}", field="reference", value=str(target))
         told.begin(str(top), lambda: [sending.progress() for sending in image.sendings.values()])
         resources = [LeaseResource("blob", str(digest)) for digest in (*image.documents, *image.sendings)]
         with kept(rooms, "push", resources):
@@ -87,7 +99,12 @@ def push(
             named = [(str(digest), *document) for digest, document in image.documents.items()]
             if target.tag is not None:
                 named[-1] = (target.tag, *image.documents[top])
-            put_documents(rooms.registry, target, named)
+            try:
+                put_documents(rooms.registry, target, named)
+            except RegistryError as error:
+                if is_part and error.status in _REFUSED:
+                    error.hint = error.hint or _NOT_WHOLE
+                raise
     media_type, body = image.documents[top]
     return Descriptor(media_type=media_type, digest=top, size=len(body))
 
@@ -131,7 +148,7 @@ class _Image:
     """
 
     def __init__(
-        self, rooms: Rooms, record: ImageRecord, target: Reference, files: ExitStack, *, only: Collection[Digest] = ()
+        self, rooms: Rooms, record: ImageRecord, target: Reference, files: ExitStack, *, only: Collection[Digest]
     ) -> None:
         self.documents: dict[Digest, tuple[str, bytes]] = {}
         self.sendings: dict[Digest, Sending] = {}
@@ -163,9 +180,39 @@ class _Image:
                     self.sendings.setdefault(blob.digest, Sending(blob, partial(self._find, blob)))
         self.documents[digest] = (media_type, body)
 
+    def add_reduced(self, digest: Digest) -> Digest:
+        """In place of an index one that names what goes alone, without others in between.
+
+        Returns:
+            Its digest.
+
+        Raises:
+            NotFoundError: As ``add``.
+        """
+        from pyctrd.oci.derived import reduced_index
+
+        index = Index.parse(self._read(digest, None))
+        chosen = {child.digest: child for child in self._chosen(index)}
+        for child in chosen.values():
+            self.add(child.digest, child)
+        body = reduced_index(index, chosen.values())
+        reduced = Digest.of(body, digest.algorithm)
+        self.documents[reduced] = (index.media_type, body)
+        return reduced
+
+    def _chosen(self, index: Index) -> Iterator[Descriptor]:
+        for child in index.manifests:
+            if child.digest in self._only:
+                yield child
+            elif is_index(child.media_type) and self._has(child.digest):
+                yield from self._chosen(Index.parse(self._read(child.digest, child)))
+
+    def _has(self, digest: Digest) -> bool:
+        return self._rooms.database.content.find(self._rooms.namespace, str(digest)) is not None
+
     def _read(self, digest: Digest, entry: Descriptor | None) -> bytes:
         """A document, from the store or from where the image came from."""
-        if self._rooms.database.content.find(self._rooms.namespace, str(digest)) is not None:
+        if self._has(digest):
             return self._rooms.blobs.read(digest)
         try:
             return self._rooms.registry.manifest(self._origin.with_digest(digest)).body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from pyctrd.oci.config import ImageConfig
 from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
 from pyctrd.oci.document import Fields
+from pyctrd.oci.index import Index
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import (
     DOCKER_MANIFEST,
@@ -235,3 +236,8 @@ def config_of_old(top: OldImage, history: Sequence[Mapping[str, str]], diff_ids:
     body = orjson.dumps(values)
     ImageConfig.parse(body)
     return body
+
+
+def reduced_index(index: Index, manifests: Iterable[Descriptor]) -> bytes:
+    """An index that names other manifests, and is as it was else."""
+    return orjson.dumps({**index.raw, "manifests": [dict(entry.raw) for entry in manifests]})
