@@ -1,6 +1,6 @@
 """The native core. Private: public names are re-exported by ``pyctrd``. One section a room."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from os import PathLike
 from pathlib import Path
@@ -340,7 +340,9 @@ class Member:
 
 @final
 class ArchiveReader:
-    def __new__(cls, source: int, *, limits: _Limits | None = None) -> Self: ...
+    def __new__(
+        cls, source: int, *, limits: _Limits | None = None, check: Callable[[], object] | None = None
+    ) -> Self: ...
     @property
     def in_place(self) -> bool: ...
     def next(self) -> Member | None: ...

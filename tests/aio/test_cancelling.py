@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import os
 import signal
@@ -194,6 +195,51 @@ def test_a_pull_from_where_nobody_takes_a_connection(root: Path) -> None:
                 async with begun(pull, lambda: bool(threads())) as task:
                     await asyncio.sleep(0.2)
                     await assert_cancelled(task)
+
+    asyncio.run(play())
+
+
+def test_a_load_from_a_pipe_that_says_nothing(root: Path, tmp_path: Path) -> None:
+    del root
+
+    async def play() -> None:
+        os.mkfifo(pipe := tmp_path / "pipe")
+        async with aio.Engine() as engine:
+            for said in (None, b"", bytes(100)):  # nobody is there; somebody, who says nothing, or not enough
+                writer = None if said is None else os.open(pipe, os.O_RDWR)
+                async with begun(engine.images.load(pipe), lambda: bool(threads())) as task:
+                    if writer is not None and said is not None:
+                        os.write(writer, said)
+                    await asyncio.sleep(0.2)
+                    await assert_cancelled(task)
+                await until(lambda: threads() == [])
+                if writer is not None:
+                    os.close(writer)
+
+    asyncio.run(play())
+
+
+def test_a_save_to_a_pipe_that_nobody_reads(root: Path, images: Images, tmp_path: Path) -> None:
+    del root
+
+    async def play() -> None:
+        os.mkfifo(pipe := tmp_path / "pipe")
+        async with aio.Engine() as engine:
+            image = await engine.images.pull(images.tree.reference)
+            for is_there in (False, True):  # nobody; somebody, who reads nothing, until there is no more room
+                reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) if is_there else None
+                if reader is not None:
+                    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+                async with begun(engine.images.save(image.name, pipe), lambda: bool(threads())) as task:
+                    await asyncio.sleep(0.5)
+                    await assert_cancelled(task)
+                await until(lambda: threads() == [])
+                if reader is not None:
+                    os.close(reader)
+            saved = asyncio.create_task(engine.images.save(image.name, pipe))
+            await asyncio.sleep(0.2)
+            assert (await engine.images.load(pipe))[0].name == image.name  # who comes late gets all of it
+            await saved
 
     asyncio.run(play())
 

@@ -11,6 +11,7 @@ from pyctrd import _core
 from pyctrd.content.limits import Limits
 from pyctrd.content.members import EXPECTED, Slice, check_document_size, irregular, missing, shown
 from pyctrd.errors import InvalidError, UnsafeArchiveError
+from pyctrd.oci.hold import current_hold
 from pyctrd.oci.value import dataclass
 
 # What is kept in memory of all members: of an image of a thousand layers it is a twentieth.
@@ -59,6 +60,7 @@ class Archive:
         UnsafeArchiveError: It is no tar, is cut off, or has more than the limits allow.
         InvalidError: A name stands twice in it or leads out of it; a document is too large.
         OSError: It cannot be read, or its copies not be written.
+        CancelledError: It was given up while a pipe had nothing.
     """
 
     def __init__(self, source: str, fd: int, *, copies: Callable[[], Copies], limits: Limits) -> None:
@@ -77,7 +79,8 @@ class Archive:
             raise
 
     def _read(self, copies: Callable[[], Copies]) -> None:
-        reader = _core.ArchiveReader(self._fd, limits=self._limits)
+        hold = current_hold()
+        reader = _core.ArchiveReader(self._fd, limits=self._limits, check=None if hold is None else hold.check)
         listed = total = 0
         while (member := reader.next()) is not None:
             name = self._name(member)

@@ -6,8 +6,14 @@ import errno
 import io
 import os
 import select
+import stat
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
+
+from pyctrd.oci.hold import current_hold, pause
 
 _BLOCK_BYTES = 512
 # Two empty blocks end a tar; readers and writers of tapes took twenty at once, and GNU tar fills them still.
@@ -16,6 +22,8 @@ _RECORD_BYTES = 20 * _BLOCK_BYTES
 SEND_BYTES = 8 << 20
 # What of a file the kernel does not pass on between two descriptors; then it is read and written.
 _NOT_PASSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EBADF})
+# How often somebody who waits for a pipe's other end looks whether that was given up.
+_LOOK_MS = 100
 _FILE_MODE = 0o644
 _DIRECTORY_MODE = 0o755
 _LINK_MODE = 0o777
@@ -39,6 +47,7 @@ class Output:
 
         Raises:
             OSError: Whoever reads is gone, the disk is full; with the output's name.
+            CancelledError: It was given up while it waited for room in a pipe.
         """
         left = memoryview(content)
         try:
@@ -106,7 +115,10 @@ class Output:
         """Until there is room in a pipe, or nobody reads any more."""
         room = select.poll()  # and not select(), which refuses descriptors over 1,023
         room.register(self._file, select.POLLOUT)
-        room.poll()
+        hold = current_hold()
+        while not room.poll(_LOOK_MS if hold is not None else None):
+            if hold is not None:
+                hold.check()
 
     def finish(self) -> None:
         """Hand over what a buffer holds.
@@ -130,6 +142,28 @@ def _descriptor_of(file: IO[bytes]) -> int | None:
         return file.fileno()
     except (OSError, io.UnsupportedOperation):
         return None
+
+
+@contextmanager
+def special_output(path: Path) -> Iterator[Output]:
+    """Something that is there and is no file: a device, or a named pipe, whose reader is waited for.
+
+    Raises:
+        CancelledError: It was given up.
+    """
+    flags = os.O_WRONLY | os.O_CLOEXEC
+    # Opened so that it waits for nobody, and left so: whoever is slow, or is not there, is waited for here.
+    is_pipe = current_hold() is not None and stat.S_ISFIFO(path.stat().st_mode)
+    while True:
+        try:
+            fd = os.open(path, flags | (os.O_NONBLOCK if is_pipe else 0))
+            break
+        except OSError as error:
+            if not is_pipe or error.errno != errno.ENXIO:  # nobody reads it yet
+                raise
+        pause(_LOOK_MS / 1000)
+    with os.fdopen(fd, "wb", buffering=0) as file:
+        yield Output(file, str(path))
 
 
 class TarOutput:

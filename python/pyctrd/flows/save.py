@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pyctrd.content.copies import copy_file, copy_out
 from pyctrd.content.layout_directory import LayoutDirectory, flush_directory
 from pyctrd.content.new_files import NewFile
-from pyctrd.content.outputs import Output, TarOutput
+from pyctrd.content.outputs import Output, TarOutput, special_output
 from pyctrd.errors import InvalidError, NotFoundError, naming
 from pyctrd.flows.lease import kept
 from pyctrd.flows.progress import (
@@ -342,8 +342,8 @@ def _open_output(rooms: Rooms, dest: Dest) -> Iterator[Output]:
             hint="name a file, or choose the format oci",
         )
     if not stat.S_ISREG(found):  # a named pipe, a device
-        with path.open("wb", buffering=0) as file:
-            yield Output(file, str(path))
+        with special_output(path) as output:
+            yield output
         return
     try:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -198,7 +198,7 @@ def _open_source(rooms: Rooms, source: Source, transport: Transport | None) -> I
             with closing(Directory(path)) as members:
                 yield _read_directory(members)
         else:
-            with path.open("rb", buffering=0) as file, closing(_open_archive(rooms, str(path), file)) as members:
+            with _open_file(path) as file, closing(_open_archive(rooms, str(path), file)) as members:
                 _check_transport(members, transport)
                 yield _read_archive(rooms, members)
     else:
@@ -222,6 +222,12 @@ def _check_transport(members: Archive, transport: Transport | None) -> None:
 
         if not members.has(LIST_FILE) and not is_old(members):
             raise _unknown(members.source, f"it has no {LIST_FILE}, as a docker-archive has")
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    """Open it for reading; of a named pipe whoever writes it is waited for by who reads, and not here."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.fdopen(fd, "rb", buffering=0)
 
 
 def _open_archive(rooms: Rooms, called: str, file: IO[bytes]) -> Archive:

@@ -24,6 +24,15 @@ class Hold:
         """Whether it was given up."""
         return self._is_stopped
 
+    def check(self) -> None:
+        """Raise where it was given up.
+
+        Raises:
+            CancelledError: It was.
+        """
+        if self._is_stopped:
+            raise CancelledError("cancelled")
+
     def begin(self, end: Callable[[], object]) -> None:
         """Note how to end what is waited for next.
 
@@ -34,7 +43,7 @@ class Hold:
             self._ends.append(end)
             if self._is_stopped:
                 self._ends.remove(end)
-                raise CancelledError("cancelled")
+                self.check()
 
     def over(self, end: Callable[[], object]) -> None:
         """It has come, or failed."""

@@ -67,44 +67,58 @@ impl PyMember {
 
 /// A tar on a descriptor, plain or compressed, told member by member.
 #[pyclass(frozen, module = "pyctrd._core", name = "ArchiveReader")]
-struct PyArchiveReader(Mutex<Archive>);
+struct PyArchiveReader {
+    archive: Mutex<Archive>,
+    check: Option<Py<PyAny>>,
+}
 
 #[pymethods]
 impl PyArchiveReader {
     #[new]
-    #[pyo3(signature = (source, *, limits = None))]
-    fn new(py: Python<'_>, source: RawFd, limits: Option<PyLimits>) -> PyResult<Self> {
+    #[pyo3(signature = (source, *, limits = None, check = None))]
+    fn new(
+        py: Python<'_>,
+        source: RawFd,
+        limits: Option<PyLimits>,
+        check: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         let source = borrow(source)?;
         let limits = limits.map_or_else(Limits::default, Limits::from);
         let archive = py.detach(|| Archive::open(duplicate(source)?, limits))?;
-        Ok(Self(Mutex::new(archive)))
+        Ok(Self { archive: Mutex::new(archive), check })
     }
 
     /// Whether members can be read where they are in the file, in any order.
     #[getter]
     fn in_place(&self, py: Python<'_>) -> bool {
-        py.detach(|| lock(&self.0).is_in_place())
+        py.detach(|| lock(&self.archive).is_in_place())
     }
 
-    /// The next member; None after the last. Signals are looked at while it waits for bytes.
+    /// The next member; None after the last. While it waits for bytes signals are looked at, and `check` is called, which
+    /// may raise.
     fn next(&self, py: Python<'_>) -> PyResult<Option<PyMember>> {
         // Nobody waits for this lock with the interpreter in hand, so that it can be asked for within.
-        Ok(py.detach(|| lock(&self.0).next(look_at_signals))?.map(PyMember))
+        Ok(py.detach(|| lock(&self.archive).next(|| self.look()))?.map(PyMember))
     }
 
     /// Writes the current member's content to a file, from its beginning.
     fn copy(&self, py: Python<'_>, dest: RawFd) -> PyResult<()> {
         let dest = borrow(dest)?;
-        py.detach(|| lock(&self.0).copy(&duplicate(dest)?, look_at_signals))
+        py.detach(|| lock(&self.archive).copy(&duplicate(dest)?, || self.look()))
+    }
+}
+
+impl PyArchiveReader {
+    fn look(&self) -> PyResult<()> {
+        Python::attach(|py| {
+            py.check_signals()?;
+            self.check.as_ref().map_or(Ok(()), |check| check.call0(py).map(drop))
+        })
     }
 }
 
 fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<File> {
     fd.try_clone_to_owned().map(File::from).map_err(|e| Error::io("duplicate", "", &e))
-}
-
-fn look_at_signals() -> PyResult<()> {
-    Python::attach(|py| py.check_signals().inspect_err(|_| ()))
 }
 
 /// Adds this room's names to the module.

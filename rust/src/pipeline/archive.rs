@@ -4,12 +4,17 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Seek};
 use std::os::unix::fs::FileExt;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
 use crate::compression::{Compression, Decoder};
 use crate::error::{Error, Result};
 use crate::tar::{Entry, Kind, Limits, Sink, Stream};
 
 /// Read, or decoded, at a time.
 const BUFFER_BYTES: usize = 256 << 10;
+/// How often `stop` is asked while a pipe has nothing.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Bytes that may follow the end marks: the largest record that GNU tar fills up (2048 blocks) is 1 MiB.
 const TAIL_MAX_BYTES: u64 = 1 << 20;
 
@@ -241,9 +246,18 @@ fn read<E: From<Error>>(
 ) -> std::result::Result<(), E> {
     loop {
         stop()?;
+        if !input.buffer().is_empty() {
+            return Ok(());
+        }
+        let mut fds = [PollFd::new(input.get_ref(), PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&LOOK)) {
+            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(e) => return Err(Error::io("read", "", &e.into()).into()),
+        }
         match input.fill_buf() {
             Ok(_) => return Ok(()),
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
             Err(e) => return Err(Error::io("read", "", &e).into()),
         }
     }
