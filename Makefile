@@ -13,6 +13,8 @@ ISAL = $(if $(and $(shell command -v nasm),$(shell command -v autoreconf),$(shel
 # cargo's features for everything that needs no interpreter.
 ENGINE = --no-default-features --features engine$(ISAL:%=,%)
 PYTEST_ARGS ?=
+# Files of tests are shared out among so many processes, each with registries and images of its own; 0 is this one.
+WORKERS ?= $(shell nproc)
 IMAGE ?=
 PEERS_ARGS ?=
 # A directory of OCI layouts that `bench-peers` measures; without it, what it makes itself.
@@ -95,7 +97,7 @@ test-rust: deps ## Run the Rust unit tests; no interpreter needed
 	cargo test --quiet --locked $(ENGINE)
 
 test-python: develop ## Run pytest; root tests skip themselves without root
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 soak: develop ## The long forms: stop, refuse, cut off every step; ROUNDS kills at random; SECONDS bounds each test
 	$(BIN)/python -m pytest --soak --soak-rounds=$(ROUNDS) $(addprefix --soak-seconds=,$(SECONDS)) tests $(PYTEST_ARGS)
