@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -184,6 +185,31 @@ def test_an_interrupt_ends_a_pull_with_130_and_leaves_nothing(faulty: FaultyRegi
     assert "Traceback" not in err
     assert list(Path(os.environ["PYCTRD_ROOT"], "content/ingest").iterdir()) == []
     assert run("check").out == "clean\n"
+
+
+THROWN_AWAY = """
+import time, weakref
+from pyctrd.cli.main import keep_interrupts
+
+class Forgotten: pass
+
+def interrupted(_):
+    raise KeyboardInterrupt
+
+keep_interrupts()
+forgotten = Forgotten()
+reference = weakref.ref(forgotten, interrupted)
+del forgotten
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("it came again")
+"""
+
+
+def test_an_interrupt_that_comes_in_a_callback_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", THROWN_AWAY], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "it came again\n", "")
 
 
 def test_an_interrupt_while_modules_are_loaded_is_130_and_no_traceback(tmp_path: Path) -> None:

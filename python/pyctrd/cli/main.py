@@ -12,12 +12,14 @@ from pyctrd.cli.finder import find_quickly
 
 TYPE_CHECKING = False  # what `typing` has too, which is loaded only if it is needed
 if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
     from typing import NoReturn
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 # Objects made before the collector looks for cycles: importing makes tens of thousands, and none of them is garbage.
 GC_THRESHOLD = 50_000
+AGAIN_SECONDS = 0.01
 
 
 def main() -> NoReturn:
@@ -26,6 +28,7 @@ def main() -> NoReturn:
     if sys.argv[1:] in (["version"], ["--version"]):
         _exit(0, f"pyctrd {__version__}\n")
     gc.set_threshold(GC_THRESHOLD)
+    keep_interrupts()
     find_quickly()
     defer_modules()
     try:
@@ -33,6 +36,28 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED  # while modules were loaded: nothing was begun
     _exit(status)
+
+
+def keep_interrupts() -> None:
+    """Let Ctrl-C come again where Python throws it away: where it comes in the middle of a callback or a finaliser.
+
+    Of 600 pulls that were interrupted one went on: ``threading`` has a callback for each thread that is forgotten.
+    """
+    ordinary = sys.unraisablehook
+
+    def hook(thrown: UnraisableHookArgs) -> None:
+        if not issubclass(thrown.exc_type, KeyboardInterrupt):
+            ordinary(thrown)
+            return
+        import signal
+        from threading import Timer, main_thread
+
+        # When the callback has ended; really sent, so that it ends whatever call the main thread waits in.
+        again = Timer(AGAIN_SECONDS, signal.pthread_kill, (main_thread().ident, signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
 
 
 def _fill_closed_streams() -> None:
