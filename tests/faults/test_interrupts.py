@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import pyctrd
+from pyctrd.flows.threads import Changed
 from tests import syscalls
 from tests.archives import Tar
 from tests.children import Child, until
@@ -161,6 +162,13 @@ def test_d18_a_flows_thread_has_ended_when_ctrl_c_is_told_that_came_while_it_was
 def test_d18_ctrl_c_is_told_as_such_wherever_it_finds_who_waits_for_a_change() -> None:
     done = subprocess.run([sys.executable, "-c", TIRED], check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "told 3000\n"), done.stderr
+
+
+def test_d18_a_wait_without_an_end_is_begun_again_and_again() -> None:
+    """Ctrl-C that comes between the interpreter's last look and the wait is heard when that is begun again."""
+    changed = Changed()
+    with changed:
+        assert changed.wait() is False
 
 
 def test_d18_waiting_for_a_container_is_ended_and_the_container_goes_on(engine: pyctrd.Engine, images: Images) -> None:

@@ -107,7 +107,8 @@ def serve_registry(
             print_json({"address": server.address, "tls": serving["tls_cert"] is not None})
         else:
             click.echo(f"listening on {server.address}")
-        ending.wait()
+        while not ending.wait(1.0):  # a signal ends no wait that is just to begin
+            pass
 
 
 def _log_requests() -> None:

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 # How long a thread that was asked for may take to begin.
 START_SECONDS = 1.0
-# How long nobody looks whether it has ended that should have told so.
+# How long nobody looks whether it has ended that should have told so; and how long a wait without an end goes on before
+# it is begun again: a Ctrl-C that comes between the interpreter's last look and the wait itself ends no wait.
 LOOK_SECONDS = 1.0
 
 
@@ -60,6 +61,8 @@ class OwnThread(threading.Thread):
 class Changed(threading.Condition):
     """A condition in which Ctrl-C finds its lock held, also in the moment in which that is given up to wait.
 
+    Whoever waits looks in a loop whether it is so, as ever: a wait without a time-out ends after a second, too.
+
     Python's leaves it then to ``with`` to release what is not held: a ``RuntimeError`` in the place of Ctrl-C.
     """
 
@@ -69,7 +72,7 @@ class Changed(threading.Condition):
     def wait(self, timeout: float | None = None) -> bool:
         """See ``Condition``."""
         try:
-            return super().wait(timeout)
+            return super().wait(LOOK_SECONDS if timeout is None else timeout)
         except BaseException:
             with suppress(RuntimeError):
                 self.release()

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ResolverError", "TcpSocket", "connect", "end", "packed", "send_file"]
 
+_LOOK_SECONDS = 1.0
+
 TcpSocket = socket
 ResolverError = gaierror
 
@@ -112,7 +114,8 @@ def _resolve(host: str, port: int, hold: Hold | None) -> list[_Address]:
     except RuntimeError:  # there is no memory for a stack, or no more processes for this user
         return ask()
     with waiting(ended.set, hold):
-        ended.wait()
+        while not ended.wait(_LOOK_SECONDS):  # of the main thread: Ctrl-C ends no wait that is just to begin
+            pass
     try:
         if failed:
             raise failed[0]
