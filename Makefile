@@ -46,7 +46,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .PHONY: help deps deps-peers venv build develop format lint audit test test-rust test-python soak
-.PHONY: bench bench-peers conformance fuzz demo clean
+.PHONY: bench bench-peers conformance fuzz notices demo clean
 
 help: ## Show these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -73,6 +73,9 @@ develop: deps venv ## Build the native module and the shim into the virtual envi
 	rm -f python/pyctrd/pyctrd-shim # a container's may run: the file must be another one then
 	PATH="$(VIRTUAL_ENV)/bin:$$PATH" $(BIN)/maturin develop --quiet --profile $(PROFILE) $(ISAL:%=--features %)
 
+notices: deps ## Write the licences of what is linked in; after a change of Cargo.lock
+	@.ci/notices
+
 format: deps venv ## Format Python and Rust
 	$(BIN)/ruff check --quiet --fix-only .
 	$(BIN)/ruff format --quiet .
@@ -85,6 +88,7 @@ lint: develop ## Check style and types of Python and Rust
 	$(BIN)/mypy
 	cargo fmt --check
 	cargo fmt --check --manifest-path rust/fuzz/Cargo.toml
+	@.ci/notices --check
 	cargo clippy --quiet --locked --all-targets $(ISAL:%=--features %) -- -D warnings
 	cargo clippy --quiet --locked --no-default-features --features shim --bin pyctrd-shim -- -D warnings
 
