@@ -25,6 +25,12 @@ def defer_modules() -> None:
     def cleandoc(text: str) -> str:
         return text.expandtabs().lstrip() if "\n" not in text else str(load("cleandoc")(text))
 
+    def get_annotations(of: object, **options: Any) -> dict[str, Any]:
+        # `dataclasses` asks for each class, from Python 3.13 on.
+        if options or not isinstance(of, type):
+            return dict(load("get_annotations")(of, **options))
+        return dict(vars(of).get("__annotations__", ()))
+
     def get_close_matches(word: str, possibilities: Iterable[str]) -> list[str]:
         # Of each short option click asks first what long one it could be: none.
         return [] if len(word) == _SHORT_OPTION_CHARS else list(load_matches("get_close_matches")(word, possibilities))
@@ -36,7 +42,7 @@ def defer_modules() -> None:
     class JSONDecodeError(ValueError):
         """What orjson's own error is a kind of; nobody in a command looks for Python's."""
 
-    load = _stand_in("inspect", cleandoc=cleandoc)
+    load = _stand_in("inspect", cleandoc=cleandoc, get_annotations=get_annotations)
     load_matches = _stand_in("difflib", get_close_matches=get_close_matches)
     load_uuid = _stand_in("uuid", UUID=UUID)
     _stand_in("gettext", gettext=lambda text: text, ngettext=lambda one, many, count: one if count == 1 else many)
