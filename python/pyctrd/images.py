@@ -385,58 +385,27 @@ class Images:
         Spec:
             distribution-spec v1.1, "Push".
         """
-        from pyctrd.flows.load import get_image
-        from pyctrd.flows.progress import telling
-        from pyctrd.flows.push import push, push_packed
-        from pyctrd.oci.platform import Platform
-        from pyctrd.oci.reference import Reference
+        from pyctrd.flows.push import push_image
 
-        record, platforms = get_image(self._rooms, name), Platform.parse_all(platform)
-        if all_platforms and platforms:
-            raise InvalidError("invalid platform: all of them are wanted", field="platform", value=platform)
-        if reduced and not platforms:
-            raise InvalidError("invalid reduced: an index is reduced to platforms", field="reduced", value=reduced)
-        if target is not None and target.startswith(_TRANSPORTS):
-            if compression is not None:
-                raise InvalidError(
-                    f"invalid compression: {target}: layers are written as they are",
-                    field="compression",
-                    value=compression,
-                    hint="convert the image first: pyctrd convert",
-                )
-            from pyctrd.flows.save import save_to
-
-            return str(
-                save_to(
-                    self._rooms, record, target, platforms=platforms, all_platforms=all_platforms, progress=progress
-                )
-            )
-        parsed = Reference.parse(target or record.name)
-        if compression is not None and (all_platforms or platforms):
-            raise InvalidError("invalid compression: the image's own platform is converted", field="compression")
-        rooms = self._rooms
-        with telling(str(parsed), progress) as told:
-            if compression is not None:
-                sent = push_packed(rooms, record, parsed, compression=compression, told=told, chunk_bytes=chunk_bytes)
-            else:
-                sent = push(
-                    rooms,
-                    record,
-                    parsed,
-                    all_platforms=all_platforms,
-                    platforms=platforms,
-                    reduced=reduced,
-                    told=told,
-                    chunk_bytes=chunk_bytes,
-                )
-        return str(sent.digest)
+        return push_image(
+            self._rooms,
+            name,
+            target,
+            platform=platform,
+            all_platforms=all_platforms,
+            reduced=reduced,
+            compression=compression,
+            chunk_bytes=chunk_bytes,
+            progress=progress,
+        )
 
     def copy(
         self,
         source: str,
         target: str,
         *,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        reduced: bool = False,
         referrers: bool = False,
         chunk_bytes: int = 0,
         progress: pyctrd.ProgressCallback | None = None,
@@ -449,7 +418,8 @@ class Images:
         Args:
             source: A reference.
             target: A reference; with a digest it must be the source's.
-            platform: ``os/architecture[/variant]``: this manifest alone in place of an index.
+            platform: ``os/architecture[/variant]``: this manifest alone in place of an index; of several as ``push``.
+            reduced: As for ``push``.
             referrers: What tells of the image too, or of any of its parts: signatures, bills of materials.
             chunk_bytes: As for ``push``.
             progress: As for ``push``.
@@ -475,7 +445,8 @@ class Images:
                 self._rooms,
                 Reference.parse(source),
                 parsed,
-                platform=Platform.parse(platform) if platform else None,
+                platforms=Platform.parse_all(platform),
+                reduced=reduced,
                 referrers=referrers,
                 told=told,
                 chunk_bytes=chunk_bytes,

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import gc
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -240,6 +241,28 @@ def test_a_save_to_a_pipe_that_nobody_reads(root: Path, images: Images, tmp_path
             await asyncio.sleep(0.2)
             assert (await engine.images.load(pipe))[0].name == image.name  # who comes late gets all of it
             await saved
+
+    asyncio.run(play())
+
+
+def test_a_mount_that_nobody_gets(root: Path, images: Images, tmp_path: Path) -> None:
+    del root
+    target = tmp_path / "mounted"
+    target.mkdir()
+
+    async def play() -> None:
+        async with aio.Engine() as engine:
+            image = await engine.images.pull(images.tree.reference)
+
+            async def mount() -> None:
+                async with image.mounted(target):
+                    await asyncio.sleep(60)
+
+            for _ in range(10):  # before it is made, while it is, and after
+                task = asyncio.create_task(mount())
+                await asyncio.sleep(random.random() / 50)
+                await assert_cancelled(task)
+                assert not target.is_mount()
 
     asyncio.run(play())
 

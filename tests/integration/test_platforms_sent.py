@@ -106,7 +106,7 @@ def test_an_index_is_reduced_for_a_registry_that_takes_none_which_is_not_whole(
     digest = engine.images.push(reference, target, platform=[HOST, NESTED], reduced=True)
     assert digest != WHOLE.digest
     made, whole = (orjson.loads(engine.registry.repository(name).manifest()[1]) for name in (target, reference))
-    assert made["manifests"] == [entry_of(DEEP, NESTED), entry_of(HOSTS, HOST)]  # and not the index in between
+    assert made["manifests"] == [entry_of(HOSTS, HOST), entry_of(DEEP, NESTED)]  # and not the index in between
     assert made | {"manifests": []} == whole | {"manifests": []}
     with pyctrd.Engine(namespace="other") as other:
         assert other.images.pull(target, all_platforms=True).platforms == (HOST, NESTED)
@@ -116,6 +116,30 @@ def test_an_index_is_reduced_for_a_registry_that_takes_none_which_is_not_whole(
         engine.images.push(reference, f"{target}@{WHOLE.digest}", platform=NESTED, reduced=True)
     with pytest.raises(InvalidError, match="reduced to platforms"):
         engine.images.push(reference, target, reduced=True)
+    with pytest.raises(InvalidError, match="an index are written as they are"):
+        engine.images.push(reference, "oci:layout", platform=[HOST, NESTED], reduced=True)
+
+
+def test_chosen_platforms_are_copied(engine: pyctrd.Engine, registry: Registry, reference: str) -> None:
+    target, copied = f"{registry.host}/copied-{HOST.partition('/')[2]}", engine.images.copy
+    with pytest.raises(RegistryError, match="blob unknown to registry") as refused:
+        copied(reference, f"{target}:1", platform=[HOST, NESTED])
+    assert "--reduced" in refused.value.hint
+    reduced = copied(reference, f"{target}:1", platform=[HOST, NESTED], reduced=True)
+    made = orjson.loads(engine.registry.repository(f"{target}:1").manifest()[1])
+    assert made["manifests"] == [entry_of(HOSTS, HOST), entry_of(DEEP, NESTED)]
+    assert copied(reference, f"{target}:1@{reduced}", platform=[HOST, NESTED], reduced=True) == reduced
+    with pytest.raises(InvalidError, match=rf"the image is {reduced}"):
+        copied(reference, f"{target}@{WHOLE.digest}", platform=[HOST, NESTED], reduced=True)
+    with pytest.raises(InvalidError, match="reduced to platforms"):
+        copied(reference, f"{target}:1", reduced=True)
+    assert engine.images.pull(f"{target}:1", all_platforms=True).platforms == (HOST, NESTED)
+    with engine.serve_registry(listen="127.0.0.1:0", anonymous="push") as server:  # which refuses it as well
+        other = f"{server.address.removeprefix('http://')}/copied:1"
+        with pytest.raises(NotFoundError, match="manifest not found") as not_found:
+            copied(reference, other, platform=[HOST, NESTED])
+        assert "--reduced" in not_found.value.hint
+        assert copied(reference, other, platform=[HOST, NESTED], reduced=True) == reduced
 
 
 def test_all_that_is_saved_is_loaded_again(engine: pyctrd.Engine, reference: str, tmp_path: Path) -> None:

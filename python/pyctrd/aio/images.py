@@ -82,7 +82,7 @@ class Image(Face[image.Image]):
     async def mounted(self, target: str | os.PathLike[str]) -> AsyncIterator[Path]:
         """As ``pyctrd.Image.mounted``."""
         mounted = self._of.mounted(target)
-        path = await self._threads.call(mounted.__enter__)
+        path = await self._threads.call(mounted.__enter__, discard=lambda _: mounted.__exit__(None, None, None))
         try:
             yield path
         finally:
@@ -141,8 +141,7 @@ class Images(Face[images.Images]):
 
     ``progress`` is called by the event loop, while the transfer waits for its end; what it raises gives the transfer
     up. Of pulls, pushes, copies and conversions eight are under way at once, others wait for their turns; for very many
-    images there is ``pull_many``. Where a pipe is loaded from or saved to, and nobody is at its other end, a task that
-    is cancelled waits for whoever comes.
+    images there is ``pull_many``. A pipe that is loaded from, or saved to by its path, may have nobody at its end.
     """
 
     pull = transfers(images.Images.pull, Image)

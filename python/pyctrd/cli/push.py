@@ -21,6 +21,9 @@ chunk_option = click.option(
     default=0,
     help="Send blobs in requests of this size (32m); one request for each by default.",
 )
+reduced_option = click.option(
+    "--reduced", is_flag=True, help="An index that names the --platform alone; its digest is another one."
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
 
 
@@ -32,7 +35,7 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print the diges
     "--platform", metavar="OS/ARCH", multiple=True, help="That one's manifest; given again, the index with these alone."
 )
 @click.option("--all-platforms", is_flag=True, help="The whole index that was pulled, not this platform's manifest.")
-@click.option("--reduced", is_flag=True, help="An index that names the --platform alone; its digest is another one.")
+@reduced_option
 @click.option(
     "--compression",
     type=click.Choice(["gzip", "zstd", "zstd:chunked", "none"]),
@@ -61,8 +64,7 @@ def push_command(
     """Send an image to a registry, under its own name or as TARGET; prints the digest that it has there."""
     if platform and all_platforms:
         raise click.UsageError("--platform and --all-platforms: choose one")
-    if reduced and not platform:
-        raise click.UsageError("--reduced: to which --platform?")
+    _check_reduced(platform, reduced=reduced)
     if (platform or all_platforms) and compression is not None:
         raise click.UsageError("--compression: the image's own platform is converted, and no other")
     as_json |= options.json
@@ -86,7 +88,10 @@ def push_command(
 @click.argument("source")
 @click.argument("target")
 @registry_options
-@click.option("--platform", metavar="OS/ARCH", help="This platform alone; all of them by default.")
+@click.option(
+    "--platform", metavar="OS/ARCH", multiple=True, help="That one's manifest; given again, the index with these alone."
+)
+@reduced_option
 @click.option("--referrers", is_flag=True, help="Signatures and other artifacts that tell of the image, too.")
 @chunk_option
 @quiet_option
@@ -99,19 +104,27 @@ def copy_command(
     target: str,
     *,
     registry: dict[str, Any],
-    platform: str | None,
+    platform: tuple[str, ...],
+    reduced: bool,
     referrers: bool,
     chunk_bytes: int,
     quiet: bool,
     shown: Mode | None,
     as_json: bool,
 ) -> None:
-    """Copy an image between registries, byte for byte; nothing is stored here. Prints its digest."""
+    """Copy an image between registries, all its platforms, byte for byte; nothing is stored. Prints its digest."""
+    _check_reduced(platform, reduced=reduced)
     as_json |= options.json
     with options.engine(**registry) as engine:
         with show_progress(shown, quiet=quiet or as_json) as progress:
             digest = engine.images.copy(
-                source, target, platform=platform, referrers=referrers, chunk_bytes=chunk_bytes, progress=progress
+                source,
+                target,
+                platform=platform,
+                reduced=reduced,
+                referrers=referrers,
+                chunk_bytes=chunk_bytes,
+                progress=progress,
             )
         _print(target, digest, as_json=as_json)
 
@@ -125,6 +138,11 @@ def tag_command(options: Globals, image: str, targets: tuple[str, ...]) -> None:
     with options.engine() as engine:
         for target in targets:
             engine.images.tag(image, target)
+
+
+def _check_reduced(platform: tuple[str, ...], *, reduced: bool) -> None:
+    if reduced and not platform:
+        raise click.UsageError("--reduced: to which --platform?")
 
 
 def _print(name: str, digest: str, *, as_json: bool) -> None:

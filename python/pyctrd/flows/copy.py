@@ -6,18 +6,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import InvalidError
-from pyctrd.flows.push import from_registry, mounts_between
+from pyctrd.flows.push import check_reduced, from_registry, mounts_between, refused_part
 from pyctrd.flows.resolve import MAX_INDEX_DEPTH, choose_child
 from pyctrd.flows.send import Sending, Source, put_documents, send_blobs
+from pyctrd.oci.descriptor import Descriptor
 from pyctrd.oci.digest import Digest
 from pyctrd.oci.index import Index
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_index
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from pyctrd.flows.progress import Telling
     from pyctrd.flows.rooms import Rooms
-    from pyctrd.oci.descriptor import Descriptor
     from pyctrd.oci.platform import Platform
     from pyctrd.oci.reference import Reference
     from pyctrd.registry.client import FetchedManifest
@@ -31,7 +33,8 @@ def copy_image(
     source: Reference,
     target: Reference,
     *,
-    platform: Platform | None,
+    platforms: Sequence[Platform] = (),
+    reduced: bool = False,
     referrers: bool,
     told: Telling,
     chunk_bytes: int = 0,
@@ -42,7 +45,9 @@ def copy_image(
         rooms: The engine's rooms.
         source: What.
         target: Where to, with a tag; with a digest alone it gets no name.
-        platform: This one's manifest alone in place of an index; None for all of them.
+        platforms: Of one its manifest alone in place of an index, of several the index with theirs; all of them where
+            none is named.
+        reduced: The index is written anew, with the chosen platforms' entries alone.
         referrers: What tells of any of it too: signatures and the like, and what tells of these.
         told: Told a few times a second, in the calling thread.
         chunk_bytes: Blobs in requests of so many bytes; 0 for one request each.
@@ -58,16 +63,22 @@ def copy_image(
     Spec:
         distribution-spec v1.1, "Pull", "Push", "Listing Referrers".
     """
-    copying = _Copying(rooms, source, target, referrers=referrers)
+    check_reduced(platforms, reduced=reduced)
     fetched = rooms.registry.manifest(source)
-    if platform is not None:
-        fetched = _of_platform(rooms, source, fetched, platform)
-    top = fetched.descriptor
+    found = [_choose(rooms, source, fetched, platform) for platform in platforms]
+    chosen = {entry.digest: entry for entry, _ in found}
+    reduced = reduced and is_index(fetched.descriptor.media_type)
+    if len(chosen) == 1 and not reduced:
+        fetched = found[0][1]
+        chosen.clear()
+    copying = _Copying(rooms, source, target, referrers=referrers, only=chosen.keys())
+    top = copying.add_reduced(fetched, chosen.values()) if reduced else fetched.descriptor
     if target.digest not in (None, top.digest):
         raise InvalidError(
             f"invalid reference: {target}: the image is {top.digest}", field="reference", value=str(target)
         )
-    copying.add(fetched, depth=1)
+    if not reduced:
+        copying.add(fetched, depth=1)
     told.begin(str(top.digest), lambda: [sending.progress() for sending in copying.sendings.values()])
     send_blobs(
         rooms.registry,
@@ -81,26 +92,41 @@ def copy_image(
     if target.tag is not None:  # in place of its digest, and last of all: who finds the name finds all of it
         documents.pop(str(top.digest), None)
         documents[target.tag] = copying.top(top.digest)
-    put_documents(rooms.registry, target, [(name, *document) for name, document in documents.items()])
+    named = [(name, *document) for name, document in documents.items()]
+    with refused_part(is_part=bool(chosen) and not reduced):
+        put_documents(rooms.registry, target, named)
     return top
 
 
-def _of_platform(rooms: Rooms, source: Reference, fetched: FetchedManifest, platform: Platform) -> FetchedManifest:
+def _choose(
+    rooms: Rooms, source: Reference, fetched: FetchedManifest, platform: Platform
+) -> tuple[Descriptor, FetchedManifest]:
+    """A platform's manifest, as the index names it that has it, and itself; what there is where there is no index."""
+    entry = fetched.descriptor
     for _ in range(MAX_INDEX_DEPTH):
         if not is_index(fetched.descriptor.media_type):
             break
-        child = choose_child(Index.parse(fetched.body), source, platform)
-        fetched = rooms.registry.manifest(source.with_digest(child.digest))
-    return fetched
+        entry = choose_child(Index.parse(fetched.body), source, platform)
+        fetched = rooms.registry.manifest(source.with_digest(entry.digest))
+    return entry, fetched
 
 
 class _Copying:
     """What has to be copied: documents, each behind those that it names, and blobs.
 
     What the target has of the documents is left out, and with it all that those name.
+
+    Args:
+        rooms: The engine's rooms.
+        source: What.
+        target: Where to.
+        referrers: With what tells of any of it.
+        only: The manifests of an index that go; all where it is empty.
     """
 
-    def __init__(self, rooms: Rooms, source: Reference, target: Reference, *, referrers: bool) -> None:
+    def __init__(
+        self, rooms: Rooms, source: Reference, target: Reference, *, referrers: bool, only: Collection[Digest]
+    ) -> None:
         self.documents: dict[Digest, tuple[str, bytes]] = {}
         self.sendings: dict[Digest, Sending] = {}
         self._registry = rooms.registry
@@ -108,6 +134,7 @@ class _Copying:
         self._source = source
         self._target = target
         self._referrers = referrers
+        self._only = only
         self._seen: dict[Digest, tuple[str, bytes]] = {}
         self._there = rooms.registry.repository(target)
 
@@ -129,8 +156,9 @@ class _Copying:
         self._seen[digest] = (media_type, fetched.body)
         is_there = self._there.find_manifest(digest, at="push") is not None
         if is_index(media_type):
-            if self._referrers or not is_there:  # where it is there, what tells of its parts may not be
-                for entry in Index.parse(fetched.body).manifests:
+            # Where it is there, what tells of its parts may not be, nor any part that was not chosen before.
+            if self._referrers or self._only or not is_there:
+                for entry in filter(self._goes, Index.parse(fetched.body).manifests):
                     self.add(self._fetch(entry.digest), depth=depth + 1)
         elif not is_there:
             self._add_blobs(Manifest.parse(fetched.body))
@@ -139,6 +167,25 @@ class _Copying:
         if self._referrers:
             for entry in self._registry.repository(self._source).referrers(digest):
                 self.add(self._fetch(entry.digest), depth=depth)
+
+    def _goes(self, entry: Descriptor) -> bool:
+        return not self._only or entry.digest in self._only or is_index(entry.media_type)
+
+    def add_reduced(self, fetched: FetchedManifest, chosen: Collection[Descriptor]) -> Descriptor:
+        """In place of an index one that names these alone, also where others stood in between; what it is.
+
+        Raises:
+            InvalidError: As ``add``.
+        """
+        from pyctrd.oci.derived import reduced_index
+
+        for entry in chosen:
+            self.add(self._fetch(entry.digest), depth=2)
+        media_type = fetched.descriptor.media_type
+        body = reduced_index(Index.parse(fetched.body), chosen)
+        digest = Digest.of(body, fetched.descriptor.digest.algorithm)
+        self._seen[digest] = self.documents[digest] = (media_type, body)
+        return Descriptor(media_type, digest, len(body))
 
     def top(self, digest: Digest) -> tuple[str, bytes]:
         """The media type and the bytes of a document that was added."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from pyctrd.errors import InvalidError, NotFoundError, RegistryError
 from pyctrd.flows.lease import kept
+from pyctrd.flows.load import get_image
+from pyctrd.flows.progress import telling
 from pyctrd.flows.selection import choose_stored, describe_entry, platform_missing
 from pyctrd.flows.send import Make, Part, Sending, Source, put_documents, send_blobs
 from pyctrd.metadata.leases import LeaseResource
@@ -17,23 +19,70 @@ from pyctrd.oci.digest import Digest
 from pyctrd.oci.index import Index, detect
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_index
+from pyctrd.oci.platform import Platform
 from pyctrd.oci.reference import Reference
+from pyctrd.oci.transports import is_transport
 from pyctrd.registry.payload import BodyPayload, FilePayload
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from pyctrd.flows.convert import Packing
-    from pyctrd.flows.progress import Telling
+    from pyctrd.flows.progress import ProgressCallback, Telling
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
-    from pyctrd.oci.platform import Platform
     from pyctrd.registry.body import BlobBody
     from pyctrd.registry.connection import Payload
 
-# A registry that takes no index of which it has not everything says so.
-_REFUSED = frozenset({400, 404})
-_NOT_WHOLE = "a registry may want all of an index: push it with --reduced, or with --all-platforms"
+
+def push_image(
+    rooms: Rooms,
+    name: str,
+    target: str | None,
+    *,
+    platform: str | Sequence[str] | None,
+    all_platforms: bool,
+    reduced: bool,
+    compression: Packing | None,
+    chunk_bytes: int,
+    progress: ProgressCallback | None,
+) -> str:
+    """An image goes to a registry, or into a layout or an archive; see ``Images.push``."""
+    record, platforms = get_image(rooms, name), Platform.parse_all(platform)
+    if all_platforms and platforms:
+        raise InvalidError("invalid platform: all of them are wanted", field="platform", value=platform)
+    if compression is not None and (all_platforms or platforms):
+        raise InvalidError("invalid compression: the image's own platform is converted", field="compression")
+    if is_transport(target or ""):
+        if compression is not None or reduced:
+            raise InvalidError(
+                f"invalid target: {target}: layers and an index are written as they are",
+                field="target",
+                value=target,
+                hint="convert the image first: pyctrd convert" if compression is not None else "push without reduced",
+            )
+        from pyctrd.flows.save import save_to
+
+        written = save_to(
+            rooms, record, str(target), platforms=platforms, all_platforms=all_platforms, progress=progress
+        )
+        return str(written)
+    parsed = Reference.parse(target or record.name)
+    with telling(str(parsed), progress) as told:
+        if compression is not None:
+            sent = _push_packed(rooms, record, parsed, compression=compression, told=told, chunk_bytes=chunk_bytes)
+        else:
+            sent = push(
+                rooms,
+                record,
+                parsed,
+                all_platforms=all_platforms,
+                platforms=platforms,
+                reduced=reduced,
+                told=told,
+                chunk_bytes=chunk_bytes,
+            )
+    return str(sent.digest)
 
 
 def push(
@@ -71,16 +120,17 @@ def push(
     Spec:
         distribution-spec v1.1, "Push".
     """
-    only = [choose_stored(rooms, record, platform).digest for platform in platforms]
+    check_reduced(platforms, reduced=reduced)
+    chosen = {entry.digest: entry for entry in (choose_stored(rooms, record, platform) for platform in platforms)}
     reduced = reduced and is_index(record.target_media_type)
-    is_part = len(only) > 1 and not reduced
-    top = only[0] if len(only) == 1 else Digest.parse(record.manifest_digest)
+    is_part = len(chosen) > 1 and not reduced
+    top = next(iter(chosen)) if len(chosen) == 1 else Digest.parse(record.manifest_digest)
     if all_platforms or reduced or is_part:
         top = Digest.parse(record.target_digest)
     with ExitStack() as files:
-        image = _Image(rooms, record, target, files, only=only)
+        image = _Image(rooms, record, target, files, only=chosen.keys())
         if reduced:
-            top = image.add_reduced(top)
+            top = image.add_reduced(top, chosen.values())
         else:
             image.add(top)
         if target.digest not in (None, top):
@@ -99,17 +149,13 @@ def push(
             named = [(str(digest), *document) for digest, document in image.documents.items()]
             if target.tag is not None:
                 named[-1] = (target.tag, *image.documents[top])
-            try:
+            with refused_part(is_part=is_part):
                 put_documents(rooms.registry, target, named)
-            except RegistryError as error:
-                if is_part and error.status in _REFUSED:
-                    error.hint = error.hint or _NOT_WHOLE
-                raise
     media_type, body = image.documents[top]
     return Descriptor(media_type=media_type, digest=top, size=len(body))
 
 
-def push_packed(
+def _push_packed(
     rooms: Rooms,
     record: ImageRecord,
     target: Reference,
@@ -134,6 +180,28 @@ def push_packed(
         return push(rooms, converted, target, all_platforms=False, told=told, chunk_bytes=chunk_bytes)
     finally:
         remove_image(rooms, str(made), force=False, collect_after=True)
+
+
+def check_reduced(platforms: Sequence[Platform], *, reduced: bool) -> None:
+    """Raise where an index is to be reduced, and nobody says to what.
+
+    Raises:
+        InvalidError: No platform is named.
+    """
+    if reduced and not platforms:
+        raise InvalidError("invalid reduced: an index is reduced to platforms", field="reduced", value=reduced)
+
+
+@contextmanager
+def refused_part(*, is_part: bool) -> Iterator[None]:
+    """Around the documents that are put: where of an index a part alone goes, and is refused, say what may help."""
+    try:
+        yield
+    except (NotFoundError, RegistryError) as error:
+        # MANIFEST_BLOB_UNKNOWN or the like, by 404 or 400.
+        if is_part and (isinstance(error, NotFoundError) or error.status == 400):
+            error.hint = "the registry may want all of an index: reduce it to what goes, with --reduced"
+        raise
 
 
 class _Image:
@@ -180,8 +248,8 @@ class _Image:
                     self.sendings.setdefault(blob.digest, Sending(blob, partial(self._find, blob)))
         self.documents[digest] = (media_type, body)
 
-    def add_reduced(self, digest: Digest) -> Digest:
-        """In place of an index one that names what goes alone, without others in between.
+    def add_reduced(self, digest: Digest, chosen: Collection[Descriptor]) -> Digest:
+        """In place of an index one that names these alone, also where others stood in between.
 
         Returns:
             Its digest.
@@ -192,20 +260,12 @@ class _Image:
         from pyctrd.oci.derived import reduced_index
 
         index = Index.parse(self._read(digest, None))
-        chosen = {child.digest: child for child in self._chosen(index)}
-        for child in chosen.values():
+        for child in chosen:
             self.add(child.digest, child)
-        body = reduced_index(index, chosen.values())
+        body = reduced_index(index, chosen)
         reduced = Digest.of(body, digest.algorithm)
         self.documents[reduced] = (index.media_type, body)
         return reduced
-
-    def _chosen(self, index: Index) -> Iterator[Descriptor]:
-        for child in index.manifests:
-            if child.digest in self._only:
-                yield child
-            elif is_index(child.media_type) and self._has(child.digest):
-                yield from self._chosen(Index.parse(self._read(child.digest, child)))
 
     def _has(self, digest: Digest) -> bool:
         return self._rooms.database.content.find(self._rooms.namespace, str(digest)) is not None
