@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from pyctrd.errors import CancelledError, ConflictError
+from pyctrd.errors import ConflictError
 from pyctrd.oci.hold import Hold, current_hold, held_by
 
 T = TypeVar("T")
@@ -165,8 +165,8 @@ def in_loop(callback: Callable[[T], object] | None) -> Callable[[T], None]:
 
     def call(value: T) -> None:
         hold = current_hold()
-        if hold is not None and hold.is_stopped:
-            raise CancelledError("cancelled")
+        if hold is not None:
+            hold.check()
         if callback is not None:
             done = Future[object]()
             loop.call_soon_threadsafe(_settle, done, partial(callback, value))

@@ -92,8 +92,7 @@ class Following(Generic[Result]):
             self._changed.notify_all()
 
     def _tell(self, told: PullProgress) -> None:
-        if self._hold.is_stopped:
-            raise CancelledError("cancelled")
+        self._hold.check()
         with self._changed:
             self._news[told.phase] = told
             self._changed.notify_all()
