@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import resource
@@ -29,24 +30,36 @@ __all__ = ["_own_surroundings", "images", "pytest_collection_modifyitems", "regi
 SOURCES = ("/usr/bin", "/usr/lib", "/usr/share")
 LAYER_BYTES = 96 << 20
 _ROWS = pytest.StashKey[list[tuple[str, dict[str, Any]]]]()
-_PART = LAYER_BYTES // len(SOURCES)
+
+
+class MachineLayers:
+    """Uncompressed layers of this machine's own files, none of them in two; the same for the same machine."""
+
+    def __init__(self) -> None:
+        self._left = [iter(sorted(_walk(Path(source)))) for source in SOURCES]
+
+    def take(self, size: int) -> bytes:
+        """The next one, of about so many bytes: of each source as much, while it has that."""
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for number, paths in enumerate(self._left, 1):
+                for path in paths:
+                    tar.add(path, recursive=False)
+                    if out.tell() >= size * number // len(SOURCES):
+                        break
+        return out.getvalue()
 
 
 @pytest.fixture(scope="session")
-def layer_tar() -> bytes:
-    """An uncompressed layer of about 96 MiB, the same for the same machine."""
-    import io
+def machine_layers() -> MachineLayers:
+    """Where ``layer_tar`` comes from, and what is like it."""
+    return MachineLayers()
 
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for source in SOURCES:
-            added = 0
-            for path in sorted(_walk(Path(source))):
-                if added >= _PART:
-                    break
-                tar.add(path, recursive=False)
-                added += path.lstat().st_size
-    return out.getvalue()
+
+@pytest.fixture(scope="session")
+def layer_tar(machine_layers: MachineLayers) -> bytes:
+    """An uncompressed layer of about 96 MiB: the first."""
+    return machine_layers.take(LAYER_BYTES)
 
 
 @pytest.fixture(scope="session")
