@@ -2,8 +2,9 @@
 
     python -m benches.serve [--seconds 3] [--megabytes 256] [--durability none]
 
-Both run on this machine, one after the other, over loopback; the client is a process of its own. Figures of one machine
-with others at work rank, no more: the ratios are what counts.
+They run on this machine, one after the other, over loopback; the client is a process of its own. Figures of one machine
+with others at work rank, no more: the ratios are what counts. Where nginx is installed (Debian: nginx-light), it sends
+the same blob from a file, as the bound of what can be.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import http.client
 import os
 import selectors
+import shutil
 import socket
 import subprocess
 import sys
@@ -43,9 +45,13 @@ class Subject:
     pid: int
 
     def cpu_seconds(self) -> float:
-        """Of all of its threads, until now."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """Of all of its threads and of its children, until now."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        ticks = 0
+        for pid in (self.pid, *children):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / TICKS
 
     def peak_mib(self) -> float:
         """Resident memory at the most."""
@@ -76,6 +82,32 @@ def theirs(directory: Path) -> Iterator[Subject]:
     """docker-registry."""
     with Registry(directory) as running:
         yield Subject("docker-registry", running.host, running.pid)
+
+
+@contextmanager
+def nginx(directory: Path, blob: bytes) -> Iterator[Subject]:
+    """One worker for each processor, which sends ``/blob`` by sendfile."""
+    directory.mkdir(mode=0o755)
+    directory.joinpath("blob").write_bytes(blob)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    temporary = " ".join(
+        f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    directory.joinpath("conf").write_text(
+        f"daemon off; user root; worker_processes {os.cpu_count()}; pid {directory}/pid; events {{}}\n"
+        f"http {{ access_log off; sendfile on; keepalive_requests 1000000; {temporary}\n"
+        f"server {{ listen {address} reuseport; root {directory}; }} }}\n"
+    )
+    command = ["nginx", "-c", str(directory / "conf"), "-e", str(directory / "errors")]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        until = time.monotonic() + 10
+        while socket.socket().connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))):
+            assert time.monotonic() < until, directory.joinpath("errors").read_text()
+            time.sleep(0.01)
+        yield Subject("nginx", address, process.pid)
+        process.terminate()
 
 
 def get_many(address: str, paths: Sequence[str], clients: int, seconds: float) -> tuple[int, int]:
@@ -166,14 +198,20 @@ def measure(subject: Subject, image: BuiltImage, large: BuiltImage, options: arg
         found[f"CPU ms/{name.partition(',')[0][:-2]}, {clients}"] = (
             (subject.cpu_seconds() - before) / (count / share) * 1000
         )
-    blob = [f"/v2/large/blobs/{large.layers[0].digest}"]
-    for clients in (1, 4):
-        before = subject.cpu_seconds()
-        _, size = get_many(subject.address, blob, clients, options.seconds)
-        found[f"blob MB/s, {clients}"] = size / options.seconds / 1e6
-        found[f"blob CPU s/GB, {clients}"] = (subject.cpu_seconds() - before) / size * 1e9
+    found |= measure_blob(subject, f"/v2/large/blobs/{large.layers[0].digest}", options)
     found |= _measure_push(subject, options)
     found["peak MiB"] = subject.peak_mib()
+    return found
+
+
+def measure_blob(subject: Subject, path: str, options: argparse.Namespace) -> dict[str, float]:
+    """One large blob, again and again."""
+    found: dict[str, float] = {}
+    for clients in (1, 4):
+        before = subject.cpu_seconds()
+        _, size = get_many(subject.address, [path], clients, options.seconds)
+        found[f"blob MB/s, {clients}"] = size / options.seconds / 1e6
+        found[f"blob CPU s/GB, {clients}"] = (subject.cpu_seconds() - before) / size * 1e9
     return found
 
 
@@ -210,9 +248,14 @@ def main() -> None:
             found.append(measure(subject, image, large, options))
         with theirs(Path(directory) / "theirs") as subject:
             found.append(measure(subject, image, large, options))
-    print(f"{'':32} {'pyctrd':>12} {'docker-registry':>16} {'ratio':>8}")
+        best: dict[str, float] = {}
+        if shutil.which("nginx"):
+            with nginx(Path(directory) / "nginx", large.layers[0].content) as subject:
+                best = measure_blob(subject, "/blob", options)
+    print(f"{'':32} {'pyctrd':>12} {'docker-registry':>16} {'ratio':>8} {'nginx':>10}")
     for name, value in found[0].items():
-        print(f"{name:32} {value:12.2f} {found[1][name]:16.2f} {value / found[1][name]:8.2f}")
+        bound = f"{best[name]:10.2f}" if name in best else ""
+        print(f"{name:32} {value:12.2f} {found[1][name]:16.2f} {value / found[1][name]:8.2f} {bound}".rstrip())
 
 
 if __name__ == "__main__":
