@@ -15,6 +15,8 @@ CRATE = PROJECT / "rust" / "src"
 
 ROOMS = {"content", "metadata", "network", "registry", "runtime", "snapshots"}
 ENGINE = {
+    "container",
+    "container_options",
     "containers",
     "contents",
     "engine",

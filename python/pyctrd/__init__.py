@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pyctrd import aio as aio
     from pyctrd._core import Diffed as Diffed
     from pyctrd._core import Ingested as Ingested
-    from pyctrd.containers import Container as Container
-    from pyctrd.containers import ContainerOptions as ContainerOptions
+    from pyctrd.container import Container as Container
+    from pyctrd.container_options import ContainerOptions as ContainerOptions
     from pyctrd.containers import Containers as Containers
     from pyctrd.content.limits import Limits as Limits
     from pyctrd.contents import Content as Content
@@ -84,8 +84,8 @@ _LAZY = {
     "Collected": "pyctrd.flows.survey",
     "Collection": "pyctrd.flows.survey",
     "ConfigChanges": "pyctrd.oci.changes",
-    "Container": "pyctrd.containers",
-    "ContainerOptions": "pyctrd.containers",
+    "Container": "pyctrd.container",
+    "ContainerOptions": "pyctrd.container_options",
     "ContainerSpace": "pyctrd.flows.space",
     "ContainerStatus": "pyctrd.runtime.state",
     "Containers": "pyctrd.containers",

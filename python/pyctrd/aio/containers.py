@@ -7,27 +7,27 @@ from functools import partial
 from typing import Any, Unpack
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
-from pyctrd import containers
+from pyctrd import container, containers
 from pyctrd.aio.face import Face, asks, calls, finds, gives, iterates, lists, waits
 from pyctrd.aio.images import Image
 
 
-class Container(Face[containers.Container]):
+class Container(Face[container.Container]):
     """As ``pyctrd.Container``; who is cancelled waits no longer, and the container goes on."""
 
-    start = calls(containers.Container.start)
-    start_attached = waits(containers.Container.start_attached)
-    attach = waits(containers.Container.attach)
-    wait = waits(containers.Container.wait)
-    logs = calls(containers.Container.logs)
-    log_lines = iterates(containers.Container.log_lines)
-    kill = calls(containers.Container.kill)
-    stop = asks(containers.Container.stop)
-    pause = calls(containers.Container.pause)
-    resume = calls(containers.Container.resume)
-    diff = calls(containers.Container.diff)
-    commit = gives(containers.Container.commit, Image)
-    delete = calls(containers.Container.delete)
+    start = calls(container.Container.start)
+    start_attached = waits(container.Container.start_attached)
+    attach = waits(container.Container.attach)
+    wait = waits(container.Container.wait)
+    logs = calls(container.Container.logs)
+    log_lines = iterates(container.Container.log_lines)
+    kill = calls(container.Container.kill)
+    stop = asks(container.Container.stop)
+    pause = calls(container.Container.pause)
+    resume = calls(container.Container.resume)
+    diff = calls(container.Container.diff)
+    commit = gives(container.Container.commit, Image)
+    delete = calls(container.Container.delete)
 
     @property
     def id(self) -> str:
@@ -89,4 +89,4 @@ class Containers(Face[containers.Containers]):
         return Container(made, self._threads)
 
 
-_delete = partial(containers.Container.delete, force=True)
+_delete = partial(container.Container.delete, force=True)

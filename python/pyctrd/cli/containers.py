@@ -14,7 +14,7 @@ from pyctrd.cli.output import age_text, print_json_lines, print_table
 from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
-    from pyctrd.containers import Container
+    from pyctrd.container import Container
 
 SHORT_ID_CHARS = 12
 COMMAND_CHARS = 30

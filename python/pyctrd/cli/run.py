@@ -17,7 +17,7 @@ from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, Inval
 
 if TYPE_CHECKING:
     from pyctrd import Limits, Policy
-    from pyctrd.containers import ContainerOptions
+    from pyctrd.container_options import ContainerOptions
     from pyctrd.engine import Engine
     from pyctrd.image import Image
 
