@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from pyctrd.oci.value import NamedTuple
 from pyctrd.registry.server.answers import VERSION_HEADER, RefusedError
+from pyctrd.registry.server.senders import send_without_pause
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -98,7 +99,9 @@ async def _send_slices(request: web.BaseRequest, file: BinaryIO, span: Span) -> 
             raise ConnectionResetError("the client is gone")
         count = min(SLICE_BYTES, end - start)
         async with asyncio.timeout(SLICE_SECONDS):
-            sent = await loop.sendfile(transport, file, start, count)
+            sent = await send_without_pause(transport, file, start, count)
+            if sent < count:
+                sent += await loop.sendfile(transport, file, start + sent, count - sent)
         if sent != count:
             raise OSError(errno.EIO, "blob is shorter than its record says")
         start += count
