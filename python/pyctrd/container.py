@@ -180,14 +180,15 @@ class Container:
             ConflictError: It does not run.
             InvalidError: There is no such signal.
         """
-        from pyctrd.flows.freeze import thaw
+        from pyctrd.flows.run import kill_container
         from pyctrd.runtime.signals import signal_number
 
-        thaw(self._rooms, self._record)
-        self._runtime.kill(self._record.id, signal_number(str(signal)))
+        kill_container(self._rooms, self._record, signal_number(str(signal)))
 
     def stop(self, timeout: float = STOP_TIMEOUT_SECONDS) -> pyctrd.ExitStatus:
         """Send its stop signal, and SIGKILL where it has not ended after ``timeout`` seconds.
+
+        One that is paused goes on, so that it can end by itself.
 
         Raises:
             ConflictError: It was never started.

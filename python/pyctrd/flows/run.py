@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
     from pyctrd.oci.config import ImageConfig
-    from pyctrd.runtime.state import ContainerStatus, ExitStatus
+    from pyctrd.runtime.state import ContainerStatus, ExitStatus, State
 
 SHORT_ID_CHARS = 12
 PRIVATE_MODE = 0o700
@@ -131,7 +132,7 @@ def start_container(
 
 
 def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> ExitStatus:
-    """Ask a container to end, and kill it where it has not after ``timeout`` seconds.
+    """Ask a container to end, and kill it where it has not after ``timeout`` seconds; one that is paused goes on.
 
     Raises:
         ConflictError: It was never started.
@@ -141,7 +142,11 @@ def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> 
     status = container_status(rooms, record)
     if status.exit is not None:
         return status.exit
+    _require(status, record, "stop", "running", "paused", "stopped")
     _signal(rooms, record, signal_number(record.stop_signal))
+    if status.state == "paused":
+        with suppress(ConflictError, NotFoundError):  # somebody else let it go on, and it may have ended
+            resume_container(rooms, record)
     try:
         ended = rooms.runtime(record.runtime).wait(record.id, bundle, timeout)
     except DeadlineError:
@@ -203,13 +208,24 @@ def container_status(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
     return notice(rooms, record)
 
 
-def pause_container(rooms: Rooms, record: ContainerRecord) -> None:
-    """Freeze its processes until ``resume_container``.
+def kill_container(rooms: Rooms, record: ContainerRecord, number: int) -> None:
+    """Send a signal to its first process; one that is paused has it when it goes on, but for SIGKILL.
 
     Raises:
         ConflictError: It does not run.
     """
-    thaw(rooms, record)  # or the next engine would take this for what a killed process left
+    _require(container_status(rooms, record), record, "kill", "running", "paused")
+    rooms.runtime(record.runtime).kill(record.id, number)
+
+
+def pause_container(rooms: Rooms, record: ContainerRecord) -> None:
+    """Freeze its processes until ``resume_container``.
+
+    Raises:
+        ConflictError: It does not run, or is paused.
+    """
+    # What a killed process left frozen goes on first: or the next engine would take this for that.
+    _require(container_status(rooms, record), record, "pause", "running")
     rooms.runtime(record.runtime).pause(record.id)
     tell(rooms, record, "paused")
 
@@ -221,6 +237,7 @@ def resume_container(rooms: Rooms, record: ContainerRecord) -> None:
         ConflictError: It is not paused.
     """
     if not thaw(rooms, record):
+        _require(notice(rooms, record), record, "resume", "paused")
         rooms.runtime(record.runtime).resume(record.id)
         tell(rooms, record, "resumed")
 
@@ -270,6 +287,18 @@ def _remove_bundle(rooms: Rooms, bundle: Path) -> None:
     except FileNotFoundError:
         return
     _core.remove_tree(trash, name)
+
+
+def _require(status: ContainerStatus, record: ContainerRecord, verb: str, *allowed: State) -> None:
+    """Refuse what a container's state does not allow, before the runtime says so in words of its own."""
+    if status.state not in allowed:
+        raise ConflictError(
+            f"container {record.name}: cannot {verb}: it is {status.state}",
+            kind="container",
+            name=record.name,
+            state=status.state,
+            allowed=",".join(allowed),
+        )
 
 
 def _signal(rooms: Rooms, record: ContainerRecord, number: int) -> None:
