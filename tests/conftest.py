@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell that puts a job behind lets it ignore interrupts, and children would inherit that: they are sent some.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.stash[_WHY_NO_ROOT] = _enter_mount_namespace()
+    config.stash[_WHY_NO_ROOT] = enter_mount_namespace()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -115,7 +115,7 @@ def _own_surroundings(
     _unmount_beneath(tmp_path)
 
 
-def _enter_mount_namespace() -> str:
+def enter_mount_namespace() -> str:
     """Enter a new one whose mounts stay in it; returns why not, "" if done."""
     if os.geteuid() != 0:
         return "needs root"
