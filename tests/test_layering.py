@@ -25,6 +25,7 @@ ENGINE = {
     "leases",
     "namespaces",
     "policies",
+    "process",
     "pulls",
     "registries",
     "transfers",
