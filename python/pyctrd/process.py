@@ -41,8 +41,8 @@ class ExecOutput(NamedTuple):
 class Process:
     """One process in a container; for any number of threads.
 
-    It belongs to the container: it outlives this object and this process, whereupon its input ends and what it writes
-    is dropped (on a terminal it is hung up), and it ends with the container at the latest.
+    It belongs to the container, with which it ends at the latest. It outlives this object and this process, as one of
+    Popen's does: its input ends then, its outputs are closed pipes, and a terminal is hung up.
 
     Whoever waits for one of its streams takes what comes for the other meanwhile, so no order of reading is a deadlock;
     what nobody reads stays in memory until that stream is closed.
@@ -192,12 +192,14 @@ class Process:
                 f"process {self.id}: has no streams here", kind="process", name=self.id, state="detached",
                 allowed="joined",
             )  # fmt: skip
+        self._joined = self._stdout = self._stderr = None
+        stdin, self._stdin = None if self._stdin is None else 0, None
         sys.stdout.flush()
-        self._ended = self._exec.join(connection, stdin=None if self._stdin is None else 0, terminal=self._terminal)
+        self._ended = self._exec.join(connection, stdin=stdin, terminal=self._terminal)
         return _refuse_timed_out(self._ended)
 
     def close(self) -> None:
-        """Let go of its streams: its input ends, what it writes is dropped, a terminal is hung up. Idempotent.
+        """Let go of its streams: its input ends, its outputs are closed, a terminal is hung up. Idempotent.
 
         It may not be told afterwards how it ended, where nobody waited; ``with`` does.
         """

@@ -409,7 +409,8 @@ def test_a_container_that_starts_again_knows_no_process_of_before(container: pyc
 @pytest.mark.parametrize("form", ["attach", "detach", "terminal"])
 def test_an_engine_that_is_killed_leaves_no_directory(container: pyctrd.Container, form: str) -> None:
     # Input ends with the engine, and a terminal hangs up: so each of them ends, but for the detached one.
-    with Child(ENGINE, container.id, form, "sh", "-c", "cat; sleep 0.1" if form != "detach" else "sleep 1000") as child:
+    script = "sleep 1000" if form == "detach" else "cat; echo late; sleep 0.1"
+    with Child(ENGINE, container.id, form, "sh", "-c", script) as child:
         exec_id, pid = child.hear().split()
         assert is_alive(int(pid))
         os.kill(child.pid, signal.SIGKILL)
@@ -434,6 +435,13 @@ def test_an_engine_killed_while_it_starts_a_process_leaves_nothing(container: py
     until(lambda: all(not states.shim_pid(path) for path in exec_directory(container).iterdir()))
     assert container.execs() == []
     assert b"cat" not in container.exec_output(["ps", "-o", "args"]).stdout.replace(b"ps -o args", b"")
+
+
+def test_who_writes_to_nobody_is_told(container: pyctrd.Container) -> None:
+    process = container.exec(["yes"])
+    process.close()
+    until(lambda: not is_alive(process.pid))
+    no_exec_is_left(container)
 
 
 def test_a_shim_that_is_killed_hangs_nobody(container: pyctrd.Container) -> None:

@@ -46,7 +46,7 @@ def exec_command(
         with options.engine() as engine:
             status = _exec(engine, name, command, options, chosen)
     except (PyctrdError, OSError) as error:
-        if options.debug:
+        if options.debug or isinstance(error, BrokenPipeError):
             raise
         status = complain(error, status=_status_of(error))
     context.exit(status)

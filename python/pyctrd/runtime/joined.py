@@ -107,7 +107,7 @@ class Joined:
         return len(view)
 
     def close(self) -> None:
-        """Let go: the process's input ends, and what it writes is dropped. Idempotent."""
+        """Let go: the process's input ends, and its outputs are closed. Idempotent."""
         self._connection.interrupt()  # who waits in another thread
         with self._changed:
             self._is_over = True

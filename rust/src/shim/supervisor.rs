@@ -37,7 +37,7 @@ pub(crate) struct Supervisor<'a> {
     terminal: bool,
     /// Input ends with the client that the container was started for.
     foreground: bool,
-    /// A terminal hangs up with that client, as it does where a line is cut.
+    /// So do the outputs: who writes is told, as by a pipe that nobody reads, and a terminal hangs up.
     pub(crate) hang_up: bool,
     clients: &'a mut Clients,
     /// None where nobody keeps what is written.
@@ -100,10 +100,13 @@ impl<'a> Supervisor<'a> {
 
     /// The client that the container was started for is gone.
     fn leave(&mut self) {
-        if !self.terminal {
-            self.stdin.end();
-        } else if self.hang_up {
-            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::HUP);
+        match (self.terminal, self.hang_up) {
+            (true, true) => drop(rustix::process::pidfd_send_signal(&self.pidfd, Signal::HUP)),
+            (true, false) => {}
+            (false, _) => self.stdin.end(),
+        }
+        if self.hang_up && !self.terminal {
+            (self.stdout, self.stderr) = (None, None);
         }
     }
 

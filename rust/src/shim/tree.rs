@@ -1,7 +1,8 @@
 //! A process and what it started, found in `/proc` and ended.
 //!
-//! The kernel keeps no list of what a process has started. Found are its descendants, and the processes of the session
-//! that it leads, whoever their parent is by now. Not found is a process that has lost its parent and has made a session
+//! The kernel keeps no list of what a process has started. Found are its descendants, the processes of the session that
+//! it leads, whoever their parent is by now, and what was left to this process, as in a container without a pid namespace
+//! of its own. Not found is a process that has lost its parent and has made a session
 //! of its own, as daemons do: it belongs to the container's init then, and ends with the container.
 
 use std::collections::HashMap;
@@ -24,13 +25,15 @@ struct Process {
 /// Kills a process that leads a session, and all that it started. Nothing is done where it has been reaped.
 pub(crate) fn end_process(root: Pid, start_ticks: u64) {
     let root = root.as_raw_pid();
+    let own = rustix::process::getpid().as_raw_pid();
     end(|all| {
         let led = |process: &Process| process.pid == root && process.start_ticks == start_ticks;
         if !all.iter().any(led) {
             return Vec::new();
         }
         let leads = all.iter().any(|process| led(process) && process.session == root);
-        members(all, |process| process.pid == root || (leads && process.session == root))
+        let is_ours = |process: &Process| process.parent == own || (leads && process.session == root);
+        members(all, |process| process.pid == root || is_ours(process))
     });
 }
 
