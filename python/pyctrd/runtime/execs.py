@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pyctrd import _core
-from pyctrd.errors import ConflictError, DeadlineError, NotFoundError
+from pyctrd.errors import ConflictError, DeadlineError, NotFoundError, RuncError
 from pyctrd.oci.hold import pause, waiting
 from pyctrd.runtime import state
 from pyctrd.runtime import terminal as terminals
@@ -295,9 +295,10 @@ class Execs:
 
     def _refusal(self, argv: Sequence[str], error: ShimFailedError) -> Exception:
         line = clean(error.text)
-        if _NOT_RUNNING.search(line) or not (self._root / self._container_id).exists():
+        found = start_error(argv, error.status, error.text, container_id=self._container_id, verb="exec")
+        if type(found) is RuncError and (_NOT_RUNNING.search(line) or not (self._root / self._container_id).exists()):
             return _conflict(self._container_id, line)
-        return start_error(argv, error.status, error.text, container_id=self._container_id, verb="exec")
+        return found
 
 
 def end_execs(container: Path) -> None:

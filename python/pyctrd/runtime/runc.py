@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, ConflictError, NotFoundError, RuncError
@@ -19,7 +20,8 @@ _NOISE = re.compile(
 _LOGRUS = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')
 _MISSING = re.compile(r"executable file.* not found|exec: \"[^\"]*\": (stat .*: )?no such file or directory")
 _NOT_EXECUTABLE = re.compile(
-    r"exec: \"[^\"]*\": (permission denied|is a directory)|exec format error|exec .*: Permission denied", re.IGNORECASE
+    r"exec: \"[^\"]*\": (permission denied|is a directory)|exec format error|exec(utable|\b.*): Permission denied",
+    re.IGNORECASE,
 )
 # With version 1's cgroups runc gives up after some tries, and thaws: on a busy host nothing had its turn to stop in.
 _UNFROZEN = "unable to freeze"
@@ -107,7 +109,8 @@ class Runc:
     def delete(self, container_id: str) -> None:
         """Kill what still runs, and forget the container; nothing is done where there is none."""
         if self.knows(container_id):
-            self._run("delete", "--force", container_id)
+            with suppress(NotFoundError):  # its shim was quicker
+                self._run("delete", "--force", container_id)
 
     def _run(self, verb: str, *words: str, holding: int | None = None) -> None:
         import subprocess  # a run that ends by itself needs none
