@@ -10,21 +10,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyctrd.errors import DeadlineError
 from pyctrd.oci.hold import current_hold, waiting
 from pyctrd.runtime.shim import Kind, encode
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
-
     from pyctrd.runtime.shim import Connection
 
 # Of one frame: half of what the shim takes, so that input and output take turns.
 FRAME_BYTES = 32 << 10
 # What waits here to be read, while somebody waits for the end. With more, the process has to wait as well.
 UNREAD_MAX_BYTES = 16 << 20
+Buffer = bytes | bytearray | memoryview
 _COME = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -86,7 +85,7 @@ class Joined:
             pass
         return self._is_over
 
-    def send(self, data: ReadableBuffer = b"", *, is_end: bool = False, deadline: float | None = None) -> int:
+    def send(self, data: Buffer = b"", *, is_end: bool = False, deadline: float | None = None) -> int:
         """Send input, all of it, taking what comes meanwhile: how many bytes that were.
 
         What a deadline or an interrupt cut off is sent before the next.
@@ -220,7 +219,7 @@ class Output(io.RawIOBase):
         """True."""
         return True
 
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         """Wait for some bytes; 0 at the end."""
         view = memoryview(buffer).cast("B")
         data = self._joined.take(self._kind, len(view))
@@ -246,13 +245,13 @@ class Input(io.RawIOBase):
         """True."""
         return True
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         """Send all of it, waiting for the process to read."""
         if self.closed:
             raise ValueError("write to closed file")
         return self._joined.send(data)
 
-    def finish(self, data: ReadableBuffer, deadline: float | None) -> None:
+    def finish(self, data: Buffer, deadline: float | None) -> None:
         """Send the last bytes, and close; a process that ends without reading them is no error.
 
         Raises:
