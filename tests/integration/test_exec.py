@@ -437,6 +437,24 @@ def test_an_engine_killed_while_it_starts_a_process_leaves_nothing(container: py
     assert b"cat" not in container.exec_output(["ps", "-o", "args"]).stdout.replace(b"ps -o args", b"")
 
 
+@pytest.mark.parametrize("step", range(8))
+def test_a_container_killed_while_a_process_starts_leaves_nothing(container: pyctrd.Container, step: int) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waited = pool.submit(container.exec_output, ["sleep", "4000"])
+        directory = exec_directory(container)
+        until(lambda: directory.exists() and any(states.shim_pid(path) for path in directory.iterdir()))
+        end = time.monotonic() + step * 0.005
+        until(lambda: time.monotonic() >= end)
+        container.kill() if step % 2 else container.delete(force=True)
+        try:
+            assert waited.result(DEADLINE_SECONDS).exit_code == 137
+        except (ConflictError, RuncError) as error:
+            assert "\n" not in str(error)  # noqa: PT017 - it had not begun
+    container.delete(force=True)
+    until(lambda: shims_of(container) == set())
+    nothing_is_left()
+
+
 def test_who_writes_to_nobody_is_told(container: pyctrd.Container) -> None:
     process = container.exec(["yes"])
     process.close()
