@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyctrd.runtime.joined import Input, Joined
     from pyctrd.runtime.shim import Connection
 
+TIMEOUT_MAX_SECONDS = 10 * 366 * 86_400  # longer than any process runs
 KILL_SECONDS = 30.0  # after SIGKILL only the kernel is waited for, and the shim
 
 
@@ -192,8 +193,10 @@ class Process:
                 f"process {self.id}: has no streams here", kind="process", name=self.id, state="detached",
                 allowed="joined",
             )  # fmt: skip
-        self._joined = self._stdout = self._stderr = None
-        stdin, self._stdin = None if self._stdin is None else 0, None
+        stdin = None if self._stdin is None else 0
+        if self._stdin is not None:
+            self._stdin.let_go()
+        self._joined = self._stdin = self._stdout = self._stderr = None
         sys.stdout.flush()
         self._ended = self._exec.join(connection, stdin=stdin, terminal=self._terminal)
         return _refuse_timed_out(self._ended)
@@ -264,8 +267,12 @@ def start_process(
     """As ``Container.exec``."""
     from pyctrd.flows.exec import exec_process
 
-    if timeout is not None and not timeout > 0:
-        raise InvalidError(f"timeout: {timeout:g}: expected seconds above 0", field="timeout", value=timeout)
+    if timeout is not None and not 0 < timeout <= TIMEOUT_MAX_SECONDS:
+        raise InvalidError(
+            f"timeout: {timeout:g}: expected seconds above 0, and at most {TIMEOUT_MAX_SECONDS}",
+            field="timeout",
+            value=timeout,
+        )
     found, connection = exec_process(
         rooms, record, options, user=user, stdin=stdin and not detach, attached=not detach, timeout=timeout
     )
@@ -297,17 +304,26 @@ def exec_options(
         env=tuple(f"{key}={value}" for key, value in env.items()) if isinstance(env, Mapping) else tuple(env),
         working_dir=working_dir,
         terminal=terminal,
+        console_size=_own_size() if terminal else None,
         privileged=privileged,
         cap_add=tuple(cap_add),
         cap_drop=tuple(cap_drop),
     )
 
 
+def _own_size() -> tuple[int, int] | None:
+    """Of this process's terminal, where it has one: the other one begins with it."""
+    from pyctrd.runtime import terminal as terminals
+
+    return terminals.size(1) or terminals.size(0)
+
+
 def _refuse_timed_out(ended: pyctrd.ExitStatus) -> pyctrd.ExitStatus:
     from pyctrd.runtime.execs import TIMED_OUT
 
     if ended.error.startswith(TIMED_OUT):
-        raise DeadlineError(f"process {ended.error}", operation="exec")
+        seconds = float(ended.error.rpartition(" seconds")[0].rpartition(" ")[2])
+        raise DeadlineError(f"process {ended.error}", operation="exec", timeout_seconds=seconds)
     return ended
 
 

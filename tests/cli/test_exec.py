@@ -109,7 +109,8 @@ def test_signals_are_passed_on(name: str) -> None:
 
 def test_a_terminal_is_raw_sized_and_put_back(name: str) -> None:
     script = "trap 'echo interrupted' INT; echo ready; cat; stty size; exit 5"
-    with Terminal("exec", "-it", name, "sh", "-c", script) as terminal:
+    with Terminal("exec", "-it", name, "sh", "-c", f"stty size; {script}") as terminal:
+        termios.tcsetwinsize(terminal.ours, (21, 87))
         before = termios.tcgetattr(terminal.ours)
         terminal.read_until("ready")
         termios.tcsetwinsize(terminal.ours, (31, 97))
@@ -119,6 +120,7 @@ def test_a_terminal_is_raw_sized_and_put_back(name: str) -> None:
         os.write(terminal.ours, b"\x03")  # a key as any other: the command there is interrupted, not the one here
         terminal.read_until("interrupted")
         assert terminal.finish() == 5
+        assert terminal.seen.startswith("21 87")
         assert "31 97" in terminal.seen
         assert termios.tcgetattr(terminal.ours) == before
 

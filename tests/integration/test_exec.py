@@ -256,6 +256,8 @@ def test_wrong_options_are_refused(container: pyctrd.Container) -> None:
         container.exec(["true"], working_dir="etc")
     with pytest.raises(InvalidError, match="timeout"):
         container.exec(["true"], timeout=0)
+    with pytest.raises(InvalidError, match="timeout"):
+        container.exec(["true"], timeout=float("inf"))
     with container.exec(["true"]) as process, pytest.raises(InvalidError, match="input"):
         process.communicate(b"x")
 
@@ -282,7 +284,7 @@ def test_a_time_out_kills_all_that_was_started(container: pyctrd.Container) -> N
     process = container.exec(["sh", "-c", script], timeout=0.5)
     with pytest.raises(DeadlineError, match=r"killed after 0\.5 seconds") as raised:
         process.wait(DEADLINE_SECONDS)
-    assert raised.value.operation == "exec"
+    assert (raised.value.operation, raised.value.timeout_seconds) == ("exec", 0.5)
     ended = process.poll()
     assert ended is not None
     assert ended.signal == 9

@@ -273,9 +273,13 @@ class Execs:
         """Remove the older half of the records that nobody fetched, and what killed processes left."""
         ended = []
         for path in (self._directory / name for name in names):
-            running = None if state.shim_pid(path) else _read_running(path)
+            if state.shim_pid(path):
+                continue
+            running = _read_running(path)
             if running is not None and not running.is_alive():
                 ended.append((running.started_ns, path))
+            elif running is None and _is_old(path):
+                _remove(path)
         for _, path in sorted(ended)[: -(KEPT_MAX // 2)]:
             _remove(path)
 
@@ -348,6 +352,14 @@ def _conflict(container_id: str, why: str) -> ConflictError:
         state="stopped",
         allowed="running",
     )
+
+
+def _is_old(directory: Path) -> bool:
+    """Whether nobody starts something in it any more."""
+    try:
+        return time.time() - directory.stat().st_mtime > 2 * START_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def _read_running(directory: Path) -> Running | None:

@@ -268,6 +268,14 @@ class Input(io.RawIOBase):
         """The process reads the end of its input; on a terminal, the key for that."""
         self.finish(b"", None)
 
+    def let_go(self) -> None:
+        """Close it, and tell the process nothing."""
+        super().close()
+
+    def __del__(self) -> None:
+        # Collecting garbage waits for nobody; where the connection goes too, the process is told by that.
+        self.let_go()
+
 
 def _frames(data: memoryview, *, is_end: bool) -> Iterator[memoryview]:
     for start in range(0, len(data), FRAME_BYTES):
