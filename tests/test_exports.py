@@ -32,8 +32,9 @@ PROMISED = {
     "Containers": "create run get find list",
     "Container": (
         "id name image_name command labels created_ns status start start_attached attach wait logs log_lines kill "
-        "stop pause resume diff commit delete"
+        "stop pause resume diff commit delete exec exec_output get_exec execs"
     ),
+    "Process": "id pid stdin stdout stderr wait poll communicate kill resize attach close",
     "Content": "info open list usage check rebuild",
     "Registries": "repository login logout",
     "Repository": "name tags find manifest put_manifest referrers attach delete has_blob read_blob",
@@ -45,7 +46,7 @@ PROMISED = {
 CLASSES = sorted(name for name in pyctrd.__all__ if inspect.isclass(getattr(pyctrd, name)))
 # Users get these from an engine and never make one: their constructors are not part of the promise.
 GIVEN = {"Image", "Images", "PullMany", "Container", "Containers", "Content", "Namespaces", "Lease", "Leases"}
-GIVEN |= {"Registries", "Repository", "RegistryServer", "Transfer"}
+GIVEN |= {"Process", "Registries", "Repository", "RegistryServer", "Transfer"}
 
 
 def functions(owner: type) -> Iterator[tuple[str, Any]]:

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from pyctrd.oci.reference import Reference as Reference
     from pyctrd.policies import Candidate as Candidate
     from pyctrd.policies import Policy as Policy
+    from pyctrd.process import ExecOutput as ExecOutput
+    from pyctrd.process import Process as Process
     from pyctrd.pulls import PullMany as PullMany
     from pyctrd.pulls import PullResult as PullResult
     from pyctrd.registries import Registries as Registries
@@ -96,6 +98,7 @@ _LAZY = {
     "Diffed": "pyctrd._core",
     "Engine": "pyctrd.engine",
     "Event": "pyctrd.flows.events",
+    "ExecOutput": "pyctrd.process",
     "ExitStatus": "pyctrd.runtime.state",
     "FileChange": "pyctrd.flows.files",
     "FileEntry": "pyctrd.flows.files",
@@ -118,6 +121,7 @@ _LAZY = {
     "NamespaceUsage": "pyctrd.metadata.usage",
     "Namespaces": "pyctrd.namespaces",
     "Policy": "pyctrd.policies",
+    "Process": "pyctrd.process",
     "ProgressCallback": "pyctrd.flows.progress",
     "PullMany": "pyctrd.pulls",
     "PullManyProgress": "pyctrd.flows.progress",

@@ -131,6 +131,121 @@ class Container:
             terminal=terminal,
         )
 
+    def exec(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | Sequence[str] = (),
+        user: str = "",
+        working_dir: str = "",
+        terminal: bool = False,
+        stdin: bool = False,
+        privileged: bool = False,
+        cap_add: Sequence[str] = (),
+        cap_drop: Sequence[str] = (),
+        detach: bool = False,
+        timeout: float | None = None,
+    ) -> pyctrd.Process:
+        """Start another process in it: as its own, but for what is said here.
+
+        Args:
+            command: The program and its arguments.
+            env: Variables, added to the container's.
+            user: ``user[:group]``, names of the image or numbers; ``HOME`` is theirs then.
+            working_dir: Absolute.
+            terminal: It gets a pseudo-terminal: its outputs are one.
+            stdin: Input can be sent to it; else it reads an empty one.
+            privileged: It has all capabilities that this process may give; the seccomp profile stays.
+            cap_add: Capabilities added to the container's.
+            cap_drop: Capabilities taken away; "ALL" for all but the added ones.
+            detach: Join none of its streams: it reads nothing, and what it writes is dropped.
+            timeout: Seconds until it is killed, with its descendants and all of its session. Not found is what has
+                left both, as a daemon does; that ends with the container.
+
+        Returns:
+            The process. It runs.
+
+        Raises:
+            ConflictError: The container does not run, or is paused; ``state`` says which.
+            CommandNotFoundError, CommandNotExecutableError, RuncError: It could not be started.
+            InvalidError: An option cannot be used.
+            NotFoundError: The image has no such user or group.
+        """
+        from pyctrd.process import exec_options, start_process
+
+        options = exec_options(
+            command,
+            env=env,
+            working_dir=working_dir,
+            terminal=terminal,
+            privileged=privileged,
+            cap_add=cap_add,
+            cap_drop=cap_drop,
+        )
+        return start_process(self._rooms, self._record, options, user=user, stdin=stdin, detach=detach, timeout=timeout)
+
+    def exec_output(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | Sequence[str] = (),
+        user: str = "",
+        working_dir: str = "",
+        privileged: bool = False,
+        input: bytes | None = None,  # noqa: A002 - as subprocess.run's
+        timeout: float | None = None,
+    ) -> pyctrd.ExecOutput:
+        """Run another process in it to its end: its exit code, and what it wrote.
+
+        Args:
+            command: The program and its arguments.
+            env: Variables, added to the container's.
+            user: ``user[:group]``, names of the image or numbers.
+            working_dir: Absolute.
+            privileged: It has all capabilities that this process may give.
+            input: For its standard input; None is an empty one.
+            timeout: Seconds until it is killed, as in ``exec``.
+
+        Raises:
+            DeadlineError: It was killed since the time-out went by.
+            ConflictError, CommandNotFoundError, CommandNotExecutableError, RuncError, InvalidError, NotFoundError: As
+                ``exec``.
+        """
+        from pyctrd.process import ExecOutput
+
+        with self.exec(
+            command,
+            env=env,
+            user=user,
+            working_dir=working_dir,
+            privileged=privileged,
+            stdin=input is not None,
+            timeout=timeout,
+        ) as process:
+            stdout, stderr = process.communicate(input)
+            return ExecOutput(process.wait().exit_code, stdout, stderr)
+
+    def get_exec(self, exec_id: str) -> pyctrd.Process:
+        """A process that ``exec`` started, whoever called it: to wait for it and end it. It has no streams here.
+
+        One that was started detached is known after its end, too, until the container is started again or deleted, or
+        256 later ones have ended.
+
+        Raises:
+            NotFoundError: There is none with that id.
+        """
+        from pyctrd.flows.exec import container_execs
+        from pyctrd.process import Process
+
+        return Process(container_execs(self._rooms, self._record).get(exec_id))
+
+    def execs(self) -> list[pyctrd.Process]:
+        """The processes that ``get_exec`` finds, the oldest first."""
+        from pyctrd.flows.exec import container_execs
+        from pyctrd.process import Process
+
+        return [Process(found) for found in container_execs(self._rooms, self._record).all()]
+
     def wait(self, timeout: float | None = None) -> pyctrd.ExitStatus:
         """Wait for its end.
 

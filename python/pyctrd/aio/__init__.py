@@ -29,6 +29,7 @@ from pyctrd.aio.images import PullResult as PullResult
 from pyctrd.aio.leases import Lease as Lease
 from pyctrd.aio.leases import Leases as Leases
 from pyctrd.aio.namespaces import Namespaces as Namespaces
+from pyctrd.aio.processes import Process as Process
 from pyctrd.aio.registries import Registries as Registries
 from pyctrd.aio.registries import Repository as Repository
 from pyctrd.aio.streams import Stream as Stream
@@ -44,6 +45,7 @@ __all__ = [
     "Lease",
     "Leases",
     "Namespaces",
+    "Process",
     "PullMany",
     "PullResult",
     "Registries",

@@ -10,6 +10,7 @@ import pyctrd  # annotations name its exports, which are loaded when somebody ev
 from pyctrd import container, containers
 from pyctrd.aio.face import Face, asks, calls, finds, gives, iterates, lists, waits
 from pyctrd.aio.images import Image
+from pyctrd.aio.processes import Process, discard_process
 
 
 class Container(Face[container.Container]):
@@ -17,7 +18,11 @@ class Container(Face[container.Container]):
 
     start = calls(container.Container.start)
     start_attached = waits(container.Container.start_attached)
+    exec = gives(container.Container.exec, Process, discard=discard_process)
     attach = waits(container.Container.attach)
+    get_exec = gives(container.Container.get_exec, Process)
+    execs = lists(container.Container.execs, Process)
+    exec_output = waits(container.Container.exec_output)
     wait = waits(container.Container.wait)
     logs = calls(container.Container.logs)
     log_lines = iterates(container.Container.log_lines)

@@ -20,6 +20,7 @@ COMMANDS = {
     "df": "pyctrd.cli.space",
     "diff": "pyctrd.cli.commit",
     "events": "pyctrd.cli.events",
+    "exec": "pyctrd.cli.exec",
     "gc": "pyctrd.cli.collection",
     "images": "pyctrd.cli.images",
     "info": "pyctrd.cli.store",

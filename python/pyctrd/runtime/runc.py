@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pyctrd.errors import (
@@ -21,12 +22,13 @@ STDERR_LINES = 5
 RUN_SECONDS = 60.0  # runc itself answers within milliseconds; a frozen host must not hold the caller for ever
 
 _NOISE = re.compile(
-    r"^(runc (run|create|start) failed: |unable to start container process: |container_linux\.go:\d+: )+"
+    r"^(runc (run|create|start) failed: |exec failed: |unable to start container process: |container_linux\.go:\d+: )+"
 )
 _LOGRUS = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')
 _MISSING = re.compile(r"executable file.* not found|exec: \"[^\"]*\": (stat .*: )?no such file or directory")
 _NOT_EXECUTABLE = re.compile(
-    r"exec: \"[^\"]*\": (permission denied|is a directory)|exec format error|exec .*: Permission denied", re.IGNORECASE
+    r"exec: \"[^\"]*\": (permission denied|is a directory)|exec format error|exec(utable|\b.*): Permission denied",
+    re.IGNORECASE,
 )
 # With version 1's cgroups runc gives up after some tries, and thaws: on a busy host nothing had its turn to stop in.
 _UNFROZEN = "unable to freeze"
@@ -154,8 +156,8 @@ def _refusal(argv: Sequence[str], status: int, text: str, *, verb: str, containe
     )
 
 
-def start_error(argv: Sequence[str], status: int, text: str, *, container_id: str) -> RuncError:
-    """Why a container did not start, as the error that a caller would tell apart."""
+def start_error(argv: Sequence[str], status: int, text: str, *, container_id: str, verb: str = "start") -> RuncError:
+    """Why a container, or a process in it, did not start, as the error that a caller would tell apart."""
     line = clean(text)
     kind: type[RuncError] = RuncError
     hint = ""
@@ -164,7 +166,7 @@ def start_error(argv: Sequence[str], status: int, text: str, *, container_id: st
     elif _NOT_EXECUTABLE.search(line):
         kind, hint = CommandNotExecutableError, "the file is there, and cannot be run: check its mode and platform"
     return kind(
-        f"container {container_id}: cannot start: {line}",
+        f"container {container_id}: cannot {verb}: {line}",
         argv=argv,
         exit_status=status,
         stderr=last_lines(text),

@@ -18,6 +18,7 @@ from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundEr
 from pyctrd.oci.hold import pause, waiting
 from pyctrd.runtime import cgroup, state
 from pyctrd.runtime import terminal as terminals
+from pyctrd.runtime.execs import Execs, end_execs
 from pyctrd.runtime.logs import LogLine, read_log
 from pyctrd.runtime.runc import Runc, start_error
 from pyctrd.runtime.shim import SHIM, Connection, Kind, Mode, ShimFailedError, Start
@@ -230,6 +231,11 @@ class Runtime:
                 control.close()
         return self.wait(container_id, bundle) if record is None else ExitStatus.parse(record)
 
+    def execs(self, container_id: str) -> Execs:
+        """The processes that were started in a container beside its init."""
+        directory = self._directory(container_id)
+        return Execs(container_id, directory, runtime=self._runc.path, root=self._root)
+
     def resize(self, container_id: str, *, rows: int, columns: int) -> None:
         """Set the size of the container's terminal; nothing is done where it has ended."""
         connection = Connection.open(self._directory(container_id), Mode.CONTROL)
@@ -293,6 +299,7 @@ class Runtime:
             with connection:
                 connection.wait_closed(FINISH_SECONDS)
         self._runc.delete(container_id)
+        end_execs(directory)
         with suppress(FileNotFoundError):
             _core.remove_tree(directory.parent, directory.name)
 

@@ -1,8 +1,9 @@
 //! The command line: written by the engine, never by a person.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 /// What to run and how to hold it.
 #[derive(Default)]
@@ -26,6 +27,10 @@ pub(crate) struct Args {
     pub(crate) attached: bool,
     /// The container is deleted at its end: its exit record need not survive a power cut.
     pub(crate) transient: bool,
+    /// The process to run in a container that runs already; None is a container's init.
+    pub(crate) process: Option<PathBuf>,
+    /// How long that process, and what it starts, may run.
+    pub(crate) timeout: Option<Duration>,
     /// A command to run when all is over.
     pub(crate) on_exit: Vec<OsString>,
 }
@@ -42,6 +47,8 @@ impl Args {
                 "--state" => args.state = value()?.into(),
                 "--runtime" => args.runtime = value()?.into(),
                 "--root" => args.root = value()?.into(),
+                "--process" => args.process = Some(value()?.into()),
+                "--timeout-ms" => args.timeout = Some(milliseconds(&value()?)?),
                 "--terminal" => args.terminal = true,
                 "--stdin" => args.stdin = true,
                 "--attached" => args.attached = true,
@@ -74,4 +81,9 @@ impl Args {
         command.arg("--log").arg(self.state.join("runtime.log")).args(["--log-format", "json"]);
         command
     }
+}
+
+fn milliseconds(text: &OsStr) -> Result<Duration, String> {
+    let number = text.to_str().and_then(|text| text.parse().ok());
+    number.map(Duration::from_millis).ok_or_else(|| format!("{}: expected milliseconds", text.display()))
 }

@@ -82,7 +82,10 @@ pub(crate) fn launch(args: &Args, report: &Report) -> io::Result<Launched> {
 
 fn spawn(args: &Args) -> io::Result<(Child, Pipes)> {
     let mut command = args.runtime_command();
-    command.args(["run", "--detach", "--bundle"]).arg(&args.bundle);
+    match &args.process {
+        Some(process) => command.args(["exec", "--detach", "--process"]).arg(process),
+        None => command.args(["run", "--detach", "--bundle"]).arg(&args.bundle),
+    };
     command.arg("--pid-file").arg(args.state.join("init.pid"));
     if args.terminal {
         // Through this process's working directory: short however long the state directory's name is.
@@ -133,6 +136,9 @@ fn wait(child: &mut Child, report: &Report) -> io::Result<Option<i32>> {
 fn cancel(args: &Args, child: &mut Child) {
     let _ = rustix::process::kill_process(Pid::from_child(child), Signal::KILL);
     let _ = child.wait();
+    if args.process.is_some() {
+        return crate::tree::end_children();
+    }
     let mut command = args.runtime_command();
     command.args(["delete", "--force"]).arg(&args.id);
     let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();

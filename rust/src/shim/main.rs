@@ -11,6 +11,7 @@
 
 mod args;
 mod clients;
+mod exec;
 mod frame;
 mod launch;
 mod log;
@@ -18,8 +19,10 @@ mod record;
 mod report;
 mod stdin;
 mod supervisor;
+mod tree;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     let Ok(mut report) = Report::take_stdout() else {
         return ExitCode::FAILURE; // there is nobody to tell
     };
+    let run = if args.process.is_some() { exec::run } else { run };
     match run(&args, &mut report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -91,19 +95,7 @@ fn detach() -> io::Result<Side> {
 
 /// One container, from before its start until its last client has heard of its end.
 fn run(args: &Args, report: &mut Report) -> io::Result<()> {
-    // What the runtime leaves behind, above all the container's init, becomes this process's child.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    std::env::set_current_dir(&args.state)
-        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", args.state.display())))?;
-    let lock = rustix::fs::openat(
-        CWD,
-        "lock",
-        OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC,
-        Mode::RUSR | Mode::WUSR,
-    )?;
-    // A POSIX lock, because others can ask who holds it without taking it themselves.
-    rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|e| io::Error::new(io::Error::from(e).kind(), "another shim holds this container"))?;
+    let lock = take_directory(args)?;
     let mut log = Log::open(&args.bundle.join("log"))?;
     let mut clients = Clients::new(listen()?);
     report.ready();
@@ -133,6 +125,24 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     recorded
 }
 
+/// Makes the state directory this process's own: its working directory, and nobody else's meanwhile.
+fn take_directory(args: &Args) -> io::Result<OwnedFd> {
+    // What the runtime leaves behind, above all the container's init, becomes this process's child.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    std::env::set_current_dir(&args.state)
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", args.state.display())))?;
+    let lock = rustix::fs::openat(
+        CWD,
+        "lock",
+        OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::RUSR | Mode::WUSR,
+    )?;
+    // A POSIX lock, because others can ask who holds it without taking it themselves.
+    rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|e| io::Error::new(io::Error::from(e).kind(), "another shim holds this container"))?;
+    Ok(lock)
+}
+
 /// The container's life, until its end is recorded and told; whether the record could be written.
 ///
 /// An error is the shim's own: the container may still run, and is left alone.
@@ -143,7 +153,7 @@ fn hold(
     clients: &mut Clients,
     log: &mut Log,
 ) -> io::Result<io::Result<()>> {
-    let mut supervisor = Supervisor::new(container, args.attached, clients, log);
+    let mut supervisor = Supervisor::new(container, args.attached, clients, Some(log));
     let status = supervisor.run()?;
     let exited_ns = record::now_ns();
     supervisor.drain()?;

@@ -54,7 +54,7 @@ pub(crate) fn write_running(init: Pid, started_ns: u64) -> io::Result<()> {
 }
 
 /// Field 22 of `/proc/PID/stat`, counted after the command's name, which may hold anything.
-fn start_ticks(pid: Pid) -> Option<u64> {
+pub(crate) fn start_ticks(pid: Pid) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }

@@ -22,6 +22,10 @@ const READ_BYTES: usize = 32 << 10;
 /// outside the container's pid namespace still holds the other end.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// Reads after init's end: as many as the largest pipe holds, 1 MiB, twice. What still writes then, and would go on, is
+/// something that an exec'd process left behind.
+const DRAIN_READS_MAX: usize = 64;
+
 /// The container, its log and its clients.
 pub(crate) struct Supervisor<'a> {
     init: Pid,
@@ -33,8 +37,11 @@ pub(crate) struct Supervisor<'a> {
     terminal: bool,
     /// Input ends with the client that the container was started for.
     foreground: bool,
+    /// So do the outputs: who writes is told, as by a pipe that nobody reads, and a terminal hangs up.
+    pub(crate) hang_up: bool,
     clients: &'a mut Clients,
-    log: &'a mut Log,
+    /// None where nobody keeps what is written.
+    log: Option<&'a mut Log>,
     block: Vec<u8>,
 }
 
@@ -52,7 +59,7 @@ impl<'a> Supervisor<'a> {
         container: Container,
         foreground: bool,
         clients: &'a mut Clients,
-        log: &'a mut Log,
+        log: Option<&'a mut Log>,
     ) -> Self {
         Self {
             init: container.init,
@@ -62,6 +69,7 @@ impl<'a> Supervisor<'a> {
             stderr: container.stderr,
             terminal: container.terminal,
             foreground,
+            hang_up: false,
             clients,
             log,
             block: vec![0; READ_BYTES],
@@ -74,8 +82,8 @@ impl<'a> Supervisor<'a> {
         self.clients.take_requests(&mut requests);
         loop {
             self.carry_out(&mut requests);
-            if self.clients.sweep() && self.foreground && !self.terminal {
-                self.stdin.end();
+            if self.clients.sweep() && self.foreground {
+                self.leave();
             }
             let read_clients = self.stdin.accepts();
             let ready = self.wait(read_clients, self.clients.keep_up(), None)?;
@@ -90,10 +98,23 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    /// The client that the container was started for is gone.
+    fn leave(&mut self) {
+        match (self.terminal, self.hang_up) {
+            (true, true) => drop(rustix::process::pidfd_send_signal(&self.pidfd, Signal::HUP)),
+            (true, false) => {}
+            (false, _) => self.stdin.end(),
+        }
+        if self.hang_up && !self.terminal {
+            (self.stdout, self.stderr) = (None, None);
+        }
+    }
+
     /// After init's end: what it and its children had still written.
     pub(crate) fn drain(&mut self) -> io::Result<()> {
         let end = Instant::now() + DRAIN;
-        while self.stdout.is_some() || self.stderr.is_some() {
+        let mut reads = 0;
+        while (self.stdout.is_some() || self.stderr.is_some()) && reads < DRAIN_READS_MAX {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -102,6 +123,7 @@ impl<'a> Supervisor<'a> {
             // What is left fits a pipe's buffer. One that has nothing answers EAGAIN: both are tried.
             if self.wait_for_output(&timeout)? {
                 self.read([true, true]);
+                reads += 1;
             }
         }
         self.clients.sweep();
@@ -170,7 +192,9 @@ impl<'a> Supervisor<'a> {
         let Some(fd) = stream else { return };
         match rustix::io::read(fd.as_fd(), &mut self.block[..]) {
             Ok(n @ 1..) => {
-                if self.log.write(source, &self.block[..n]) {
+                if let Some(log) = &mut self.log
+                    && log.write(source, &self.block[..n])
+                {
                     self.clients.log_grew();
                 }
                 self.clients.output(kind, &self.block[..n]);
