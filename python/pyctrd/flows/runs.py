@@ -34,6 +34,8 @@ def notice(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
                     exit_code=status.exit.exit_code,
                     signal=status.exit.signal,
                     exited_ns=status.exit.exited_ns,
+                    oom=status.exit.oom,
+                    reason=status.exit.reason,
                 )
             elif status.started_ns:
                 tx.containers.tell_start(record.namespace, record.id, status.started_ns)

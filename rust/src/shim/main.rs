@@ -14,6 +14,7 @@ mod clients;
 mod frame;
 mod launch;
 mod log;
+mod oom;
 mod record;
 mod report;
 mod stdin;
@@ -30,6 +31,7 @@ use crate::args::Args;
 use crate::clients::Clients;
 use crate::launch::{Container, Launched};
 use crate::log::Log;
+use crate::oom::Counter;
 use crate::record::Exit;
 use crate::report::Report;
 use crate::supervisor::Supervisor;
@@ -123,7 +125,8 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     let started_ns = record::now_ns();
     record::write_running(launched.init, started_ns)?;
     report.started(launched.init)?;
-    let recorded = hold(args, launched, started_ns, &mut clients, &mut log)?;
+    let oom = Counter::find(launched.init, &args.id.to_string_lossy());
+    let recorded = hold(args, launched, (started_ns, &oom), &mut clients, &mut log)?;
     delete(args);
     remove(SOCKET)?;
     clients.stop_listening();
@@ -139,7 +142,7 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
 fn hold(
     args: &Args,
     container: Container,
-    started_ns: u64,
+    (started_ns, oom): (u64, &Counter),
     clients: &mut Clients,
     log: &mut Log,
 ) -> io::Result<io::Result<()>> {
@@ -147,7 +150,7 @@ fn hold(
     let status = supervisor.run()?;
     let exited_ns = record::now_ns();
     supervisor.drain()?;
-    let exit = Exit { status, started_ns, exited_ns, error: log.close() };
+    let exit = Exit { status, started_ns, exited_ns, oom: oom.has_killed(), error: log.close() };
     let text = exit.to_json();
     // On disk first: a waiter that was told may act on it, and a crash must not take it back.
     let write = if args.transient { record::write_whole } else { record::write_durably };
