@@ -157,7 +157,7 @@ class Containers(Table):
         self._mark("told_start_ns", namespace, container_id, started_ns)
         self.tell(namespace, container_id, "started", time_ns=started_ns)
 
-    def tell_end(  # noqa: PLR0913 - one for each part of how it ended
+    def tell_end(
         self,
         namespace: str,
         container_id: str,
@@ -176,8 +176,12 @@ class Containers(Table):
             return
         self._mark("told_end_ns", namespace, container_id, started_ns)
         status = {
-            **{"exit_code": exit_code, "signal": signal, "oom": oom, "reason": reason},
-            **{"started_ns": started_ns, "exited_ns": exited_ns},
+            "exit_code": exit_code,
+            "signal": signal,
+            "oom": oom,
+            "reason": reason,
+            "started_ns": started_ns,
+            "exited_ns": exited_ns,
         }
         self.tell(namespace, container_id, "exited", status, time_ns=exited_ns)
 
@@ -211,8 +215,12 @@ class Containers(Table):
         if started_ns != ended:
             self._mark("told_end_ns", namespace, container_id, started_ns)
             status = {
-                **{"exit_code": UNKNOWN_EXIT_CODE, "signal": 0, "oom": False, "reason": "exit"},
-                **{"started_ns": started_ns, "exited_ns": 0},
+                "exit_code": UNKNOWN_EXIT_CODE,
+                "signal": 0,
+                "oom": False,
+                "reason": "exit",
+                "started_ns": started_ns,
+                "exited_ns": 0,
             }
             self.tell(namespace, container_id, "exited", status)
 

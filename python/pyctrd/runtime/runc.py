@@ -104,18 +104,36 @@ class Runc:
         """Let them go on."""
         self._run("resume", container_id)
 
+    def update(self, container_id: str, resources: bytes) -> None:
+        """Change the limits of a running container: JSON as the spec's ``linux.resources``.
+
+        Raises:
+            ConflictError: It does not run.
+            RuncError: Anything else.
+        """
+        self._run("update", "--resources", "-", container_id, given=resources)
+
+    def version(self) -> str:
+        """The program's own version, as "1.1.5"; "" where it does not say."""
+        import subprocess
+
+        done = subprocess.run([self.path, "--version"], capture_output=True, check=False, timeout=RUN_SECONDS)
+        first = done.stdout.decode("utf-8", "replace").partition("\n")[0]
+        return first.rpartition(" ")[2] if done.returncode == 0 else ""
+
     def delete(self, container_id: str) -> None:
         """Kill what still runs, and forget the container; nothing is done where there is none."""
         if self.knows(container_id):
             self._run("delete", "--force", container_id)
 
-    def _run(self, verb: str, *words: str, holding: int | None = None) -> None:
+    def _run(self, verb: str, *words: str, holding: int | None = None, given: bytes | None = None) -> None:
         import subprocess  # a run that ends by itself needs none
 
         argv = [self.path, "--root", str(self._root), verb, *words]
         done = subprocess.run(
             argv,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if given is None else None,
+            input=given,
             capture_output=True,
             check=False,
             timeout=RUN_SECONDS,

@@ -284,7 +284,7 @@ def parse_io_v1(text: str | None) -> tuple[int, int] | None:
     sums = {"Read": 0, "Write": 0}
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 3 and words[1] in sums:  # noqa: PLR2004 - device, kind, number
+        if len(words) == 3 and words[1] in sums:
             sums[words[1]] += int(words[2])
     return sums["Read"], sums["Write"]
 
