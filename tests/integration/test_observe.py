@@ -14,6 +14,7 @@ import pytest
 import pyctrd
 from pyctrd import aio
 from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, PyctrdError
+from pyctrd.runtime.cgroups import Groups
 from tests.children import until
 from tests.images import Images
 from tests.integration.conftest import Cli
@@ -407,9 +408,6 @@ def test_the_same_is_awaited(sleeper: pyctrd.Container) -> None:
 
 
 def test_processes_of_others_are_never_shown(sleeper: pyctrd.Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyctrd.runtime import processes
-    from pyctrd.runtime.cgroups import Groups
-
     listed: Callable[[Groups], list[int]] = Groups.processes
-    monkeypatch.setattr(processes.Groups, "processes", lambda groups: [*listed(groups), os.getpid()])
+    monkeypatch.setattr(Groups, "processes", lambda groups: [*listed(groups), os.getpid()])
     assert [one.command for one in sleeper.top()] == ["sleep 1000"]

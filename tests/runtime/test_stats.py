@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,11 @@ Inter-|   Receive                                              |  Transmit
 STAT = "77 (a) b (c) S 1 77 77 0 -1 4194560 158 0 1 0 250 50 0 0 20 0 3 0 155 4460544 221 18446744073709551615 1 1 0\n"
 
 
+def reader(files: Mapping[str, str]) -> Callable[[str], str | None]:
+    """Reads files that are not there, by their names."""
+    return lambda name: files.get(name)
+
+
 def test_version_1_groups_are_found_by_controller() -> None:
     found = Groups.parse(V1_GROUPS, V1_MOUNTS, ID)
     assert dict(found.v1) == {
@@ -122,7 +128,7 @@ def test_numbers_without_a_limit_are_none() -> None:
 
 
 def test_memory_of_version_2() -> None:
-    assert stats.parse_memory_v2(V2_MEMORY.get) == MemoryStats(
+    assert stats.parse_memory_v2(reader(V2_MEMORY)) == MemoryStats(
         usage_bytes=12582912,
         working_set_bytes=10485760,
         limit_bytes=67108864,
@@ -135,11 +141,11 @@ def test_memory_of_version_2() -> None:
         oom_events=3,
         oom_kills=2,
     )
-    assert stats.parse_memory_v2({}.get) == MemoryStats()
+    assert stats.parse_memory_v2(reader({})) == MemoryStats()
 
 
 def test_memory_of_version_1() -> None:
-    assert stats.parse_memory_v1(V1_MEMORY.get) == MemoryStats(
+    assert stats.parse_memory_v1(reader(V1_MEMORY)) == MemoryStats(
         usage_bytes=12582912,
         working_set_bytes=10485760,
         limit_bytes=67108864,
@@ -152,7 +158,7 @@ def test_memory_of_version_1() -> None:
         oom_events=None,
         oom_kills=2,
     )
-    assert stats.parse_memory_v1({}.get) == MemoryStats()
+    assert stats.parse_memory_v1(reader({})) == MemoryStats()
 
 
 def test_all_files_of_version_2_are_read(tmp_path: Path) -> None:
