@@ -15,6 +15,7 @@ import pyctrd
 from pyctrd import aio
 from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, PyctrdError
 from pyctrd.runtime.cgroups import Groups
+from pyctrd.runtime.runc import Runc
 from tests.children import until
 from tests.images import Images
 from tests.integration.conftest import Cli
@@ -172,6 +173,23 @@ def test_what_is_refused_changes_nothing(engine: pyctrd.Engine, busybox: pyctrd.
         assert sorted(path.name for path in config.parent.glob("config.json*")) == ["config.json"]
         stats = container.stats()
         assert (stats.memory.limit_bytes, stats.pids_limit) == (200 * MIB, 50)
+
+
+def test_one_that_ends_meanwhile_is_updated_for_its_next_start(
+    sleeper: pyctrd.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Runc.update
+
+    def late(runc: Runc, container_id: str, resources: bytes) -> None:
+        sleeper.kill()
+        sleeper.wait()
+        update(runc, container_id, resources)
+
+    monkeypatch.setattr(Runc, "update", late)
+    sleeper.update(pids=77)
+    assert sleeper.inspect()["limits"]["pids"] == 77
+    sleeper.start()
+    assert sleeper.stats().pids_limit == 77
 
 
 def test_rename_is_told_and_refuses_a_taken_name(

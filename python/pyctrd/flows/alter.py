@@ -39,15 +39,25 @@ def update_container(rooms: Rooms, record: ContainerRecord, changes: Changes) ->
         # Staged first, so that a full disk is told before the kernel knows anything.
         with runtime.staged_spec(bundle, spec, transient=record.auto_remove) as take:
             if status.state in ALIVE:
-                try:
-                    runtime.update(record.id, told)
-                except BaseException:
-                    # runc takes back what it had set, crun does not; the first error is the one to tell.
-                    with suppress(PyctrdError, OSError):
-                        runtime.update(record.id, change_resources(before, Changes())[1])
-                    raise
+                _tell_kernel(rooms, record, told, change_resources(before, Changes())[1])
             take()
     tell(rooms, record, "updated")
+
+
+def _tell_kernel(rooms: Rooms, record: ContainerRecord, told: dict[str, Any], before: dict[str, Any]) -> None:
+    """Set a running container's limits, or leave them as they were."""
+    runtime = rooms.runtime(record.runtime)
+    try:
+        runtime.update(record.id, told)
+    except (ConflictError, NotFoundError):
+        if container_status(rooms, record).state in ALIVE:
+            raise
+        # It has just ended: the next start takes what its file says.
+    except BaseException:
+        # runc takes back what it had set, crun does not; the first error is the one to tell.
+        with suppress(PyctrdError, OSError):
+            runtime.update(record.id, before)
+        raise
 
 
 def rename_container(rooms: Rooms, record: ContainerRecord, name: str) -> ContainerRecord:
