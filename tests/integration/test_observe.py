@@ -118,6 +118,19 @@ def test_top_tells_processes_by_host_and_container(engine: pyctrd.Engine, busybo
     assert init.threads == 1
 
 
+def test_whatever_a_process_calls_itself_is_shown_as_text(
+    cli: Cli, engine: pyctrd.Engine, busybox: pyctrd.Image
+) -> None:
+    script = 'printf \'#!/bin/sh\\nsleep 1000; :\\n\' > "$F"; chmod +x "$F"; exec "$F"'
+    name = "/tmp/a) R 1 (\x1b[2J\n"
+    strange = engine.containers.run(busybox, ["sh", "-c", script], env={"F": name}, name="strange")
+    until(lambda: [one.command for one in strange.top()] == [f"/bin/sh {name}", "sleep 1000"])
+    assert strange.top()[0].state == "S"
+    done = cli("top", "strange")
+    assert (done.status, done.out.count("\n")) == (0, 3)
+    assert "\x1b" not in done.out
+
+
 def test_update_changes_limits_at_once_and_for_the_next_start(sleeper: pyctrd.Container) -> None:
     sleeper.update(memory_bytes=128 * MIB, pids=70, cpu_shares=512, cpus=0.5)
 
@@ -135,6 +148,11 @@ def test_update_changes_limits_at_once_and_for_the_next_start(sleeper: pyctrd.Co
     assert (stats.memory.limit_bytes, stats.pids_limit) == (None, None)
     limits = sleeper.inspect()["limits"]
     assert (limits["memory_bytes"], limits["pids"], limits["cpus"], limits["cpu_shares"]) == (None, None, None, 512)
+    sleeper.pause()
+    sleeper.update(pids=44)
+    assert sleeper.status.state == "paused"
+    assert sleeper.stats().pids_limit == 44
+    sleeper.resume()
     sleeper.stop(0)
     sleeper.update(memory_bytes=32 * MIB)
     sleeper.start()
@@ -198,7 +216,7 @@ def test_rename_is_told_and_refuses_a_taken_name(
     other = engine.containers.create(busybox, ["true"], name="other")
     with pytest.raises(AlreadyExistsError, match="container name taken: sleeper"):
         other.rename("sleeper")
-    for wrong in ("", "-x", "a b", "a/b", "x" * 129, "a\n"):
+    for wrong in ("", "-x", "a b", "a/b", "x" * 129, "a\n", sleeper.id):
         with pytest.raises(InvalidError, match="invalid container name"):
             other.rename(wrong)
     assert other.name == "other"
@@ -207,6 +225,7 @@ def test_rename_is_told_and_refuses_a_taken_name(
     assert engine.containers.find("other") is None
     (event,) = engine.events(actions=["renamed"])
     assert (event.name, event.attributes["old_name"], event.attributes["id"]) == ("another", "other", other.id)
+    assert [one.action for one in engine.events(containers=["another"])] == ["created", "renamed"]
     other.delete()
     with pytest.raises(NotFoundError):
         other.rename("gone")
@@ -392,7 +411,7 @@ def test_metrics_are_prometheus_text(cli: Cli, sleeper: pyctrd.Container, engine
     document = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     assert [name for name in families if f"`{name}`" not in document] == []
     with pyctrd.Engine(namespace="other") as other:
-        assert other.metrics() == "\n"
+        assert other.metrics() == ""
         assert sleeper.id in other.metrics(all_namespaces=True)
     assert "container_cpu_usage_seconds_total" in cli("metrics").out
 

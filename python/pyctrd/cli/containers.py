@@ -59,8 +59,9 @@ def ps_command(
         found = engine.containers.list(all=everything or last is not None, filters=read_filters(filters))[:last]
         shown = [describe_container(container) for container in found]
         if size:
-            for facts, container in zip(shown, found, strict=True):
-                facts["size_bytes"] = container.inspect()["size_bytes"]
+            sizes = {one.name: one.bytes for one in engine.df().containers}
+            for facts in shown:
+                facts["size_bytes"] = sizes.get(facts["name"])
     if as_json or options.json or template == "json":
         print_json_lines(shown)
     elif template is not None:

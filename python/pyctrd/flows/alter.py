@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pyctrd.metadata.containers import ContainerRecord
 
 ALIVE = ("running", "paused")
+# What looks like an id would stand for another container than the one that has it.
+_ID = re.compile(r"[0-9a-f]{64}")
 # As Docker's.
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
@@ -62,9 +64,9 @@ def _tell_kernel(rooms: Rooms, record: ContainerRecord, told: dict[str, Any], be
 
 def rename_container(rooms: Rooms, record: ContainerRecord, name: str) -> ContainerRecord:
     """See ``Container.rename``."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or _ID.fullmatch(name):
         raise InvalidError(
-            f'invalid container name: {name!r}: expected letters, digits, "_", "." and "-", no sign first',
+            f'invalid container name: {name!r}: expected letters, digits, "_", "." and "-", no sign first, no id',
             field="name",
             value=name,
         )

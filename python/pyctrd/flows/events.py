@@ -105,6 +105,10 @@ def read_events(
             value=unknown[0],
         )
     namespace = None if all_namespaces else rooms.namespace
+    if wanted.containers:
+        # Of one that was renamed, what happened under its other names is wanted too.
+        found = (rooms.database.containers.find(rooms.namespace, name) for name in wanted.containers)
+        wanted = wanted._replace(containers=[*wanted.containers, *(record.id for record in found if record)])
     notice_all(rooms, namespace)
     last_gone, newest = _bounds(rooms, namespace)
     if since is None:

@@ -85,7 +85,7 @@ def metrics_text(rooms: Rooms, *, all_namespaces: bool = False) -> str:
         except UnsupportedError:
             continue  # what is known without control groups is told all the same
     lines = [*_of_states(looked_at), *_of_stats(records, samples), *_of_network(records, samples)]
-    return "\n".join(lines) + "\n"
+    return "".join(line + "\n" for line in lines)
 
 
 def _of_states(looked_at: Sequence[tuple[ContainerRecord, ContainerStatus]]) -> Iterator[str]:

@@ -59,6 +59,7 @@ class Runc:
         self._binary = binary
         self._root = root
         self._path = ""
+        self._version: str | None = None
 
     @property
     def path(self) -> str:
@@ -114,12 +115,14 @@ class Runc:
         self._run("update", "--resources", "-", container_id, given=resources)
 
     def version(self) -> str:
-        """The program's own version, as "1.1.5"; "" where it does not say."""
-        import subprocess
+        """The program's own version, as "1.1.5", asked for once; "" where it does not say."""
+        if self._version is None:
+            import subprocess
 
-        done = subprocess.run([self.path, "--version"], capture_output=True, check=False, timeout=RUN_SECONDS)
-        first = done.stdout.decode("utf-8", "replace").partition("\n")[0]
-        return first.rpartition(" ")[2] if done.returncode == 0 else ""
+            done = subprocess.run([self.path, "--version"], capture_output=True, check=False, timeout=RUN_SECONDS)
+            first = done.stdout.decode("utf-8", "replace").partition("\n")[0]
+            self._version = first.rpartition(" ")[2] if done.returncode == 0 else ""
+        return self._version
 
     def delete(self, container_id: str) -> None:
         """Kill what still runs, and forget the container; nothing is done where there is none."""

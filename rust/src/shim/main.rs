@@ -126,7 +126,7 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     record::write_running(launched.init, started_ns)?;
     report.started(launched.init)?;
     let oom = Counter::find(launched.init, &args.id.to_string_lossy());
-    let recorded = hold(args, launched, (started_ns, &oom), &mut clients, &mut log)?;
+    let recorded = hold(args, launched, started_ns, &oom, &mut clients, &mut log)?;
     delete(args);
     remove(SOCKET)?;
     clients.stop_listening();
@@ -142,7 +142,8 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
 fn hold(
     args: &Args,
     container: Container,
-    (started_ns, oom): (u64, &Counter),
+    started_ns: u64,
+    oom: &Counter,
     clients: &mut Clients,
     log: &mut Log,
 ) -> io::Result<io::Result<()>> {
