@@ -91,7 +91,7 @@ def restart_container(rooms: Rooms, record: ContainerRecord, *, timeout: float, 
     status = container_status(rooms, record)
     if status.state == "paused":
         resume_container(rooms, record)  # frozen, it could not answer its stop signal
-    if status.state in ALIVE:
+    if status.state not in ("created", "stopped"):
         stop_container(rooms, record, timeout=timeout)
     spec = read_spec(record, bundle_path(rooms, record))
     start_container(rooms, record, terminal=bool(spec.get("process", {}).get("terminal")), stdin=stdin)

@@ -125,8 +125,7 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     let started_ns = record::now_ns();
     record::write_running(launched.init, started_ns)?;
     report.started(launched.init)?;
-    let oom = Counter::find(launched.init, &args.id.to_string_lossy());
-    let recorded = hold(args, launched, started_ns, &oom, &mut clients, &mut log)?;
+    let recorded = hold(args, launched, started_ns, &mut clients, &mut log)?;
     delete(args);
     remove(SOCKET)?;
     clients.stop_listening();
@@ -143,10 +142,10 @@ fn hold(
     args: &Args,
     container: Container,
     started_ns: u64,
-    oom: &Counter,
     clients: &mut Clients,
     log: &mut Log,
 ) -> io::Result<io::Result<()>> {
+    let oom = Counter::find(container.init, &args.id.to_string_lossy());
     let mut supervisor = Supervisor::new(container, args.attached, clients, log);
     let status = supervisor.run()?;
     let exited_ns = record::now_ns();
