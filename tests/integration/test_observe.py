@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import re
+import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,11 +22,12 @@ from pyctrd.runtime.cgroups import Groups
 from pyctrd.runtime.runc import Runc
 from tests.children import until
 from tests.images import Images
-from tests.integration.conftest import Cli
+from tests.integration.conftest import Cli, command
 
 pytestmark = pytest.mark.root
 
 MIB = 1 << 20
+DEADLINE_SECONDS = 60.0
 # Keys of ``Container.inspect`` that were once given: none may go.
 INSPECTED = {
     *("id", "name", "namespace", "image", "image_digest", "command", "labels", "created", "created_ns", "state", "pid"),
@@ -139,6 +144,8 @@ def test_update_changes_limits_at_once_and_for_the_next_start(sleeper: pyctrd.Co
         return (stats.memory.limit_bytes, stats.pids_limit) == (128 * MIB, 70)
 
     assert is_new()
+    assert group_files(sleeper, "memory.limit_in_bytes", "memory.max") == str(128 * MIB)
+    assert group_files(sleeper, "pids.max", "pids.max") == "70"
     limits = sleeper.inspect()["limits"]
     assert (limits["memory_bytes"], limits["pids"], limits["cpu_shares"], limits["cpus"]) == (128 * MIB, 70, 512, 0.5)
     sleeper.restart(0)
@@ -396,6 +403,49 @@ def test_commands_show_and_change(cli: Cli, sleeper: pyctrd.Container, engine: p
     assert cli("stats", "--interval", "0").status == 1
     actions = [one["action"] for one in cli("--json", "events", "--no-follow", "--filter", "container=renamed").lines]
     assert actions[-3:] == ["exited", "started", "exited"] or actions[-2:] == ["started", "exited"]
+
+
+def test_stats_are_followed_until_the_container_ends(sleeper: pyctrd.Container) -> None:
+    words = command("stats", "--interval", "0.05", "--json", "sleeper")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        rows = [json.loads(process.stdout.readline()) for _ in range(3)]
+        sleeper.kill()
+        out, err = process.communicate(timeout=DEADLINE_SECONDS)
+    assert (process.returncode, err) == (0, "")
+    assert [rows[0]["cpu_percent"], rows[1]["cpu_percent"] is None] == [None, False]
+    assert {json.loads(line)["id"] for line in out.splitlines()} <= {sleeper.id}
+
+
+def test_on_a_terminal_the_table_is_drawn_over_the_last_one(sleeper: pyctrd.Container) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command("stats", "--interval", "0.05"), stdout=theirs, stdin=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while seen.count(b"\x1b[H\x1b[J") < 3:
+            seen += os.read(ours, 4096)
+        sleeper.kill()
+        try:
+            while os.read(ours, 4096):
+                pass
+        except OSError:
+            pass  # EIO: nobody holds the other side any more
+        assert process.wait(DEADLINE_SECONDS) == 0
+    os.close(ours)
+    assert b"sleeper" in seen
+
+
+def test_updates_at_once_do_not_undo_each_other(sleeper: pyctrd.Container) -> None:
+    changes: list[dict[str, Any]] = [{"pids": 91}, {"cpu_shares": 92}, {"memory_bytes": 93 * MIB}, {"cpus": 0.94}]
+    with ThreadPoolExecutor(len(changes)) as pool:
+        for done in [pool.submit(sleeper.update, **change) for change in changes]:
+            done.result()
+    limits = sleeper.inspect()["limits"]
+    assert {key: limits[key] for change in changes for key in change} == {
+        key: value for change in changes for key, value in change.items()
+    }
+    stats = sleeper.stats()
+    assert (stats.pids_limit, stats.memory.limit_bytes) == (91, 93 * MIB)
 
 
 def test_metrics_are_prometheus_text(cli: Cli, sleeper: pyctrd.Container, engine: pyctrd.Engine) -> None:
