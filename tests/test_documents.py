@@ -17,7 +17,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "SECURITY.md",
     "CHANGELOG.md",
-    *(f"docs/{name}.md" for name in ("performance", "registries")),
+    *(f"docs/{name}.md" for name in ("docker-py", "inspect", "metrics", "performance", "registries")),
 )
 # Below an engine's root, in a virtual environment, or elsewhere: what only exists when pyctrd runs.
 ELSEWHERE = {

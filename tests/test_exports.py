@@ -18,7 +18,7 @@ from pyctrd import _core, errors
 # DESIGN.md, "Public API", as far as it is delivered.
 PROMISED = {
     "Engine": (
-        "images containers content registry namespaces leases namespace info check events gc df stages "
+        "images containers content registry namespaces leases namespace info check events metrics gc df stages "
         "serve_registry close leave"
     ),
     "Images": "pull follow_pull pull_many load save push copy tag convert get find list remove unmount close",
@@ -29,10 +29,11 @@ PROMISED = {
         "name digest manifest_digest platform platforms created_ns manifest config size_bytes read_file open stat "
         "lstat walk diff mount mounted"
     ),
-    "Containers": "create run get find list",
+    "Containers": "create run get find list stats",
     "Container": (
         "id name image_name command labels created_ns status start start_attached attach wait logs log_lines kill "
-        "stop pause resume diff commit delete exec exec_output get_exec execs"
+        "stop restart rename pause resume update stats stats_stream top inspect diff commit delete "
+        "exec exec_output get_exec execs"
     ),
     "Process": "id pid stdin stdout stderr wait poll communicate kill resize attach close",
     "Content": "info open list usage check rebuild",

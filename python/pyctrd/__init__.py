@@ -73,8 +73,14 @@ if TYPE_CHECKING:
     from pyctrd.registries import Repository as Repository
     from pyctrd.runtime.idmaps import IdRange as IdRange
     from pyctrd.runtime.logs import LogLine as LogLine
+    from pyctrd.runtime.processes import ProcessInfo as ProcessInfo
     from pyctrd.runtime.state import ContainerStatus as ContainerStatus
     from pyctrd.runtime.state import ExitStatus as ExitStatus
+    from pyctrd.runtime.stats import ContainerStats as ContainerStats
+    from pyctrd.runtime.stats import CpuStats as CpuStats
+    from pyctrd.runtime.stats import InterfaceStats as InterfaceStats
+    from pyctrd.runtime.stats import IoStats as IoStats
+    from pyctrd.runtime.stats import MemoryStats as MemoryStats
     from pyctrd.snapshots.protocol import Change as Change
     from pyctrd.transfers import Transfer as Transfer
 
@@ -89,11 +95,13 @@ _LAZY = {
     "Container": "pyctrd.container",
     "ContainerOptions": "pyctrd.container_options",
     "ContainerSpace": "pyctrd.flows.space",
+    "ContainerStats": "pyctrd.runtime.stats",
     "ContainerStatus": "pyctrd.runtime.state",
     "Containers": "pyctrd.containers",
     "Content": "pyctrd.contents",
     "ContentRecord": "pyctrd.metadata.content",
     "ContentUsage": "pyctrd.metadata.usage",
+    "CpuStats": "pyctrd.runtime.stats",
     "Descriptor": "pyctrd.oci.descriptor",
     "Diffed": "pyctrd._core",
     "Engine": "pyctrd.engine",
@@ -109,6 +117,8 @@ _LAZY = {
     "ImageSpace": "pyctrd.flows.space",
     "Images": "pyctrd.images",
     "Ingested": "pyctrd._core",
+    "InterfaceStats": "pyctrd.runtime.stats",
+    "IoStats": "pyctrd.runtime.stats",
     "LayerProgress": "pyctrd.flows.progress",
     "Lease": "pyctrd.leases",
     "LeaseResource": "pyctrd.metadata.leases",
@@ -116,12 +126,14 @@ _LAZY = {
     "Limits": "pyctrd.content.limits",
     "LogLine": "pyctrd.runtime.logs",
     "Manifest": "pyctrd.oci.manifest",
+    "MemoryStats": "pyctrd.runtime.stats",
     "Namespace": "pyctrd.metadata.namespaces",
     "NamespaceSpace": "pyctrd.flows.space",
     "NamespaceUsage": "pyctrd.metadata.usage",
     "Namespaces": "pyctrd.namespaces",
     "Policy": "pyctrd.policies",
     "Process": "pyctrd.process",
+    "ProcessInfo": "pyctrd.runtime.processes",
     "ProgressCallback": "pyctrd.flows.progress",
     "PullMany": "pyctrd.pulls",
     "PullManyProgress": "pyctrd.flows.progress",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.errors import InvalidError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyctrd.runtime.runtime import Runtime
 
 STOP_TIMEOUT_SECONDS = 10.0
+STATS_SECONDS = 1.0
 
 
 class Container:
@@ -300,6 +301,33 @@ class Container:
 
         kill_container(self._rooms, self._record, signal_number(str(signal)))
 
+    def restart(self, timeout: float = STOP_TIMEOUT_SECONDS, *, stdin: bool = False) -> None:
+        """Stop it as ``stop`` does, if it runs, and start it again, detached; with a terminal if it was made with one.
+
+        Args:
+            timeout: Seconds before SIGKILL.
+            stdin: As for ``start``.
+
+        Raises:
+            ConflictError: It is deleted when it ends.
+            RuncError: It could not be started.
+        """
+        from pyctrd.flows.alter import restart_container
+
+        restart_container(self._rooms, self._record, timeout=timeout, stdin=stdin)
+
+    def rename(self, name: str) -> None:
+        """Give it another name; its host name stays. Told as the event "renamed".
+
+        Raises:
+            AlreadyExistsError: Another one of the namespace has it.
+            InvalidError: It is no name: letters, digits, "_", "." and "-", 128 at most.
+            NotFoundError: The container was deleted.
+        """
+        from pyctrd.flows.alter import rename_container
+
+        self._record = rename_container(self._rooms, self._record, name)
+
     def stop(self, timeout: float = STOP_TIMEOUT_SECONDS) -> pyctrd.ExitStatus:
         """Send its stop signal, and SIGKILL where it has not ended after ``timeout`` seconds.
 
@@ -331,6 +359,103 @@ class Container:
         from pyctrd.flows.run import resume_container
 
         resume_container(self._rooms, self._record)
+
+    def update(
+        self,
+        *,
+        memory_bytes: int | None = None,
+        memory_swap_bytes: int | None = None,
+        memory_reservation_bytes: int | None = None,
+        cpus: float | None = None,
+        cpu_shares: int | None = None,
+        cpuset_cpus: str | None = None,
+        cpuset_mems: str | None = None,
+        pids: int | None = None,
+    ) -> None:
+        """Change its limits, at once if it runs, and for every later start. Told as the event "updated".
+
+        None leaves a limit as it is; 0 and -1 take it away. All or none of it is done.
+
+        Args:
+            memory_bytes: Memory; at least 6 MiB. Without a limit on memory there is none on swap either.
+            memory_swap_bytes: Memory and swap together, as Docker counts.
+            memory_reservation_bytes: What it is reclaimed down to where the host is short of memory.
+            cpus: In processors' worth of time.
+            cpu_shares: Weight among others, 2 to 262144; 0 and -1 are 1024.
+            cpuset_cpus: Processors that it may use, as "0-2,4".
+            cpuset_mems: Memory nodes, likewise.
+            pids: Processes and threads.
+
+        Raises:
+            InvalidError: A limit cannot be used.
+            ConflictError: It uses more memory than it would be allowed (told so under cgroup v2).
+            RuncError: The kernel refused a limit, as below what is used under v1.
+
+        Spec:
+            runtime-spec v1.1 config-linux.md, "Memory", "CPU", "PIDs".
+        """
+        from pyctrd.flows.alter import update_container
+        from pyctrd.runtime.update import Changes
+
+        changes = Changes(
+            memory_bytes=memory_bytes,
+            memory_swap_bytes=memory_swap_bytes,
+            memory_reservation_bytes=memory_reservation_bytes,
+            cpus=cpus,
+            cpu_shares=cpu_shares,
+            cpuset_cpus=cpuset_cpus,
+            cpuset_mems=cpuset_mems,
+            pids=pids,
+        )
+        update_container(self._rooms, self._record, changes)
+
+    def stats(self) -> pyctrd.ContainerStats:
+        """What it uses now, read from files: processor, memory, block devices, processes, network.
+
+        Of a container that was paused as well. What this host's kernel does not count is None.
+
+        Raises:
+            ConflictError: It does not run.
+            UnsupportedError: No control group of it can be read here.
+        """
+        from pyctrd.flows.observe import container_stats
+
+        return container_stats(self._rooms, self._record)
+
+    def stats_stream(self, interval: float = STATS_SECONDS) -> Iterator[pyctrd.ContainerStats]:
+        """The same now and at each interval, until it ends: ``sample.cpu_percent(before)`` of two is its load.
+
+        Args:
+            interval: Seconds, at least 0.01.
+
+        Raises:
+            ConflictError: It does not run.
+            InvalidError: The interval is too short.
+            UnsupportedError: No control group of it can be read here.
+        """
+        from pyctrd.flows.observe import follow_stats
+
+        return follow_stats(self._rooms, self._record, interval)
+
+    def top(self) -> list[pyctrd.ProcessInfo]:
+        """Its processes, by their ids on the host, read from files: nothing is run in it.
+
+        Raises:
+            ConflictError: It does not run.
+        """
+        from pyctrd.flows.observe import container_processes
+
+        return container_processes(self._rooms, self._record)
+
+    def inspect(self) -> dict[str, Any]:
+        """All that is known of it, as JSON has it; docs/inspect.md says what the keys mean, and they stay.
+
+        Raises:
+            NotFoundError: It is being made or deleted.
+        """
+        from pyctrd.flows.inspect import inspect_container
+
+        return inspect_container(self._rooms, self._record)
 
     def diff(self) -> list[pyctrd.Change]:
         """What it added ("A"), changed ("C") and deleted ("D") of its image, sorted by path, parents first.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import builtins
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
@@ -85,8 +86,37 @@ class Containers:
         record = self._rooms.database.containers.find(self._rooms.namespace, name)
         return None if record is None else Container(self._rooms, record)
 
-    def list(self) -> list[Container]:
-        """All, the newest first."""
+    def stats(self) -> builtins.list[pyctrd.ContainerStats]:
+        """What each one that runs uses now, the newest first; one that ends meanwhile is left out.
+
+        Raises:
+            UnsupportedError: No control group of a container can be read here.
+        """
+        from pyctrd.flows.observe import stats_of_all
+
+        return stats_of_all(self._rooms, self._rooms.namespace)
+
+    def list(
+        self,
+        *,
+        all: bool = True,  # noqa: A002 - docker-py's name
+        filters: Mapping[str, str | Sequence[str]] | None = None,
+    ) -> builtins.list[Container]:
+        """The newest first.
+
+        Args:
+            all: Those that do not run, too.
+            filters: By key one value or several, as Docker's: ``name`` and ``id`` (regular expressions), ``label``
+                ("key" or "key=value", all of them), ``status`` ("created", "running", "paused", "stopped"; "exited" is
+                "stopped"), ``exited`` (an exit code), ``ancestor`` or ``image`` (a reference, or a digest), ``since``
+                and ``before`` (a container: made after it, before it). Different keys must all fit.
+
+        Raises:
+            InvalidError: A key or a value is none.
+            NotFoundError: The container of ``since`` or ``before``.
+        """
+        from pyctrd.flows.listing import list_containers
+
         return [
-            Container(self._rooms, record) for record in self._rooms.database.containers.list(self._rooms.namespace)
+            Container(self._rooms, record) for record in list_containers(self._rooms, everything=all, filters=filters)
         ]

@@ -185,6 +185,8 @@ class Engine:
         types: Collection[str] = (),
         actions: Collection[str] = (),
         names: Collection[str] = (),
+        containers: Collection[str] = (),
+        reasons: Collection[str] = (),
     ) -> Iterator[pyctrd.Event]:
         """What happened to images, containers and the namespace, by whichever process, oldest first.
 
@@ -202,6 +204,8 @@ class Engine:
             types: Only these: "image", "container", "namespace", "gc", "store".
             actions: Only these.
             names: Only of these images, containers or namespaces.
+            containers: Only of these containers, by name, id, or the beginning of an id.
+            reasons: Only ends of containers for these: "exit", "signal", "oom".
 
         Raises:
             InvalidError: A cursor that this store has not given out, or so old that events after it are not kept any
@@ -215,8 +219,21 @@ class Engine:
             follow=follow,
             timeout=timeout,
             all_namespaces=all_namespaces,
-            wanted=Filter(types, actions, names),
+            wanted=Filter(types, actions, names, containers, reasons),
         )
+
+    def metrics(self, *, all_namespaces: bool = False) -> str:
+        """What the containers are and use, as Prometheus reads it; docs/metrics.md lists the names.
+
+        Args:
+            all_namespaces: Containers of every namespace: for the store's owner.
+
+        Spec:
+            Prometheus' text exposition format 0.0.4.
+        """
+        from pyctrd.flows.metrics import metrics_text
+
+        return metrics_text(self._rooms, all_namespaces=all_namespaces)
 
     def gc(self, *, dry_run: bool = False, all_namespaces: bool = False) -> pyctrd.Collection:
         """Free what nothing needs, and what killed processes left.

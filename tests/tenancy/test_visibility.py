@@ -62,9 +62,16 @@ def test_t09_names_and_ids_of_another_lead_nowhere(a: pyctrd.Engine, b: pyctrd.E
     for name in (made.name, made.id, made.id[:12], f"../a/{made.id}", f"a/{made.name}", "../a", ""):
         refused(b.containers.get, name)
         assert b.containers.find(name) is None
+        for key in ("since", "before"):
+            refused(lambda of: b.containers.list(filters={key: of}), name)  # noqa: B023 - called at once
+        assert list(b.events(types=["container"], containers=[name])) == []
+    assert made.id not in b.metrics()
+    assert b.containers.stats() == []
     own = b.containers.create(b.images.pull(image.name), ["true"], name="theirs")  # the name is free for b
     assert own.id != made.id
     assert a.containers.get("theirs").id == made.id
+    made.rename("another")
+    own.rename("another")  # which is free for b, too
 
 
 def test_t09_usage_and_lists_are_the_same_whatever_others_do(

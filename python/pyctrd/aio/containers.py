@@ -28,6 +28,13 @@ class Container(Face[container.Container]):
     log_lines = iterates(container.Container.log_lines)
     kill = calls(container.Container.kill)
     stop = asks(container.Container.stop)
+    restart = asks(container.Container.restart)
+    rename = calls(container.Container.rename)
+    update = calls(container.Container.update)
+    stats = calls(container.Container.stats)
+    stats_stream = iterates(container.Container.stats_stream)
+    top = calls(container.Container.top)
+    inspect = calls(container.Container.inspect)
     pause = calls(container.Container.pause)
     resume = calls(container.Container.resume)
     diff = calls(container.Container.diff)
@@ -76,6 +83,7 @@ class Containers(Face[containers.Containers]):
     get = gives(containers.Containers.get, Container)
     find = finds(containers.Containers.find, Container)
     list = lists(containers.Containers.list, Container)
+    stats = calls(containers.Containers.stats)
 
     async def create(
         self, image: Image | str, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]

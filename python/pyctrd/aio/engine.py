@@ -72,6 +72,7 @@ class Engine(Face[engine.Engine]):
     check = waits(engine.Engine.check)
     events = iterates(engine.Engine.events)
     gc = waits(engine.Engine.gc)
+    metrics = calls(engine.Engine.metrics)
     df = calls(engine.Engine.df)
     serve_registry = gives(engine.Engine.serve_registry, RegistryServer, discard=lambda server: server.close())
     stages = calls(engine.Engine.stages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ import click
 
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
-from pyctrd.cli.output import age_text, print_json_lines, print_table
+from pyctrd.cli.output import age_text, print_json_lines, print_table, size_text
+from pyctrd.cli.template import fill
 from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -25,33 +27,51 @@ names_argument = click.argument("names", metavar="CONTAINER...", nargs=-1, requi
 @click.command("ps")
 @click.option("-a", "--all", "everything", is_flag=True, help="Those that do not run, too.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the ids only.")
+@click.option(
+    *("-f", "--filter", "filters"), metavar="KEY=VALUE", multiple=True,
+    help="name, id, label, status, exited, ancestor, since or before; several times.",
+)  # fmt: skip
+@click.option(
+    "-n", "--last", type=click.IntRange(min=1), metavar="N", help="The last N that were made, running or not."
+)
+@click.option("-l", "--latest", is_flag=True, help="The last one that was made.")
+@click.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
+@click.option("--format", "template", metavar="json|TEMPLATE", help="Lines of your own, as '{name} {state}'.")
+@click.option("-s", "--size", is_flag=True, help="What each wrote, on disk.")
 @json_option
 @pass_globals
-def ps_command(options: Globals, *, everything: bool, quiet: bool, as_json: bool) -> None:
+def ps_command(
+    options: Globals,
+    *,
+    everything: bool,
+    quiet: bool,
+    filters: tuple[str, ...],
+    last: int | None,
+    latest: bool,
+    no_trunc: bool,
+    template: str | None,
+    size: bool,
+    as_json: bool,
+) -> None:
     """List containers."""
+    last = 1 if latest else last
     with options.engine() as engine:
-        found = [describe_container(container) for container in engine.containers.list()]
-    shown = [facts for facts in found if everything or facts["state"] in ("running", "paused")]
-    if as_json or options.json:
+        found = engine.containers.list(all=everything or last is not None, filters=read_filters(filters))[:last]
+        shown = [describe_container(container) for container in found]
+        if size:
+            sizes = {one.name: one.bytes for one in engine.df().containers}
+            for facts in shown:
+                facts["size_bytes"] = sizes.get(facts["name"])
+    if as_json or options.json or template == "json":
         print_json_lines(shown)
+    elif template is not None:
+        for facts in shown:
+            click.echo(fill(template, facts))
     elif quiet:
         for facts in shown:
-            click.echo(facts["id"][:SHORT_ID_CHARS])
+            click.echo(facts["id"] if no_trunc else facts["id"][:SHORT_ID_CHARS])
     else:
-        print_table(
-            ("ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS"),
-            (
-                (
-                    facts["id"][:SHORT_ID_CHARS],
-                    facts["name"],
-                    facts["image"],
-                    " ".join(facts["command"])[:COMMAND_CHARS],
-                    age_text(facts["created_ns"]),
-                    _status_text(facts),
-                )
-                for facts in shown
-            ),
-        )
+        _print_containers(shown, no_trunc=no_trunc, size=size)
 
 
 @click.command("start")
@@ -159,6 +179,36 @@ def rm_command(options: Globals, names: tuple[str, ...], *, force: bool) -> None
             click.echo(name)
 
 
+def read_filters(texts: Sequence[str]) -> dict[str, list[str]]:
+    """What ``--filter KEY=VALUE`` said, by key."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not value:
+            raise InvalidError(f"invalid --filter: {text!r}: expected KEY=VALUE", field="filter", value=text)
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _print_containers(shown: Sequence[dict[str, Any]], *, no_trunc: bool, size: bool) -> None:
+    id_chars, command_chars = (None, None) if no_trunc else (SHORT_ID_CHARS, COMMAND_CHARS)
+    print_table(
+        ("ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", *(("SIZE",) if size else ())),
+        (
+            (
+                facts["id"][:id_chars],
+                facts["name"],
+                facts["image"],
+                " ".join(facts["command"])[:command_chars],
+                age_text(facts["created_ns"]),
+                _status_text(facts),
+                *((size_text(facts["size_bytes"] or 0),) if size else ()),
+            )
+            for facts in shown
+        ),
+    )
+
+
 def describe_container(container: Container) -> dict[str, Any]:
     """The JSON form of a container."""
     status = container.status
@@ -174,12 +224,15 @@ def describe_container(container: Container) -> dict[str, Any]:
         "started_ns": status.started_ns,
         "exit_code": status.exit.exit_code if status.exit else None,
         "exited_ns": status.exit.exited_ns if status.exit else None,
+        "oom": status.exit.oom if status.exit else None,
+        "reason": status.exit.reason if status.exit else None,
     }
 
 
 def _status_text(facts: dict[str, Any]) -> str:
     if facts["exit_code"] is not None:
-        return f"exited ({facts['exit_code']}) {age_text(facts['exited_ns'])}"
+        why = ", out of memory" if facts["reason"] == "oom" else ""
+        return f"exited ({facts['exit_code']}{why}) {age_text(facts['exited_ns'])}"
     return f"{facts['state']} since {age_text(facts['started_ns'])}" if facts["started_ns"] else facts["state"]
 
 

@@ -16,14 +16,20 @@ from pyctrd.errors import InvalidError
 if TYPE_CHECKING:
     from pyctrd import Event
 
-FILTERS = ("type", "action", "name")
+FILTERS = ("type", "action", "name", "container", "reason")
 
 
 @click.command("events")
 @click.option("--since", metavar="CURSOR", help='Begin behind this event; "0" begins with the oldest that is kept.')
 @click.option("-f", "--follow/--no-follow", default=True, help="Wait for more (the default), or end with the last.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Follow for so long, not for ever.")
-@click.option("--filter", "filters", metavar="KEY=VALUE", multiple=True, help="type, action or name; several times.")
+@click.option(
+    "--filter",
+    "filters",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help=f"{', '.join(FILTERS)}; several times.",
+)
 @click.option("-A", "--all-namespaces", is_flag=True, help="Of every namespace, and of the store itself.")
 @json_option
 @pass_globals
@@ -48,6 +54,8 @@ def events_command(
             types=wanted["type"],
             actions=wanted["action"],
             names=wanted["name"],
+            containers=wanted["container"],
+            reasons=wanted["reason"],
         ):
             if as_json or options.json:
                 print_json(_describe(event))
@@ -62,7 +70,7 @@ def _filters(texts: tuple[str, ...]) -> dict[str, list[str]]:
         key, sign, value = text.partition("=")
         if not sign or key not in wanted:
             raise InvalidError(
-                f"invalid --filter: {text!r}: expected type=…, action=… or name=…", field="filter", value=text
+                f"invalid --filter: {text!r}: expected {'=…, '.join(FILTERS)}=…", field="filter", value=text
             )
         wanted[key].append(value)
     return wanted

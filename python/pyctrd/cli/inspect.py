@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyctrd.cli.containers import describe_container
 from pyctrd.cli.describe import describe_image
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
@@ -27,7 +26,7 @@ def inspect_command(options: Globals, names: tuple[str, ...], *, as_json: bool) 
         found = []
         for name in names:
             if (container := engine.containers.find(name)) is not None:
-                found.append({"kind": "container", **describe_container(container)})
+                found.append({"kind": "container", **container.inspect()})
                 continue
             image = engine.images.get(name)
             found.append({"kind": "image", **describe_image(image), "config": _config(image)})

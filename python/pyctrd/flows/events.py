@@ -37,11 +37,11 @@ class Event(NamedTuple):
         namespace: Whose; "" for the store's own.
         type: "image", "container", "namespace", "gc" or "store".
         action: "created", "updated", "removed" (images, containers, namespaces), "started", "exited", "paused",
-            "resumed" (containers), "freed" (gc), "rebuilt", "repaired" (store).
+            "resumed", "renamed", "updated" (containers), "freed" (gc), "rebuilt", "repaired" (store).
         name: The image's reference, the container's or namespace's name; "" otherwise.
         attributes: More, by type and action: digests and what brought an image in (``by``); a container's ``id``,
-            ``image``, and at its end ``exit_code`` and ``signal``; how much was freed; of a
-            directory that others could enter, what it was.
+            ``image``, and at its end ``exit_code``, ``signal``, ``oom`` and ``reason`` ("exit", "signal" or "oom"); its
+            ``old_name`` before it was renamed; how much was freed; of a directory that others could enter, what it was.
     """
 
     cursor: str
@@ -54,16 +54,38 @@ class Event(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """Which events are wanted: those whose type, action and name are among these; empty is any."""
+    """Which events are wanted: those whose type, action, name and reason are among these; empty is any.
+
+    Attributes:
+        types: See ``Event.type``.
+        actions: See ``Event.action``.
+        names: See ``Event.name``.
+        containers: Names, ids, or beginnings of ids; events of anything else are not wanted then.
+        reasons: Why a container ended; other events are not wanted then.
+    """
 
     types: Collection[str] = ()
     actions: Collection[str] = ()
     names: Collection[str] = ()
+    containers: Collection[str] = ()
+    reasons: Collection[str] = ()
 
     def takes(self, event: Event) -> bool:
         """Whether it is wanted."""
-        pairs = ((self.types, event.type), (self.actions, event.action), (self.names, event.name))
-        return all(not wanted or value in wanted for wanted, value in pairs)
+        reason = event.attributes.get("reason")
+        pairs = (
+            *((self.types, event.type), (self.actions, event.action), (self.names, event.name)),
+            (self.reasons, reason if event.action == "exited" else None),
+        )
+        return all(not wanted or value in wanted for wanted, value in pairs) and self._is_of_container(event)
+
+    def _is_of_container(self, event: Event) -> bool:
+        if not self.containers:
+            return True
+        container_id = str(event.attributes.get("id", ""))
+        return event.type == "container" and any(
+            wanted == event.name or (wanted and container_id.startswith(wanted)) for wanted in self.containers
+        )
 
 
 def read_events(
@@ -83,6 +105,10 @@ def read_events(
             value=unknown[0],
         )
     namespace = None if all_namespaces else rooms.namespace
+    if wanted.containers:
+        # Of one that was renamed, what happened under its other names is wanted too.
+        found = (rooms.database.containers.find(rooms.namespace, name) for name in wanted.containers)
+        wanted = wanted._replace(containers=[*wanted.containers, *(record.id for record in found if record)])
     notice_all(rooms, namespace)
     last_gone, newest = _bounds(rooms, namespace)
     if since is None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
-    from pyctrd.runtime.state import ContainerStatus
+    from pyctrd.metadata.database import Tables
+    from pyctrd.runtime.state import ContainerStatus, ExitStatus
 
 
 def notice(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
@@ -27,17 +28,23 @@ def notice(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
             # Looked at again: who waited for the transaction may have seen a run that is not the last one any more.
             status = _status(rooms, record)
             if status.exit is not None and status.started_ns:
-                tx.containers.tell_end(
-                    record.namespace,
-                    record.id,
-                    status.started_ns,
-                    exit_code=status.exit.exit_code,
-                    signal=status.exit.signal,
-                    exited_ns=status.exit.exited_ns,
-                )
+                _tell_end(tx, record, status.exit)
             elif status.started_ns:
                 tx.containers.tell_start(record.namespace, record.id, status.started_ns)
     return status
+
+
+def _tell_end(tx: Tables, record: ContainerRecord, ended: ExitStatus) -> None:
+    tx.containers.tell_end(
+        record.namespace,
+        record.id,
+        ended.started_ns,
+        exit_code=ended.exit_code,
+        signal=ended.signal,
+        exited_ns=ended.exited_ns,
+        oom=ended.oom,
+        reason=ended.reason,
+    )
 
 
 def notice_all(rooms: Rooms, namespace: str | None) -> None:

@@ -114,6 +114,28 @@ class Containers(Table):
             self.tell(namespace, container_id, "removed")
         self._run("DELETE FROM containers WHERE namespace = ? AND id = ?", (namespace, container_id))
 
+    def rename(self, namespace: str, container_id: str, name: str) -> ContainerRecord | None:
+        """Give it another name; None where it is gone.
+
+        Raises:
+            AlreadyExistsError: Another one of the namespace has it.
+        """
+        found = self.find(namespace, container_id)
+        if found is None or found.name == name:
+            return found
+        try:
+            sql = "UPDATE containers SET name = ? WHERE namespace = ? AND id = ?"
+            self._run(sql, (name, namespace, container_id))
+        except sqlite3.IntegrityError as error:
+            raise AlreadyExistsError(
+                f"container name taken: {name}",
+                kind="container",
+                name=name,
+                hint=f"choose another one, or delete it: pyctrd rm {name}",
+            ) from error
+        self.tell(namespace, container_id, "renamed", {"old_name": found.name})
+        return found._replace(name=name)
+
     def told(self, namespace: str, container_id: str) -> tuple[int, int] | None:
         """Which run events have told to have started, and which to have ended.
 
@@ -136,7 +158,16 @@ class Containers(Table):
         self.tell(namespace, container_id, "started", time_ns=started_ns)
 
     def tell_end(
-        self, namespace: str, container_id: str, started_ns: int, *, exit_code: int, signal: int, exited_ns: int
+        self,
+        namespace: str,
+        container_id: str,
+        started_ns: int,
+        *,
+        exit_code: int,
+        signal: int,
+        exited_ns: int,
+        oom: bool = False,
+        reason: str = "exit",
     ) -> None:
         """Tell how a run has ended, if that was not told yet; before it, that it had started."""
         self.tell_start(namespace, container_id, started_ns)
@@ -144,7 +175,14 @@ class Containers(Table):
         if told is None or told[1] == started_ns:
             return
         self._mark("told_end_ns", namespace, container_id, started_ns)
-        status = {"exit_code": exit_code, "signal": signal, "started_ns": started_ns, "exited_ns": exited_ns}
+        status = {
+            "exit_code": exit_code,
+            "signal": signal,
+            "oom": oom,
+            "reason": reason,
+            "started_ns": started_ns,
+            "exited_ns": exited_ns,
+        }
         self.tell(namespace, container_id, "exited", status, time_ns=exited_ns)
 
     def tell(
@@ -176,7 +214,14 @@ class Containers(Table):
         started_ns, ended = told
         if started_ns != ended:
             self._mark("told_end_ns", namespace, container_id, started_ns)
-            status = {"exit_code": UNKNOWN_EXIT_CODE, "signal": 0, "started_ns": started_ns, "exited_ns": 0}
+            status = {
+                "exit_code": UNKNOWN_EXIT_CODE,
+                "signal": 0,
+                "oom": False,
+                "reason": "exit",
+                "started_ns": started_ns,
+                "exited_ns": 0,
+            }
             self.tell(namespace, container_id, "exited", status)
 
     def list(self, namespace: str) -> builtins.list[ContainerRecord]:

@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pyctrd.errors import (
@@ -68,6 +67,7 @@ class Runc:
         self._binary = binary
         self._root = root
         self._path = ""
+        self._version: str | None = None
 
     @property
     def path(self) -> str:
@@ -113,6 +113,25 @@ class Runc:
         """Let them go on."""
         self._run("resume", container_id)
 
+    def update(self, container_id: str, resources: bytes) -> None:
+        """Change the limits of a running container: JSON as the spec's ``linux.resources``.
+
+        Raises:
+            ConflictError: It does not run.
+            RuncError: Anything else.
+        """
+        self._run("update", "--resources", "-", container_id, given=resources)
+
+    def version(self) -> str:
+        """The program's own version, as "1.1.5", asked for once; "" where it does not say."""
+        if self._version is None:
+            import subprocess
+
+            done = subprocess.run([self.path, "--version"], capture_output=True, check=False, timeout=RUN_SECONDS)
+            first = done.stdout.decode("utf-8", "replace").partition("\n")[0]
+            self._version = first.rpartition(" ")[2] if done.returncode == 0 else ""
+        return self._version
+
     def delete(self, container_id: str) -> None:
         """Kill what still runs, and forget the container; nothing is done where there is none."""
         if self.knows(container_id):
@@ -122,13 +141,14 @@ class Runc:
                 if self.knows(container_id):  # else the shim was as fast, which sees the end that this brings
                     raise
 
-    def _run(self, verb: str, *words: str, holding: int | None = None) -> None:
+    def _run(self, verb: str, *words: str, holding: int | None = None, given: bytes | None = None) -> None:
         import subprocess  # a run that ends by itself needs none
 
         argv = [self.path, "--root", str(self._root), verb, *words]
         done = subprocess.run(
             argv,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if given is None else None,
+            input=given,
             capture_output=True,
             check=False,
             timeout=RUN_SECONDS,

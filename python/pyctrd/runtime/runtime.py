@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,14 @@ class Runtime:
         self._runc = Runc(binary, root=self._root)
         self._waiting: dict[str, Connection] = {}
 
+    def program(self) -> tuple[str, str]:
+        """The runtime's path and version.
+
+        Raises:
+            NotFoundError: It is not there.
+        """
+        return self._runc.path, self._runc.version()
+
     def create_bundle(self, directory: Path, spec: Mapping[str, Any], *, transient: bool = False) -> None:
         """Make the directory that the runtime reads, or replace its ``config.json``.
 
@@ -57,15 +65,45 @@ class Runtime:
             transient: A power cut may take it: its container is deleted at its end, by which a power cut is one.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.staged_spec(directory, spec, transient=transient) as take:
+            take()
+
+    @contextmanager
+    def staged_spec(
+        self, directory: Path, spec: Mapping[str, Any], *, transient: bool = False
+    ) -> Iterator[Callable[[], None]]:
+        """Write a ``config.json`` beside the one that is there, which it replaces when its block says so.
+
+        Args:
+            directory: The bundle.
+            spec: What it says.
+            transient: As for ``create_bundle``.
+        """
         staged = directory / "config.json.tmp"
+        replaces = (directory / "config.json").exists() and not transient
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        taken = False
         with naming(staged), os.fdopen(descriptor, "wb") as file:
             file.write(orjson.dumps(spec))
             file.flush()
-            staged.replace(directory / "config.json")
-            if not transient:
-                # With the file goes its new name. A cut before that may leave an empty one, which counts as none.
-                os.fsync(file.fileno())
+            if replaces:
+                os.fsync(file.fileno())  # before it has the name: a power cut must not leave an empty one there
+
+            def take() -> None:
+                nonlocal taken
+                staged.replace(directory / "config.json")
+                taken = True
+                if replaces:
+                    _flush_directory(directory)
+                elif not transient:
+                    # With the file goes its new name. A cut before that may leave an empty one, which counts as none.
+                    os.fsync(file.fileno())
+
+            try:
+                yield take
+            finally:
+                if not taken:
+                    staged.unlink(missing_ok=True)
 
     def start(
         self,
@@ -160,6 +198,19 @@ class Runtime:
     def resume(self, container_id: str) -> None:
         """Let them go on."""
         self._runc.resume(container_id)
+
+    def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        """Change the limits of a running container.
+
+        Args:
+            container_id: Which one.
+            resources: As the spec's ``linux.resources``; -1 is no limit.
+
+        Raises:
+            ConflictError: It does not run.
+            RuncError: The kernel refused, or the runtime.
+        """
+        self._runc.update(container_id, orjson.dumps(resources))
 
     def wait(self, container_id: str, bundle: Path, timeout: float | None = None) -> ExitStatus:
         """Wait for the container's end.
@@ -414,3 +465,12 @@ class Runtime:
                 return state.read_exit(bundle) or running.lost()
             pause(RECORD_SECONDS)
         return ended
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with naming(directory):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -19,6 +19,7 @@ RUNNING_RECORD = "shim.json"
 LOCK = "lock"
 RECORD_MAX_BYTES = 64 << 10
 UNKNOWN_EXIT_CODE = 255
+OOM_EXIT_CODE = 137  # 128 and SIGKILL
 
 # struct flock of every 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
@@ -35,6 +36,7 @@ class ExitStatus(NamedTuple):
         started_ns: Since the epoch; 0 where unknown.
         exited_ns: Since the epoch; 0 where unknown.
         error: What else went wrong, or "".
+        oom: The kernel killed one of the container's processes for want of memory; not init, necessarily.
     """
 
     exit_code: int
@@ -42,6 +44,17 @@ class ExitStatus(NamedTuple):
     started_ns: int = 0
     exited_ns: int = 0
     error: str = ""
+    oom: bool = False
+
+    @property
+    def reason(self) -> Literal["exit", "signal", "oom"]:
+        """Why it ended: by itself, by a signal, or by the kernel's for want of memory.
+
+        The last is also where a shell passed on that this is how its command ended.
+        """
+        if self.oom and self.exit_code == OOM_EXIT_CODE:
+            return "oom"
+        return "signal" if self.signal else "exit"
 
     @classmethod
     def parse(cls, body: bytes) -> ExitStatus:
@@ -58,6 +71,7 @@ class ExitStatus(NamedTuple):
                 started_ns=int(values["started_ns"]),
                 exited_ns=int(values["exited_ns"]),
                 error=str(values["error"]),
+                oom=bool(values.get("oom", False)),  # a shim of before wrote none
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidError(f"{EXIT_RECORD}: {error!r}", field=EXIT_RECORD) from error

@@ -79,6 +79,22 @@ def find_user(rootfs: Path, text: str) -> User:
         os.close(root)
 
 
+def user_names(rootfs: Path) -> dict[int, str]:
+    """The names of the users that a root file system knows, by number; the first line of a number counts.
+
+    Raises:
+        InvalidError: The file is too large.
+    """
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found: dict[int, str] = {}
+        for account in _accounts(root):
+            found.setdefault(account.uid, account.name)
+        return found
+    finally:
+        os.close(root)
+
+
 def _find_account(root: int, text: str) -> _Account:
     uid = _number(text, "user")
     for account in _accounts(root):

@@ -15,6 +15,7 @@ mod exec;
 mod frame;
 mod launch;
 mod log;
+mod oom;
 mod record;
 mod report;
 mod stdin;
@@ -33,6 +34,7 @@ use crate::args::Args;
 use crate::clients::Clients;
 use crate::launch::{Container, Launched};
 use crate::log::Log;
+use crate::oom::Counter;
 use crate::record::Exit;
 use crate::report::Report;
 use crate::supervisor::Supervisor;
@@ -153,11 +155,12 @@ fn hold(
     clients: &mut Clients,
     log: &mut Log,
 ) -> io::Result<io::Result<()>> {
+    let oom = Counter::find(container.init, &args.id.to_string_lossy());
     let mut supervisor = Supervisor::new(container, args.attached, clients, Some(log));
     let status = supervisor.run()?;
     let exited_ns = record::now_ns();
     supervisor.drain()?;
-    let exit = Exit { status, started_ns, exited_ns, error: log.close() };
+    let exit = Exit { status, started_ns, exited_ns, oom: oom.has_killed(), error: log.close() };
     let text = exit.to_json();
     // On disk first: a waiter that was told may act on it, and a crash must not take it back.
     let write = if args.transient { record::write_whole } else { record::write_durably };

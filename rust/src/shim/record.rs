@@ -18,6 +18,8 @@ pub(crate) struct Exit {
     pub(crate) started_ns: u64,
     /// Nanoseconds since the epoch.
     pub(crate) exited_ns: u64,
+    /// The kernel killed one of its processes for want of memory.
+    pub(crate) oom: bool,
     /// What else went wrong, or "".
     pub(crate) error: String,
 }
@@ -31,9 +33,10 @@ impl Exit {
         let mut error = Vec::new();
         escape(&mut error, self.error.as_bytes());
         format!(
-            "{{\"exit_status\":{code},\"signal\":{signal},\"started_ns\":{},\"exited_ns\":{},\"error\":\"{}\"}}\n",
+            "{{\"exit_status\":{code},\"signal\":{signal},\"started_ns\":{},\"exited_ns\":{},\"oom\":{},\"error\":\"{}\"}}\n",
             self.started_ns,
             self.exited_ns,
+            self.oom,
             String::from_utf8_lossy(&error)
         )
     }
