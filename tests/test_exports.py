@@ -32,7 +32,7 @@ PROMISED = {
     "Containers": "create run get find list",
     "Container": (
         "id name image_name command labels created_ns status start start_attached attach wait logs log_lines kill "
-        "stop pause resume diff commit delete"
+        "stop pause resume diff commit delete fork snapshot snapshots rollback delete_snapshot"
     ),
     "Content": "info open list usage check rebuild",
     "Registries": "repository login logout",

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from pyctrd.metadata.content import ContentRecord as ContentRecord
     from pyctrd.metadata.leases import LeaseResource as LeaseResource
     from pyctrd.metadata.namespaces import Namespace as Namespace
+    from pyctrd.metadata.snapshots import ContainerSnapshot as ContainerSnapshot
     from pyctrd.metadata.usage import ContentUsage as ContentUsage
     from pyctrd.metadata.usage import NamespaceUsage as NamespaceUsage
     from pyctrd.namespaces import Namespaces as Namespaces
@@ -86,6 +87,7 @@ _LAZY = {
     "ConfigChanges": "pyctrd.oci.changes",
     "Container": "pyctrd.container",
     "ContainerOptions": "pyctrd.container_options",
+    "ContainerSnapshot": "pyctrd.metadata.snapshots",
     "ContainerSpace": "pyctrd.flows.space",
     "ContainerStatus": "pyctrd.runtime.state",
     "Containers": "pyctrd.containers",

@@ -289,6 +289,73 @@ class Container:
         )
         return Image(self._rooms, record)
 
+    def fork(self, *, name: str = "") -> Container:
+        """Make a container, not yet running, that begins with what this one has written.
+
+        It has the same image, command, options and labels, and goes its own way: neither sees what the other one does
+        from here on, and each may be deleted. What this one wrote while it was stopped is not copied: both lie on it.
+        Where it runs, its processes are frozen while it is copied, with extents shared where the file system can.
+        Volumes and binds are the same ones.
+
+        Args:
+            name: Unique in the namespace; the beginning of its id by default.
+
+        Raises:
+            AlreadyExistsError: The name is taken.
+            ConflictError: Somebody else writes to its mounted root file system.
+            UnsupportedError: It lies on a hundred others already.
+        """
+        from pyctrd.flows.fork import fork_container
+
+        return Container(self._rooms, fork_container(self._rooms, self._record, name=name))
+
+    def snapshot(self, name: str = "") -> str:
+        """Keep its files as they are now, to be set back to them by ``rollback``; as ``fork`` if it runs.
+
+        They outlive no container: they go with it. They are as durable as what it wrote itself.
+
+        Args:
+            name: Unique among its snapshots; some letters and digits by default.
+
+        Returns:
+            The name.
+
+        Raises:
+            AlreadyExistsError: The name is taken.
+            InvalidError: It has other characters than letters, digits, dots, dashes and underscores.
+            ConflictError, UnsupportedError: As ``fork``.
+        """
+        from pyctrd.flows.fork import snapshot_container
+
+        return snapshot_container(self._rooms, self._record, name=name)
+
+    def snapshots(self) -> list[pyctrd.ContainerSnapshot]:
+        """What it can be set back to, the oldest first: ``name``, ``created_ns``."""
+        from pyctrd.flows.fork import list_snapshots
+
+        return list_snapshots(self._rooms, self._record)
+
+    def rollback(self, name: str, *, restart: bool = False) -> None:
+        """Set its files back to a snapshot, in one step; the snapshot stays. What was written since is lost.
+
+        Args:
+            name: Of the snapshot.
+            restart: Kill it first, if it runs, and start it again, with no input.
+
+        Raises:
+            NotFoundError: It has no such snapshot.
+            ConflictError: It runs, and ``restart`` is not set.
+        """
+        from pyctrd.flows.fork import rollback_container
+
+        rollback_container(self._rooms, self._record, name, restart=restart)
+
+    def delete_snapshot(self, name: str) -> None:
+        """Forget a snapshot, and free what only it needed; again is a no-op."""
+        from pyctrd.flows.fork import delete_snapshot
+
+        delete_snapshot(self._rooms, self._record, name)
+
     def delete(self, *, force: bool = False) -> None:
         """Remove it: process, mounts, files and record. Again is a no-op.
 

@@ -27,7 +27,15 @@ class Container(Face[container.Container]):
     resume = calls(container.Container.resume)
     diff = calls(container.Container.diff)
     commit = gives(container.Container.commit, Image)
+    snapshot = calls(container.Container.snapshot)
+    snapshots = calls(container.Container.snapshots)
+    rollback = asks(container.Container.rollback)
+    delete_snapshot = calls(container.Container.delete_snapshot)
     delete = calls(container.Container.delete)
+
+    async def fork(self, *, name: str = "") -> Container:
+        """As ``pyctrd.Container.fork``; nothing is left where the task is cancelled."""
+        return Container(await self._threads.call(lambda: self._of.fork(name=name), _delete), self._threads)
 
     @property
     def id(self) -> str:

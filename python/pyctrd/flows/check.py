@@ -17,6 +17,7 @@ from pyctrd.flows.resume import is_kept
 from pyctrd.flows.share import has_content
 from pyctrd.metadata import DATABASE
 from pyctrd.oci.value import NamedTuple
+from pyctrd.snapshots import FROZEN
 from pyctrd.snapshots.imaged import Stacks
 
 if TYPE_CHECKING:
@@ -242,23 +243,34 @@ def _check_strays(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: AR
     for name in map(str, rooms.layers.walk()):
         if name not in layers and not _is_under_way(rooms, name):
             yield Finding("layer", name, "on disk and not recorded", "unrecorded")
-    snapshots = rooms.root / "snapshots"
-    for path in sorted(snapshots.iterdir()) if snapshots.is_dir() else ():
-        # The record comes before the directory, and goes after it.
-        if path.name.startswith(("fixup-", "stack-", "trial-")) or rooms.database.snapshots.find(path.name) is not None:
-            continue
-        if path.exists():  # it was not deleted just now
-            yield Finding("snapshot", path.name, "on disk and not recorded", "unrecorded")
+    yield from _stray_snapshots(rooms)
     for path in rooms.blobs.strays():
         yield Finding("file", str(path), "is no blob, and not pyctrd's", "foreign")
     for path in rooms.layers.strays():
         yield Finding("file", str(path), "is no layer, and not pyctrd's", "foreign")
 
 
+def _stray_snapshots(rooms: Rooms) -> Iterator[Finding]:
+    snapshots = rooms.root / "snapshots"
+    found = sorted(snapshots.iterdir()) if snapshots.is_dir() else []
+    needed = rooms.database.snapshots.needed()
+    for path in found:
+        if path.name.startswith(FROZEN) and path.name.removeprefix(FROZEN) in needed:
+            continue
+        # The record comes before the directory, and goes after it.
+        if path.name.startswith(("fixup-", "stack-", "trial-")) or rooms.database.snapshots.find(path.name) is not None:
+            continue
+        if path.exists():  # it was not deleted just now
+            yield Finding("snapshot", path.name, "on disk and not recorded", "unrecorded")
+
+
 def _check_containers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
     for namespace in rooms.database.namespaces.list():
         for container in rooms.database.containers.list(namespace.name):
-            if rooms.snapshotter.find(container.snapshot_key) is None:
+            snapshot = rooms.snapshotter.find(container.snapshot_key)
+            if snapshot is None or not all(
+                (rooms.root / "snapshots" / f"{FROZEN}{frozen}").is_dir() for frozen in snapshot.frozen
+            ):
                 yield Finding(
                     "container", container.name, "its snapshot is gone", "lost", namespace=container.namespace
                 )

@@ -148,6 +148,36 @@ def forget_snapshot(rooms: Rooms, key: str) -> None:
         tx.snapshots.delete(key)
 
 
+@contextmanager
+def rootfs_lock(rooms: Rooms, record: ContainerRecord, *, shared: bool) -> Iterator[None]:
+    """The lock between those that mount and start a container (shared) and whoever freezes or resets its files."""
+    from pyctrd.snapshots.store import SnapshotStore
+
+    store = SnapshotStore(rooms.root)
+    if not store.holds(record.snapshot_key):
+        yield  # there is nothing to be locked: whoever needs it says so
+        return
+    with store.held(record.snapshot_key, shared=shared):
+        yield
+
+
+def remove_frozen(rooms: Rooms) -> None:
+    """Remove what was frozen and nothing lies on any more, nor can be set back to.
+
+    Whoever freezes records it before, so what no record names is needed by nobody.
+    """
+    from pyctrd.snapshots.store import SnapshotStore
+
+    store = SnapshotStore(rooms.root)
+    if not (found := list(store.walk_frozen())):
+        return
+    needed = rooms.database.snapshots.needed()
+    if unneeded := [frozen for frozen in found if frozen not in needed]:
+        for frozen in unneeded:
+            store.discard(store.frozen_path(frozen))
+        rooms.removal.begin()
+
+
 def view_key(target: Path) -> str:
     """The snapshot key of what is mounted at a path."""
     return "view-" + _core.digest_bytes(os.fsencode(target.resolve())).partition(":")[2][:32]

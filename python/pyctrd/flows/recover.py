@@ -13,7 +13,7 @@ from pyctrd import _core
 from pyctrd.content import INGESTS
 from pyctrd.flows.directories import entries_of
 from pyctrd.metadata.containers import ContainerRecord
-from pyctrd.snapshots import TRIAL
+from pyctrd.snapshots import FROZEN, TRIAL
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -54,6 +54,10 @@ def recover(rooms: Rooms) -> None:
         from pyctrd.snapshots.store import SnapshotStore
 
         SnapshotStore(rooms.root).sweep()
+    if any(path.name.startswith(FROZEN) for path in entries_of(rooms.root / "snapshots")):
+        from pyctrd.flows.mount import remove_frozen
+
+        remove_frozen(rooms)
 
 
 def end_old_uploads(database: Database) -> int:

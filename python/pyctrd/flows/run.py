@@ -15,7 +15,7 @@ from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError
 from pyctrd.flows.freeze import thaw
 from pyctrd.flows.load import ensure_unpacked, image_layers, load_config
-from pyctrd.flows.mount import record_snapshot
+from pyctrd.flows.mount import record_snapshot, remove_frozen, rootfs_lock
 from pyctrd.flows.runs import notice, tell
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
@@ -117,16 +117,18 @@ def start_container(
         ConflictError: It runs.
         RuncError: The runtime refused; the container stays, to be looked at and deleted.
     """
-    mount_rootfs(rooms, record)
-    rooms.runtime(record.runtime).start(
-        record.id,
-        bundle_path(rooms, record),
-        terminal=terminal,
-        stdin=stdin,
-        attached=attached,
-        transient=record.auto_remove,
-        on_exit=_removal(rooms, record) if record.auto_remove and not attached else (),
-    )
+    # Nobody may freeze or reset its files between their mount and its start.
+    with rootfs_lock(rooms, record, shared=True):
+        mount_rootfs(rooms, record)
+        rooms.runtime(record.runtime).start(
+            record.id,
+            bundle_path(rooms, record),
+            terminal=terminal,
+            stdin=stdin,
+            attached=attached,
+            transient=record.auto_remove,
+            on_exit=_removal(rooms, record) if record.auto_remove and not attached else (),
+        )
     notice(rooms, record)
 
 
@@ -181,8 +183,12 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
     _remove_bundle(rooms, bundle)
     snapshotter.delete(record.snapshot_key)
     with rooms.database.write() as tx:
+        before = tx.snapshots.needed()
         tx.snapshots.delete(record.snapshot_key)
         tx.containers.delete(record.namespace, record.id)
+        after = tx.snapshots.needed() if before else before
+    if before != after:
+        remove_frozen(rooms)
 
 
 def get_container(rooms: Rooms, name: str) -> ContainerRecord:
@@ -249,12 +255,18 @@ def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> Path:
     return target
 
 
-def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
+def make_bundle_directory(rooms: Rooms, record: ContainerRecord) -> Path:
+    """The container's directory, made, with the mount point in it."""
     bundle = bundle_path(rooms, record)
     for directory in (bundle.parents[1], bundle.parent):
         directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)
     for directory in (bundle, bundle / "rootfs"):
         directory.mkdir(mode=PRIVATE_MODE)
+    return bundle
+
+
+def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
+    bundle = make_bundle_directory(rooms, record)
     rootfs = mount_rootfs(rooms, record)
     user = find_user(rootfs, options.user or config.user)
     spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)

@@ -237,6 +237,7 @@ def _restore_containers(rooms: Rooms) -> int:
                     kind=kind,
                     diff_ids=tuple(layer.diff_id for layer in layers),
                     target="" if bundle is None else str(bundle / "rootfs"),
+                    frozen=store.frozen(key),
                 )
             if record is not None and tx.containers.find(namespace, record.id) is None:
                 tx.containers.add(record)

@@ -126,6 +126,15 @@ def survey_space(rooms: Rooms, *, all_namespaces: bool = False) -> Space:
     return own._replace(namespaces=namespaces, store=StoreSpace(*database.usage.stored(), *objects, removed))
 
 
+def _frozen_bytes(rooms: Rooms, frozen: str) -> int:
+    from pyctrd.snapshots import FROZEN
+    from pyctrd.snapshots.store import directory_bytes
+
+    with suppress(FileNotFoundError):
+        return directory_bytes(rooms.root / "snapshots" / f"{FROZEN}{frozen}")
+    return 0
+
+
 def _image(name: str, size: ImageSize | None) -> ImageSpace:
     if size is None:
         return ImageSpace(name, 0, 0, 0)
@@ -137,6 +146,7 @@ def _written(rooms: Rooms, namespace: str) -> list[tuple[str, int]]:
     database = rooms.database
     names = {container.snapshot_key: container.name for container in database.containers.list(namespace)}
     found = []
+    seen: set[str] = set()
     for snapshot in database.snapshots.list():
         if snapshot.namespace != namespace:
             continue
@@ -144,5 +154,9 @@ def _written(rooms: Rooms, namespace: str) -> list[tuple[str, int]]:
         # One that goes at this moment takes nothing any more.
         with suppress(NotFoundError, FileNotFoundError):
             if snapshotter is not None:
-                found.append((names.get(snapshot.key, snapshot.target), snapshotter.usage(snapshot.key)))
+                # What several lie on is counted with the first.
+                below = [frozen for frozen in snapshot.frozen if frozen not in seen]
+                seen.update(below)
+                size = snapshotter.usage(snapshot.key) + sum(_frozen_bytes(rooms, frozen) for frozen in below)
+                found.append((names.get(snapshot.key, snapshot.target), size))
     return sorted(found)
