@@ -32,7 +32,8 @@ PROMISED = {
     "Containers": "create run get find list",
     "Container": (
         "id name image_name command labels created_ns status start start_attached attach wait logs log_lines kill "
-        "stop pause resume diff commit delete fork snapshot snapshots rollback delete_snapshot"
+        "stop pause resume diff commit delete copy_to copy_from copy_file_to copy_file_from export "
+        "fork snapshot snapshots rollback delete_snapshot"
     ),
     "Content": "info open list usage check rebuild",
     "Registries": "repository login logout",

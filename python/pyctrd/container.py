@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.errors import InvalidError
@@ -288,6 +289,89 @@ class Container:
             clamp_mtime=clamp_mtime,
         )
         return Image(self._rooms, record)
+
+    def copy_to(self, path: str, data: bytes | IO[bytes], *, archive: bool = False) -> None:
+        """Unpack a tar, compressed or not, into one of its directories, whether it runs or not.
+
+        Files are replaced, directories are put together and keep their own attributes. Its links lead where they lead
+        in it, never out. An archive that is refused changes nothing. What is mounted in it is seen while it runs.
+
+        Args:
+            path: Of a directory, in the container.
+            data: The archive, or a file that it is read from.
+            archive: Keep the archive's owners; else everything becomes the container's user's.
+
+        Raises:
+            NotFoundError, InvalidError: The path is none of a directory.
+            UnsafeArchiveError: The archive leaves its directory, or cannot be trusted otherwise, as a layer.
+            ConflictError: A directory would take the place of something else, or the other way round.
+            OSError: The disk; what was copied by then stays.
+        """
+        from pyctrd.flows.container_files import copy_archive_in
+
+        copy_archive_in(self._rooms, self._record, path, data, archive=archive)
+
+    def copy_from(self, path: str) -> Iterator[bytes]:
+        """What is at one of its paths, as a tar in pieces: the file, or the directory with all that is in it.
+
+        A link at the path's end is not followed; of a path that ends with "/" or "/." the archive has the content only.
+        What is wrong is raised by the first piece.
+
+        Args:
+            path: In the container.
+
+        Raises:
+            NotFoundError: There is nothing.
+            ConflictError: A file changes while it is read.
+        """
+        from pyctrd.flows.container_files import copy_archive_out
+
+        return copy_archive_out(self._rooms, self._record, path)
+
+    def copy_file_to(self, source: str | os.PathLike[str], path: str, *, archive: bool = False) -> None:
+        """Copy a file or directory of the host into it, as ``docker cp`` does.
+
+        Args:
+            source: On the host; with "/." at its end a directory's content. A link is copied as a link.
+            path: A directory to copy into, or the new name in one.
+            archive: Keep the owners; else everything becomes the container's user's.
+
+        Raises:
+            As ``copy_to``.
+        """
+        from pyctrd.flows.container_files import copy_in
+
+        copy_in(self._rooms, self._record, source, path, archive=archive)
+
+    def copy_file_from(self, path: str, target: str | os.PathLike[str], *, archive: bool = False) -> None:
+        """Copy one of its files or directories to the host, as ``docker cp`` does; links are copied as links.
+
+        Args:
+            path: In the container; with "/." at its end a directory's content.
+            target: A directory of the host to copy into, or the new name in one.
+            archive: Keep the owners; else everything becomes this process' user's.
+
+        Raises:
+            As ``copy_to``.
+        """
+        from pyctrd.flows.container_files import copy_out
+
+        copy_out(self._rooms, self._record, path, target, archive=archive)
+
+    def export(self, target: str | os.PathLike[str] | IO[bytes], *, pause: bool = True) -> None:
+        """Write its whole root file system as a tar: sorted by name, without mounts and sockets.
+
+        Args:
+            target: A file, which is replaced, or an open one.
+            pause: Freeze its processes meanwhile, if it runs.
+
+        Raises:
+            ConflictError: A file changes while it is read.
+            OSError: The disk.
+        """
+        from pyctrd.flows.container_files import export_container
+
+        export_container(self._rooms, self._record, target, pause=pause)
 
     def fork(self, *, name: str = "") -> Container:
         """Make a container, not yet running, that begins with what this one has written.
