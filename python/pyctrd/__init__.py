@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.space import NamespaceSpace as NamespaceSpace
     from pyctrd.flows.space import Space as Space
     from pyctrd.flows.space import StoreSpace as StoreSpace
+    from pyctrd.flows.space import VolumeSpace as VolumeSpace
     from pyctrd.flows.survey import Collected as Collected
     from pyctrd.flows.survey import Collection as Collection
     from pyctrd.image import Image as Image
@@ -76,6 +77,8 @@ if TYPE_CHECKING:
     from pyctrd.runtime.state import ExitStatus as ExitStatus
     from pyctrd.snapshots.protocol import Change as Change
     from pyctrd.transfers import Transfer as Transfer
+    from pyctrd.volumes import Volume as Volume
+    from pyctrd.volumes import Volumes as Volumes
 
 __version__ = "0.1.0"
 
@@ -132,6 +135,9 @@ _LAZY = {
     "Space": "pyctrd.flows.space",
     "StoreSpace": "pyctrd.flows.space",
     "Transfer": "pyctrd.transfers",
+    "Volume": "pyctrd.volumes",
+    "VolumeSpace": "pyctrd.flows.space",
+    "Volumes": "pyctrd.volumes",
     "diff": "pyctrd.engine",
     "unpack": "pyctrd.engine",
     "verify": "pyctrd.engine",

@@ -440,18 +440,19 @@ class Container:
 
         delete_snapshot(self._rooms, self._record, name)
 
-    def delete(self, *, force: bool = False) -> None:
+    def delete(self, *, force: bool = False, volumes: bool = False) -> None:
         """Remove it: process, mounts, files and record. Again is a no-op.
 
         Args:
             force: Kill it first, if it runs.
+            volumes: Remove the volumes that were made for it alone, too; of one with ``auto_remove`` they go anyway.
 
         Raises:
             ConflictError: It runs.
         """
         from pyctrd.flows.run import delete_container
 
-        delete_container(self._rooms, self._record, force=force)
+        delete_container(self._rooms, self._record, force=force, volumes=volumes)
 
     def __repr__(self) -> str:
         return f"<Container {self.name} {self.id[:12]}>"

@@ -66,7 +66,7 @@ class Containers:
         try:
             container.start(terminal=options.get("terminal", False), stdin=options.get("stdin", False))
         except BaseException:
-            container.delete(force=True)
+            container.delete(force=True, volumes=True)
             raise
         return container
 

@@ -20,7 +20,15 @@ LEFT_OUT: dict[str, set[str]] = {}
 OWN = {"aclose"}
 # Methods that wait for nothing, or return what is awaited or iterated over.
 PLAIN = {
-    *("Container.log_lines", "Engine.events", "Image.diff", "Image.mounted", "Image.walk", "Repository.tags"),
+    *(
+        "Container.log_lines",
+        "Container.copy_from",
+        "Engine.events",
+        "Image.diff",
+        "Image.mounted",
+        "Image.walk",
+        "Repository.tags",
+    ),
     *("Images.follow_pull", "Images.pull_many", "PullMany.progress", "PullResult.get", "Registries.repository"),
 }
 

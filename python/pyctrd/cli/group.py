@@ -55,6 +55,7 @@ COMMANDS = {
     "unpause": "pyctrd.cli.containers",
     "unpack": "pyctrd.cli.store",
     "version": "pyctrd.cli.store",
+    "volume": "pyctrd.cli.volume",
     "wait": "pyctrd.cli.containers",
 }
 

@@ -42,6 +42,7 @@ REPAIRS = {
     ("manifest", "incomplete"): "what it needs is recorded again; what is lost for good is dropped from its repository",
     ("ingest", "left"): "it is undone",
     ("snapshot", "unrecorded"): "it is moved to quarantine",
+    ("volume", "unrecorded"): "it is moved to quarantine",
     ("container", "lost"): "it is deleted, if it does not run",
     ("container", "frozen"): "it goes on",
 }
@@ -52,7 +53,7 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: "database", "blob", "layer", "object", "stack" for the image of one, "image", "manifest" for one of a
-            repository, "ingest", "snapshot", "container", or "file" for what is not pyctrd's.
+            repository, "ingest", "snapshot", "volume", "container", or "file" for what is not pyctrd's.
         name: Which one: a digest, a reference, an id, a path.
         problem: What is wrong.
         cause: The same in a word: "missing", "damaged", "unrecorded", "foreign", "incomplete", "left", "lost" or
@@ -244,10 +245,22 @@ def _check_strays(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: AR
         if name not in layers and not _is_under_way(rooms, name):
             yield Finding("layer", name, "on disk and not recorded", "unrecorded")
     yield from _stray_snapshots(rooms)
+    yield from _stray_volumes(rooms)
     for path in rooms.blobs.strays():
         yield Finding("file", str(path), "is no blob, and not pyctrd's", "foreign")
     for path in rooms.layers.strays():
         yield Finding("file", str(path), "is no layer, and not pyctrd's", "foreign")
+
+
+def _stray_volumes(rooms: Rooms) -> Iterator[Finding]:
+    if not (rooms.root / "volumes").is_dir():
+        return
+    from pyctrd.flows.volumes import volume_path, walk_volumes
+
+    for namespace, name in list(walk_volumes(rooms)):
+        # The record comes before the directory, and goes after it.
+        if rooms.database.volumes.find(namespace, name) is None and volume_path(rooms, namespace, name).exists():
+            yield Finding("volume", name, "on disk and not recorded", "unrecorded", namespace=namespace)
 
 
 def _stray_snapshots(rooms: Rooms) -> Iterator[Finding]:

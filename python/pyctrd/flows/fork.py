@@ -58,7 +58,7 @@ def fork_container(rooms: Rooms, source: ContainerRecord, *, name: str = "") -> 
         with rooms.database.write() as tx:
             if not copies:
                 tx.snapshots.set_frozen(source.snapshot_key, frozen)
-            _record_fork(rooms, tx, known, record, frozen if snapshotter.stacks else ())
+            _record_fork(rooms, tx, known, source, record, frozen if snapshotter.stacks else ())
         try:
             if copies:
                 snapshotter.duplicate(source.snapshot_key, record.snapshot_key)
@@ -236,7 +236,12 @@ def _frozen_of(snapshotter: Snapshotter, record: ContainerRecord) -> tuple[tuple
 
 
 def _record_fork(
-    rooms: Rooms, tx: Tables, known: SnapshotRecord, record: ContainerRecord, frozen: tuple[str, ...]
+    rooms: Rooms,
+    tx: Tables,
+    known: SnapshotRecord,
+    source: ContainerRecord,
+    record: ContainerRecord,
+    frozen: tuple[str, ...],
 ) -> None:
     tx.snapshots.add(
         record.snapshot_key,
@@ -248,6 +253,8 @@ def _record_fork(
         frozen=frozen,
     )
     tx.containers.add(record)
+    for volume in tx.volumes.of_container(record.namespace, source.id):
+        tx.volumes.attach(record.namespace, record.id, volume)
 
 
 def _refuse_taken(tx: Tables, record: ContainerRecord, name: str) -> None:

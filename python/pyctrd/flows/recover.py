@@ -45,6 +45,10 @@ def recover(rooms: Rooms) -> None:
     if entries_of(rooms.root / INGESTS):
         end_old_uploads(database)
     _core.sweep_ingests(str(rooms.root), keep=database.ingests.staged(), seconds=REMOVAL_AT_OPENING_SECONDS)
+    if entries_of(rooms.root / "volumes"):
+        from pyctrd.flows.volumes import sweep_volumes
+
+        sweep_volumes(rooms)
     if any(map(entries_of, entries_of(rooms.settings.state / "mounts"))):
         from pyctrd.snapshots.images import ImageMounts
 
@@ -127,7 +131,7 @@ def _undo_unfinished(rooms: Rooms) -> None:
         # Looked up again: what was half made a moment ago may be whole now.
         for left in list(_unfinished(rooms)):
             if isinstance(left, ContainerRecord):
-                delete_container(rooms, left, force=True)
+                delete_container(rooms, left, force=True, volumes=True)
             else:
                 forget_snapshot(rooms, left.key)
     finally:

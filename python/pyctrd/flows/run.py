@@ -98,7 +98,7 @@ def create_container(
             snapshotter.prepare(record.snapshot_key, layers)
             _make_bundle(rooms, record, config, options)
         except BaseException:
-            delete_container(rooms, record, force=True)
+            delete_container(rooms, record, force=True, volumes=True)
             raise
     return record
 
@@ -167,8 +167,14 @@ def wait_container(rooms: Rooms, record: ContainerRecord, timeout: float | None)
     return ended
 
 
-def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = False) -> None:
+def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = False, volumes: bool = False) -> None:
     """Take a container apart: process, mount, files, and last its record. Again is a no-op.
+
+    Args:
+        rooms: The engine's rooms.
+        record: Which one.
+        force: Kill it first, if it runs.
+        volumes: Remove the volumes that were made for it alone; those of one that deletes itself go in any case.
 
     Raises:
         ConflictError: It runs, and ``force`` is not set.
@@ -183,12 +189,17 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
     _remove_bundle(rooms, bundle)
     snapshotter.delete(record.snapshot_key)
     with rooms.database.write() as tx:
+        own = tx.volumes.of_container(record.namespace, record.id) if volumes or record.auto_remove else []
         before = tx.snapshots.needed()
         tx.snapshots.delete(record.snapshot_key)
         tx.containers.delete(record.namespace, record.id)
         after = tx.snapshots.needed() if before else before
     if before != after:
         remove_frozen(rooms)
+    if own:
+        from pyctrd.flows.volumes import remove_anonymous
+
+        remove_anonymous(rooms, record.namespace, own)
 
 
 def get_container(rooms: Rooms, name: str) -> ContainerRecord:
@@ -268,6 +279,11 @@ def make_bundle_directory(rooms: Rooms, record: ContainerRecord) -> Path:
 def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
     bundle = make_bundle_directory(rooms, record)
     rootfs = mount_rootfs(rooms, record)
+    if config.volumes or any(not bind.source.startswith("/") for bind in options.binds):
+        from pyctrd.flows.volumes import resolve_volumes
+
+        binds = resolve_volumes(rooms, record, options.binds, rootfs=rootfs, declared=config.volumes)
+        options = replace(options, binds=binds)
     user = find_user(rootfs, options.user or config.user)
     spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)
     rooms.runtime(record.runtime).create_bundle(bundle, spec, transient=record.auto_remove)
