@@ -19,7 +19,7 @@ import pyctrd
 from pyctrd.errors import NotFoundError
 from pyctrd.metadata.database import Database
 from tests.archives import Tar
-from tests.faults import saving, sending, several
+from tests.faults import forking, saving, sending, several
 from tests.images import BuiltImage, build_image
 from tests.registry_faults import FaultyRegistry
 from tests.tocs import go_tar, tabled_image, zstd_chunked
@@ -537,6 +537,8 @@ WORKS = [
         _has_container,
         _judge_committed,
     ),
+    Work("fork", OPENED + forking.FORK, lambda _: [], _has_container, forking.judge_forked),
+    Work("volume", OPENED + forking.VOLUME, lambda shop: [shop.reference("kept")], _nothing, forking.judge_volumes),
     Work(
         "convert",
         OPENED

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from pyctrd import _core
-from pyctrd.snapshots.copies import copy_tree
 from pyctrd.snapshots.protocol import Change, Compression, LayerForm, LayerRef, Snapshot, SnapshotKind
 from pyctrd.snapshots.store import PRIVATE_MODE, SnapshotStore, as_changes, directory_bytes, make_root
 
@@ -156,5 +155,7 @@ class Native:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy the root file system of one directory of the store into another."""
+    from pyctrd.snapshots.copies import copy_tree  # no pull needs it
+
     make_root(target / _ROOTFS)
     copy_tree(source / _ROOTFS, target / _ROOTFS, marks=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pyctrd import _core
 from pyctrd.errors import PyctrdError, UnsupportedError
-from pyctrd.snapshots.copies import copy_tree
 from pyctrd.snapshots.protocol import Change, Compression, LayerForm, LayerRef, Snapshot
 from pyctrd.snapshots.store import (
     PRIVATE_MODE,
@@ -155,6 +154,8 @@ class Overlayfs:
 
     def save(self, key: str, frozen: str) -> None:
         """As the protocol says."""
+        from pyctrd.snapshots.copies import copy_tree  # no pull needs it
+
         self._store.get_active(key)
         place = self._store.frozen_path(frozen)
         place.mkdir(mode=PRIVATE_MODE)
@@ -163,6 +164,8 @@ class Overlayfs:
 
     def duplicate(self, source: str, key: str) -> Snapshot:
         """As the protocol says."""
+        from pyctrd.snapshots.copies import copy_tree
+
         _, layers = self._store.get(source)
         frozen = self._store.frozen(source)
         with self._store.making(key, "active", layers, frozen=frozen) as path:
