@@ -86,18 +86,18 @@ class Containers(Face[containers.Containers]):
     list = lists(containers.Containers.list, Container)
 
     async def create(
-        self, image: Image | str, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]
+        self, image: Image | str | None = None, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]
     ) -> Container:
         """As ``pyctrd.Containers.create``; nothing is left where the task is cancelled."""
-        name = image if isinstance(image, str) else image.name
+        name = image.name if isinstance(image, Image) else image
         made = await self._threads.call(lambda: self._of.create(name, command, **options), _delete)
         return Container(made, self._threads)
 
     async def run(
-        self, image: Image | str, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]
+        self, image: Image | str | None = None, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]
     ) -> Container:
         """As ``pyctrd.Containers.run``; nothing is left where the task is cancelled."""
-        name = image if isinstance(image, str) else image.name
+        name = image.name if isinstance(image, Image) else image
         made = await self._threads.call(lambda: self._of.run(name, command, **options), _delete)
         return Container(made, self._threads)
 

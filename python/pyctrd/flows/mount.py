@@ -101,6 +101,7 @@ def record_snapshot(
     layers: Sequence[LayerRef],
     target: Path,
     container: ContainerRecord | None = None,
+    snapshotter: Snapshotter | None = None,
 ) -> Snapshotter:
     """Say durably what is about to be made and mounted where: from here on its layers stay.
 
@@ -112,6 +113,7 @@ def record_snapshot(
         target: Where it is going to be mounted.
         container: Whose root file system it is: recorded with it, or a crash between the two would keep the layers
             for ever.
+        snapshotter: What is to make it of what is no image's; None chooses one for its layers.
 
     Returns:
         What is to make it.
@@ -121,8 +123,8 @@ def record_snapshot(
     """
     from pyctrd.flows.choose import choose_for
 
-    snapshotter = choose_for(rooms, layers)
-    diff_ids = tuple(layer.diff_id for layer in layers)
+    diff_ids = () if snapshotter is not None else tuple(layer.diff_id for layer in layers)
+    snapshotter = snapshotter or choose_for(rooms, layers)
     with rooms.database.write() as tx:
         if tx.snapshots.find(key) is not None:
             raise AlreadyExistsError(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyctrd.metadata.images import ImageRecord
     from pyctrd.oci.config import ImageConfig
     from pyctrd.runtime.state import ContainerStatus, ExitStatus
+    from pyctrd.snapshots.protocol import LayerRef, Snapshotter
 
 SHORT_ID_CHARS = 12
 PRIVATE_MODE = 0o700
@@ -41,9 +42,11 @@ _noticing = threading.BoundedSemaphore(ENDS_MAX)
 
 def create_container(
     rooms: Rooms,
-    image: ImageRecord,
+    image: ImageRecord | None,
     options: RunOptions,
     *,
+    rootfs: Path | None = None,
+    overlay: bool = False,
     name: str = "",
     labels: Mapping[str, str] | None = None,
     auto_remove: bool = False,
@@ -53,8 +56,10 @@ def create_container(
 
     Args:
         rooms: The engine's rooms.
-        image: What it is made from.
+        image: What it is made from; None where it is a directory.
         options: What the user wants other than the image says.
+        rootfs: That directory, which stays whatever becomes of the container.
+        overlay: What is written goes to a layer above it.
         name: Unique in the namespace; "" is the beginning of its id.
         labels: The caller's own.
         auto_remove: It is deleted when it ends.
@@ -64,14 +69,14 @@ def create_container(
         AlreadyExistsError: The name is taken.
         InvalidError, NotFoundError: An option, or what it names, cannot be used. Nothing is left then.
     """
-    config = load_config(rooms, image)
+    config = _bare_config() if image is None else load_config(rooms, image)
     container_id = os.urandom(32).hex()
     record = ContainerRecord(
         namespace=rooms.namespace,
         id=container_id,
         name=name or container_id[:SHORT_ID_CHARS],
-        image_name=image.name,
-        image_digest=image.manifest_digest,
+        image_name="" if image is None else image.name,
+        image_digest="" if image is None else image.manifest_digest,
         snapshot_key=f"container-{container_id}",
         command=_words(config, options),
         labels=check_labels(labels or {}),
@@ -81,10 +86,11 @@ def create_container(
         created_ns=time.time_ns(),
     )
     signal_number(record.stop_signal)  # a wrong one is told now, not when it is needed
-    ensure_unpacked(rooms, image)
+    if image is not None:
+        ensure_unpacked(rooms, image)
     with rooms.making_lock(shared=True):
         with rooms.collection_lock(shared=True):
-            layers = image_layers(rooms, image)
+            layers, by = _lies_on(rooms, image, rootfs, overlay=overlay)
             # The records come first: they keep the layers, and find what was made and mounted after a crash.
             snapshotter = record_snapshot(
                 rooms,
@@ -93,6 +99,7 @@ def create_container(
                 layers=layers,
                 target=bundle_path(rooms, record) / "rootfs",
                 container=record,
+                snapshotter=by,
             )
         try:
             snapshotter.prepare(record.snapshot_key, layers)
@@ -101,6 +108,30 @@ def create_container(
             delete_container(rooms, record, force=True, volumes=True)
             raise
     return record
+
+
+def _bare_config() -> ImageConfig:
+    """What is said of a directory that is no image's: nothing."""
+    from pyctrd.oci.config import ImageConfig, RootFS
+    from pyctrd.oci.platform import Platform
+
+    return ImageConfig(platform=Platform.host(), rootfs=RootFS(()))
+
+
+def _lies_on(
+    rooms: Rooms, image: ImageRecord | None, rootfs: Path | None, *, overlay: bool
+) -> tuple[list[LayerRef], Snapshotter | None]:
+    """What a container is made of: layers, for whichever snapshotter they suit, or a directory, and what shows that."""
+    if image is not None:
+        return image_layers(rooms, image), None
+    from pyctrd.flows.choose import open_snapshotter
+    from pyctrd.snapshots.directory import DIRECTORY, Directory, DirectoryOverlay
+    from pyctrd.snapshots.protocol import LayerRef
+
+    if rootfs is None or not rootfs.is_dir():
+        raise NotFoundError(f"rootfs not found: {rootfs}", kind="directory", name=str(rootfs))
+    kind = DirectoryOverlay.name if overlay else Directory.name
+    return [LayerRef(DIRECTORY, rootfs.resolve())], open_snapshotter(rooms, kind)
 
 
 def start_container(
