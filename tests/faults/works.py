@@ -436,10 +436,6 @@ def _judge_recovered(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None
     assert snapshots_in(shop) == []
 
 
-def _judge_sent(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
-    _reads(sending.judge_sent(engine, shop.layout("first"), said), FIRST)
-
-
 WORKS = [
     Work(
         "pull",
@@ -509,7 +505,7 @@ WORKS = [
         sending.code() + OPENED + "    send(engine, words[0], say)",
         lambda shop: [shop.layout("first")],
         _nothing,
-        _judge_sent,
+        lambda engine, shop, said: _reads(sending.judge_sent(engine, shop.layout("first"), said), FIRST),
     ),
     Work(
         "rmi",
