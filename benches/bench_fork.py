@@ -64,3 +64,31 @@ def test_rollback(benchmark: BenchmarkFixture, written: pyctrd.Container) -> Non
         written.rollback(name)
 
     repeat(benchmark, work, rounds=ROUNDS)
+
+
+def _write_again(engine: pyctrd.Engine, images: Images) -> pyctrd.Container:
+    container = engine.containers.run(images.busybox.reference, WRITE)
+    assert container.wait().exit_code == 0
+    return container
+
+
+@pytest.mark.parametrize("work", ["create", "fork"])
+def test_right_after_the_writing(work: str, benchmark: BenchmarkFixture, engine: pyctrd.Engine, images: Images) -> None:
+    """With a gigabyte that is still to be written to the disk, whoever records something waits for the journal."""
+    made: list[pyctrd.Container] = []
+
+    def begin() -> None:
+        made.append(_write_again(engine, images))
+
+    def run() -> None:
+        source = made[-1]
+        container = source.fork() if work == "fork" else engine.containers.create(images.busybox.reference, ["true"])
+        made.append(container)
+        container.start()
+        assert container.wait().exit_code == 0
+
+    def end() -> None:
+        while made:
+            made.pop().delete()
+
+    repeat(benchmark, run, setup=begin, teardown=end, rounds=3)

@@ -355,8 +355,8 @@ pub fn retire(target: &Path) -> Result<Option<OwnedFd>> {
         Err(e) => return Err(Error::errno("mount read-only", target, e)),
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let held = rustix::fs::openat(CWD, target, flags, Mode::empty())
-        .map_err(|e| Error::errno("open", target, e))?;
+    let held =
+        rustix::fs::openat(CWD, target, flags, Mode::empty()).map_err(|e| Error::errno("open", target, e))?;
     unmount(target, true)?;
     Ok(Some(held))
 }
