@@ -199,3 +199,23 @@ def test_the_command_line_forks_and_sets_back(cli: Cli, images: Images) -> None:
     assert cli("snapshot", "rollback", "one", "clean").status == 1
     assert cli("rm", "one", "two").status == 0
     assert cli("check").status == 0
+
+
+def test_a_database_that_is_built_anew_knows_what_lies_on_what(opened: pyctrd.Engine, images: Images) -> None:
+    source = changed(opened, images)
+    source.snapshot("kept")
+    fork = source.fork()
+    before = tree(opened, fork)
+    assert fork._rooms.snapshotter is not None
+    subprocess.run(["umount", "-l", str(rootfs(opened, fork))], check=False)
+    opened.close()
+    root = Path(os.environ["PYCTRD_ROOT"])
+    for path in root.glob("pyctrd.db*"):
+        path.unlink()
+    with pyctrd.Engine() as again:
+        assert all(finding.repaired for finding in again.check(repair=True))
+        again.gc()
+        found = again.containers.get(fork.id)
+        assert differences(before, tree(again, found)) == []
+        for container in again.containers.list():
+            container.delete()
