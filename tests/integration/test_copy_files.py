@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import subprocess
@@ -85,6 +86,8 @@ def test_a_hostile_archive_is_refused_and_changes_nothing(container: pyctrd.Cont
     before = sorted(path.name for path in (rootfs(container) / "tmp").iterdir())
     for archive in (
         Tar().file("first", b"x").build()[:700],
+        Tar().file("first", b"x").file("d/.wh.second", b"").build(),
+        gzip.compress(Tar().file("first", b"x").file(".wh.second", b"").build()),
         Tar().file("first", b"x").hardlink("h", "../../../etc/passwd").build(),
     ):
         with pytest.raises(PyctrdError):

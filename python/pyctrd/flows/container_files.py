@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pyctrd import _core
-from pyctrd.errors import ConflictError, InvalidError, NotFoundError
+from pyctrd.errors import ConflictError, InvalidError, NotFoundError, UnsafeArchiveError
 from pyctrd.flows.freeze import held_still
 from pyctrd.flows.mount import rootfs_lock
 from pyctrd.flows.run import bundle_path, container_status, mount_rootfs
@@ -58,11 +58,23 @@ def copy_archive_in(
                 file.write(data)
             else:
                 shutil.copyfileobj(data, file, CHUNK_BYTES)
+        _refuse_whiteouts(spooled)
         staged.mkdir(mode=0o755)
         _core.unpack(spooled, staged, diff_id=None, digest=None, limits=None, ownership="keep")
         with _directory_in(root, path) as target, opened(os.fspath(staged), _LIST) as source:
             owner = None if archive else _owner(rooms, record)
             TreeCopy(target, owner=owner, root=root, at=_plain(path)).run(source)
+
+
+def _refuse_whiteouts(archive: Path) -> None:
+    """Refuse names that only a layer can mean: what unpacks one would leave them out."""
+    with opened(os.fspath(archive), os.O_RDONLY) as source:
+        reader = _core.ArchiveReader(source)
+        while (member := reader.next()) is not None:
+            if any(name.startswith(b".wh.") for name in member.name.split(b"/")):
+                reason = "a name that begins with .wh. is a layer's whiteout"
+                shown = os.fsdecode(member.name)
+                raise UnsafeArchiveError(f"unsafe archive: {shown}: {reason}", entry=member.name, reason=reason)
 
 
 def copy_archive_out(rooms: Rooms, record: ContainerRecord, path: str) -> Iterator[bytes]:
