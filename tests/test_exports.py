@@ -18,7 +18,7 @@ from pyctrd import _core, errors
 # DESIGN.md, "Public API", as far as it is delivered.
 PROMISED = {
     "Engine": (
-        "images containers content registry namespaces leases namespace info check events metrics gc df stages "
+        "images containers content registry namespaces leases volumes namespace info check events metrics gc df stages "
         "serve_registry close leave"
     ),
     "Images": "pull follow_pull pull_many load save push copy tag convert get find list remove unmount close",
@@ -33,12 +33,15 @@ PROMISED = {
     "Container": (
         "id name image_name command labels created_ns status start start_attached attach wait logs log_lines kill "
         "stop restart rename pause resume update stats stats_stream top inspect diff commit delete "
-        "exec exec_output get_exec execs"
+        "exec exec_output get_exec execs copy_to copy_from copy_file_to copy_file_from export "
+        "fork snapshot snapshots rollback delete_snapshot"
     ),
     "Process": "id pid stdin stdout stderr wait poll communicate kill resize attach close",
     "Content": "info open list usage check rebuild",
     "Registries": "repository login logout",
     "Repository": "name tags find manifest put_manifest referrers attach delete has_blob read_blob",
+    "Volumes": "create get find list remove prune",
+    "Volume": "name labels is_anonymous created_ns path users remove",
     "Namespaces": "create get list set usage remove",
     "Leases": "create get list delete close",
     "RegistryServer": "address wait close",
@@ -47,7 +50,7 @@ PROMISED = {
 CLASSES = sorted(name for name in pyctrd.__all__ if inspect.isclass(getattr(pyctrd, name)))
 # Users get these from an engine and never make one: their constructors are not part of the promise.
 GIVEN = {"Image", "Images", "PullMany", "Container", "Containers", "Content", "Namespaces", "Lease", "Leases"}
-GIVEN |= {"Process", "Registries", "Repository", "RegistryServer", "Transfer"}
+GIVEN |= {"Volume", "Volumes"} | {"Process", "Registries", "Repository", "RegistryServer", "Transfer"}
 
 
 def functions(owner: type) -> Iterator[tuple[str, Any]]:

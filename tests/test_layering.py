@@ -29,6 +29,7 @@ ENGINE = {
     "pulls",
     "registries",
     "transfers",
+    "volumes",
 }
 # Room → what it may import of ours, beside itself. "pyctrd" is the package's own list of names.
 PYTHON: Mapping[str, set[str]] = {

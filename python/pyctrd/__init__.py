@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.space import NamespaceSpace as NamespaceSpace
     from pyctrd.flows.space import Space as Space
     from pyctrd.flows.space import StoreSpace as StoreSpace
+    from pyctrd.flows.space import VolumeSpace as VolumeSpace
     from pyctrd.flows.survey import Collected as Collected
     from pyctrd.flows.survey import Collection as Collection
     from pyctrd.image import Image as Image
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from pyctrd.metadata.content import ContentRecord as ContentRecord
     from pyctrd.metadata.leases import LeaseResource as LeaseResource
     from pyctrd.metadata.namespaces import Namespace as Namespace
+    from pyctrd.metadata.snapshots import ContainerSnapshot as ContainerSnapshot
     from pyctrd.metadata.usage import ContentUsage as ContentUsage
     from pyctrd.metadata.usage import NamespaceUsage as NamespaceUsage
     from pyctrd.namespaces import Namespaces as Namespaces
@@ -83,6 +85,8 @@ if TYPE_CHECKING:
     from pyctrd.runtime.stats import MemoryStats as MemoryStats
     from pyctrd.snapshots.protocol import Change as Change
     from pyctrd.transfers import Transfer as Transfer
+    from pyctrd.volumes import Volume as Volume
+    from pyctrd.volumes import Volumes as Volumes
 
 __version__ = "0.1.0"
 
@@ -94,6 +98,7 @@ _LAZY = {
     "ConfigChanges": "pyctrd.oci.changes",
     "Container": "pyctrd.container",
     "ContainerOptions": "pyctrd.container_options",
+    "ContainerSnapshot": "pyctrd.metadata.snapshots",
     "ContainerSpace": "pyctrd.flows.space",
     "ContainerStats": "pyctrd.runtime.stats",
     "ContainerStatus": "pyctrd.runtime.state",
@@ -146,6 +151,9 @@ _LAZY = {
     "Space": "pyctrd.flows.space",
     "StoreSpace": "pyctrd.flows.space",
     "Transfer": "pyctrd.transfers",
+    "Volume": "pyctrd.volumes",
+    "VolumeSpace": "pyctrd.flows.space",
+    "Volumes": "pyctrd.volumes",
     "diff": "pyctrd.engine",
     "unpack": "pyctrd.engine",
     "verify": "pyctrd.engine",

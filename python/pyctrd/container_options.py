@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
@@ -23,7 +24,8 @@ class ContainerOptions(TypedDict, total=False):
         entrypoint: Replaces the image's; an empty sequence runs the command alone.
         hostname: The beginning of the id by default.
         network: "none" (loopback alone, the default), "host", or a network namespace's absolute path.
-        binds: ``SOURCE:DESTINATION[:ro]``.
+        binds: ``SOURCE:DESTINATION[:ro]``; SOURCE may name a volume, made if it is missing, and filled from the
+            image if it is empty (not with ``nocopy``); ``DESTINATION`` alone is a volume for this container.
         read_only: The root file system cannot be written to.
         terminal: The process gets a pseudo-terminal.
         stdin: Input can be sent to it; else it reads an empty one.
@@ -37,6 +39,8 @@ class ContainerOptions(TypedDict, total=False):
         cap_add: Capabilities added to the default ones.
         cap_drop: Capabilities taken away; "ALL" for all.
         seccomp: False runs without the default profile.
+        rootfs: A directory of the host to run, in place of an image. It is used as it is, and never removed.
+        overlay: What is written goes to a layer of the container's own above that directory.
     """
 
     name: str
@@ -61,6 +65,8 @@ class ContainerOptions(TypedDict, total=False):
     cap_add: Sequence[str]
     cap_drop: Sequence[str]
     seccomp: bool
+    rootfs: str | os.PathLike[str]
+    overlay: bool
 
 
 def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
@@ -22,12 +24,12 @@ class Containers:
         self._rooms = rooms
 
     def create(
-        self, image: pyctrd.Image | str, command: Sequence[str] = (), **options: Unpack[ContainerOptions]
+        self, image: pyctrd.Image | str | None = None, command: Sequence[str] = (), **options: Unpack[ContainerOptions]
     ) -> Container:
         """Make a container, not yet running.
 
         Args:
-            image: An image of this namespace, or its name.
+            image: An image of this namespace, or its name; None with ``rootfs``.
             command: Replaces the image's; () takes it.
             **options: See ``ContainerOptions``.
 
@@ -43,11 +45,20 @@ class Containers:
             raise InvalidError(
                 f"invalid command: {command!r}: expected a sequence of words", field="command", value=command
             )
-        name = image if isinstance(image, str) else image.name
+        rootfs = options.get("rootfs")
+        if (image is None) == (rootfs is None):
+            raise InvalidError(
+                "invalid container: expected an image or a rootfs, and not both",
+                field="rootfs",
+                value=None if rootfs is None else os.fspath(rootfs),
+            )
+        name = image if image is None or isinstance(image, str) else image.name
         record = create_container(
             self._rooms,
-            get_image(self._rooms, name),
+            None if name is None else get_image(self._rooms, name),
             run_options(command, options),
+            rootfs=None if rootfs is None else Path(rootfs),
+            overlay=options.get("overlay", False),
             name=options.get("name", ""),
             labels=options.get("labels"),
             auto_remove=options.get("auto_remove", False),
@@ -56,7 +67,7 @@ class Containers:
         return Container(self._rooms, record)
 
     def run(
-        self, image: pyctrd.Image | str, command: Sequence[str] = (), **options: Unpack[ContainerOptions]
+        self, image: pyctrd.Image | str | None = None, command: Sequence[str] = (), **options: Unpack[ContainerOptions]
     ) -> Container:
         """Make a container and start it, detached; where it cannot be started, nothing of it is left.
 
@@ -67,7 +78,7 @@ class Containers:
         try:
             container.start(terminal=options.get("terminal", False), stdin=options.get("stdin", False))
         except BaseException:
-            container.delete(force=True)
+            container.delete(force=True, volumes=True)
             raise
         return container
 

@@ -127,6 +127,13 @@ class Engine:
         return Registries(self._rooms)
 
     @cached_property
+    def volumes(self) -> pyctrd.Volumes:
+        """The namespace's volumes."""
+        from pyctrd.volumes import Volumes
+
+        return Volumes(self._rooms)
+
+    @cached_property
     def namespaces(self) -> pyctrd.Namespaces:
         """The store's tenants."""
         from pyctrd.namespaces import Namespaces

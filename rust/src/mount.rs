@@ -125,6 +125,9 @@ fn mount_overlay_with(
     if overlay.user_marks {
         fsconfig_set_flag(context.as_fd(), "userxattr").map_err(|e| refused(e, target))?;
     }
+    // Whatever the module's default is: an index would bind the upper directory to the lower ones that it had first, and
+    // a snapshot's upper directory becomes a lower one.
+    fsconfig_set_string(context.as_fd(), "index", "off").map_err(|e| refused(e, target))?;
     for (key, value) in options {
         fsconfig_set_string(context.as_fd(), *key, *value).map_err(|e| refused(e, target))?;
     }
@@ -329,6 +332,33 @@ fn attach(mount: &OwnedFd, target: &Path) -> Result<()> {
     // Another mount namespace that shares this one's must not keep it busy. Where it cannot be set it is private.
     let _ = mount_change(target, MountPropagationFlags::PRIVATE);
     Ok(())
+}
+
+/// Takes the uppermost mount at a place away, and keeps it for whoever has the descriptor: the end of an overlay waits until
+/// all that its file system has to write is written. Nobody can write by it any more. None where nothing is mounted.
+///
+/// # Errors
+/// [`Error::Conflict`] where somebody has a file of it open for writing, [`Error::Io`].
+pub fn retire(target: &Path) -> Result<Option<OwnedFd>> {
+    use rustix::mount::{MountFlags, mount_remount};
+    match mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"") {
+        Ok(()) => {}
+        Err(Errno::INVAL | Errno::NOENT) => return Ok(None),
+        Err(Errno::BUSY) => {
+            return Err(Error::Conflict {
+                kind: "mount",
+                name: target.display().to_string(),
+                state: "written to".to_owned(),
+                allowed: "unused".to_owned(),
+            });
+        }
+        Err(e) => return Err(Error::errno("mount read-only", target, e)),
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let held =
+        rustix::fs::openat(CWD, target, flags, Mode::empty()).map_err(|e| Error::errno("open", target, e))?;
+    unmount(target, true)?;
+    Ok(Some(held))
 }
 
 /// Takes the uppermost mount at a place away. What is no mount is no error.

@@ -340,6 +340,23 @@ pub enum Links {
     Refused,
 }
 
+/// Finds whatever is at a path as if a directory were `/`: `..` stops there, links lead back in, magic links are refused. The
+/// descriptor is one to look at it by (`O_PATH`).
+///
+/// # Errors
+/// [`Error::Io`] with the path as it was asked for.
+pub fn find_node(root: BorrowedFd<'_>, path: &Path, follow: bool) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut attempts = 0;
+    loop {
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), how) {
+            Err(Errno::AGAIN | Errno::INTR) if attempts < RESOLVE_ATTEMPTS => attempts += 1,
+            done => return done.map_err(|e| Error::errno("open", path, e)),
+        }
+    }
+}
+
 /// Opens a regular file beneath `root` for reading.
 ///
 /// Anything but a regular file is refused before it is opened: to open a FIFO waits, and to open a device may do

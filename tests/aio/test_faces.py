@@ -23,6 +23,7 @@ PLAIN = {
     *(
         "Container.log_lines",
         "Container.stats_stream",
+        "Container.copy_from",
         "Engine.events",
         "Image.diff",
         "Image.mounted",

@@ -19,7 +19,7 @@ import pyctrd
 from pyctrd.errors import NotFoundError
 from pyctrd.metadata.database import Database
 from tests.archives import Tar
-from tests.faults import saving, sending, several
+from tests.faults import forking, saving, sending, several
 from tests.images import BuiltImage, build_image
 from tests.registry_faults import FaultyRegistry
 from tests.tocs import go_tar, tabled_image, zstd_chunked
@@ -453,10 +453,6 @@ def _judge_recovered(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None
     assert snapshots_in(shop) == []
 
 
-def _judge_sent(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
-    _reads(sending.judge_sent(engine, shop.layout("first"), said), FIRST)
-
-
 WORKS = [
     Work(
         "pull",
@@ -526,7 +522,7 @@ WORKS = [
         sending.code() + OPENED + "    send(engine, words[0], say)",
         lambda shop: [shop.layout("first")],
         _nothing,
-        _judge_sent,
+        lambda engine, shop, said: _reads(sending.judge_sent(engine, shop.layout("first"), said), FIRST),
     ),
     Work(
         "rmi",
@@ -554,6 +550,8 @@ WORKS = [
         _has_container,
         _judge_committed,
     ),
+    Work("fork", OPENED + forking.FORK, lambda _: [], _has_container, forking.judge_forked),
+    Work("volume", OPENED + forking.VOLUME, lambda shop: [shop.reference("kept")], _nothing, forking.judge_volumes),
     Work(
         "update",
         OPENED

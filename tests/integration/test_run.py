@@ -191,7 +191,7 @@ def test_a_container_outlives_the_process_that_started_it(busybox: str, cli: Cli
         (["-w", "/etc/passwd", "IMAGE", "true"], 125, "/etc/passwd"),
         (["-u", "nobody-knows", "IMAGE", "true"], 125, "nobody-knows"),
         (["-v", "/not/there:/x", "IMAGE", "true"], 125, "/not/there"),
-        (["-v", "relative:/x", "IMAGE", "true"], 125, "relative:/x"),
+        (["-v", "rela/tive:/x", "IMAGE", "true"], 125, "rela/tive"),
         (["--network", "bridge", "IMAGE", "true"], 125, "bridge"),
         (["--runtime", "no-such-runtime", "IMAGE", "true"], 125, "no-such-runtime"),
         (["--memory", "lots", "IMAGE", "true"], 125, "lots"),

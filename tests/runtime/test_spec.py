@@ -99,7 +99,7 @@ def test_bind_reads_dockers_form(tmp_path: Path) -> None:
     assert Bind.parse("/a:/b") == Bind("/a", "/b")
     assert Bind.parse("/a:/b:ro").read_only
     assert Path(Bind.parse(".:/b").source) == Path.cwd()
-    for wrong in ("name:/b", "/a", "/a:b", "/a:/b:rx"):
+    for wrong in ("", "name", "/a:b", "/a:/b:rx", "/a:/b:ro,rw"):
         with pytest.raises(InvalidError):
             Bind.parse(wrong)
     with pytest.raises(NotFoundError):

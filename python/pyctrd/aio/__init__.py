@@ -34,6 +34,8 @@ from pyctrd.aio.registries import Registries as Registries
 from pyctrd.aio.registries import Repository as Repository
 from pyctrd.aio.streams import Stream as Stream
 from pyctrd.aio.streams import Transfer as Transfer
+from pyctrd.aio.volumes import Volume as Volume
+from pyctrd.aio.volumes import Volumes as Volumes
 
 __all__ = [
     "Container",
@@ -53,6 +55,8 @@ __all__ = [
     "Repository",
     "Stream",
     "Transfer",
+    "Volume",
+    "Volumes",
     "diff",
     "unpack",
     "verify",

@@ -39,7 +39,20 @@ class Container(Face[container.Container]):
     resume = calls(container.Container.resume)
     diff = calls(container.Container.diff)
     commit = gives(container.Container.commit, Image)
+    copy_to = waits(container.Container.copy_to)
+    copy_from = iterates(container.Container.copy_from)
+    copy_file_to = waits(container.Container.copy_file_to)
+    copy_file_from = waits(container.Container.copy_file_from)
+    export = waits(container.Container.export)
+    snapshot = calls(container.Container.snapshot)
+    snapshots = calls(container.Container.snapshots)
+    rollback = asks(container.Container.rollback)
+    delete_snapshot = calls(container.Container.delete_snapshot)
     delete = calls(container.Container.delete)
+
+    async def fork(self, *, name: str = "") -> Container:
+        """As ``pyctrd.Container.fork``; nothing is left where the task is cancelled."""
+        return Container(await self._threads.call(lambda: self._of.fork(name=name), _delete), self._threads)
 
     @property
     def id(self) -> str:
@@ -86,18 +99,18 @@ class Containers(Face[containers.Containers]):
     stats = calls(containers.Containers.stats)
 
     async def create(
-        self, image: Image | str, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]
+        self, image: Image | str | None = None, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]
     ) -> Container:
         """As ``pyctrd.Containers.create``; nothing is left where the task is cancelled."""
-        name = image if isinstance(image, str) else image.name
+        name = image.name if isinstance(image, Image) else image
         made = await self._threads.call(lambda: self._of.create(name, command, **options), _delete)
         return Container(made, self._threads)
 
     async def run(
-        self, image: Image | str, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]
+        self, image: Image | str | None = None, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]
     ) -> Container:
         """As ``pyctrd.Containers.run``; nothing is left where the task is cancelled."""
-        name = image if isinstance(image, str) else image.name
+        name = image.name if isinstance(image, Image) else image
         made = await self._threads.call(lambda: self._of.run(name, command, **options), _delete)
         return Container(made, self._threads)
 

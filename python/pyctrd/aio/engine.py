@@ -20,6 +20,7 @@ from pyctrd.aio.leases import Leases
 from pyctrd.aio.namespaces import Namespaces
 from pyctrd.aio.registries import Registries
 from pyctrd.aio.threads import Threads
+from pyctrd.aio.volumes import Volumes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,6 +144,11 @@ class Engine(Face[engine.Engine]):
     def registry(self) -> Registries:
         """As ``pyctrd.Engine.registry``."""
         return Registries(self._of.registry, self._threads)
+
+    @cached_property
+    def volumes(self) -> Volumes:
+        """As ``pyctrd.Engine.volumes``."""
+        return Volumes(self._of.volumes, self._threads)
 
     @cached_property
     def namespaces(self) -> Namespaces:

@@ -170,12 +170,13 @@ def logs_command(
 @click.command("rm")
 @names_argument
 @click.option("-f", "--force", is_flag=True, help="Kill them first, if they run.")
+@click.option("-v", "--volumes", is_flag=True, help="Remove the volumes that were made for them alone.")
 @pass_globals
-def rm_command(options: Globals, names: tuple[str, ...], *, force: bool) -> None:
+def rm_command(options: Globals, names: tuple[str, ...], *, force: bool, volumes: bool) -> None:
     """Delete containers."""
     with options.engine() as engine:
         for name in names:
-            engine.containers.get(name).delete(force=force)
+            engine.containers.get(name).delete(force=force, volumes=volumes)
             click.echo(name)
 
 

@@ -36,7 +36,13 @@ def container_options(function: Any) -> Any:
             click.option("-w", "--workdir", metavar="DIR", help="The working directory."),
             click.option("-u", "--user", metavar="USER[:GROUP]", help="Names or numbers."),
             click.option("--entrypoint", metavar="COMMAND", help='Replaces the image\'s; "" for none.'),
-            click.option("-v", "--volume", metavar="SRC:DST[:ro]", multiple=True, help="Show a part of the host."),
+            click.option(
+                "-v",
+                "--volume",
+                metavar="[SRC|VOLUME:]DST[:ro]",
+                multiple=True,
+                help="Show a part of the host, or a volume.",
+            ),
             click.option("--network", metavar="none|host|PATH", default="none", help="Or a network namespace's path."),
             click.option("-h", "--hostname", metavar="NAME", help="The beginning of the id by default."),
             click.option("--read-only", is_flag=True, help="The root file system cannot be written to."),
@@ -49,6 +55,8 @@ def container_options(function: Any) -> Any:
             click.option("--oom-score-adj", type=int, metavar="N", help="-1000 to 1000."),
             click.option("--cap-add", metavar="CAP", multiple=True, help="Add a capability."),
             click.option("--cap-drop", metavar="CAP", multiple=True, help="Take a capability away; ALL for all."),
+            click.option("--rootfs", metavar="DIR", help="Run a directory in place of an image: no IMAGE follows."),
+            click.option("--rootfs-overlay", is_flag=True, help="Leave that directory as it is: write above it."),
             click.option("--stop-signal", metavar="SIGNAL", help="What stop sends first."),
         )
     ):
@@ -93,7 +101,10 @@ def run_command(
         with options.engine(
             **registry, policy=verify, limits=limits, runtime=runtime, snapshotter=snapshotter
         ) as engine:
-            image = _find_or_pull(engine, reference, chosen["policy"], chosen["platform"])
+            if chosen["rootfs"] is None:
+                image = _find_or_pull(engine, reference, chosen["policy"], chosen["platform"])
+            else:
+                image, command = None, (reference, *command)
             status = _run(engine, image, command, options, chosen)
     except (PyctrdError, OSError) as error:
         if options.debug:
@@ -102,7 +113,9 @@ def run_command(
     context.exit(status)
 
 
-def _run(engine: Engine, image: Image, command: tuple[str, ...], options: Globals, chosen: dict[str, Any]) -> int:
+def _run(
+    engine: Engine, image: Image | None, command: tuple[str, ...], options: Globals, chosen: dict[str, Any]
+) -> int:
     terminal, stdin = chosen["tty"], chosen["interactive"]
     wanted = _container_options(chosen)
     if chosen["detach"]:
@@ -166,6 +179,8 @@ def _container_options(chosen: dict[str, Any]) -> ContainerOptions:
         "cap_drop": chosen["cap_drop"],
         "stop_signal": chosen["stop_signal"] or "",
     }
+    if chosen["rootfs"] is not None:
+        found["rootfs"], found["overlay"] = chosen["rootfs"], chosen["rootfs_overlay"]
     if chosen["entrypoint"] is not None:
         found["entrypoint"] = shlex.split(chosen["entrypoint"])
     if chosen["memory"] is not None:

@@ -25,6 +25,7 @@ def df_command(options: Globals, *, all_namespaces: bool, as_json: bool) -> None
                 "charged_bytes": space.charged_bytes,
                 "images": [image._asdict() for image in space.images],
                 "containers": [container._asdict() for container in space.containers],
+                "volumes": [volume._asdict() for volume in space.volumes],
                 "namespaces": [known._asdict() for known in space.namespaces],
                 "store": None if space.store is None else space.store._asdict(),
             }
@@ -38,6 +39,8 @@ def df_command(options: Globals, *, all_namespaces: bool, as_json: bool) -> None
         )
     if space.containers:
         print_table(("CONTAINER", "WRITTEN"), ((name, size_text(count)) for name, count in space.containers))
+    if space.volumes:
+        print_table(("VOLUME", "SIZE"), ((name, size_text(count)) for name, count in space.volumes))
     if space.namespaces:
         print_table(
             ("NAMESPACE", "CHARGED", "EXCLUSIVE", "CONTAINERS"),

@@ -17,6 +17,7 @@ from pyctrd.flows.resume import is_kept
 from pyctrd.flows.share import has_content
 from pyctrd.metadata import DATABASE
 from pyctrd.oci.value import NamedTuple
+from pyctrd.snapshots import FROZEN
 from pyctrd.snapshots.imaged import Stacks
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ REPAIRS = {
     ("manifest", "incomplete"): "what it needs is recorded again; what is lost for good is dropped from its repository",
     ("ingest", "left"): "it is undone",
     ("snapshot", "unrecorded"): "it is moved to quarantine",
+    ("volume", "unrecorded"): "it is moved to quarantine",
     ("container", "lost"): "it is deleted, if it does not run",
     ("container", "frozen"): "it goes on",
 }
@@ -51,7 +53,7 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: "database", "blob", "layer", "object", "stack" for the image of one, "image", "manifest" for one of a
-            repository, "ingest", "snapshot", "container", or "file" for what is not pyctrd's.
+            repository, "ingest", "snapshot", "volume", "container", or "file" for what is not pyctrd's.
         name: Which one: a digest, a reference, an id, a path.
         problem: What is wrong.
         cause: The same in a word: "missing", "damaged", "unrecorded", "foreign", "incomplete", "left", "lost" or
@@ -242,23 +244,46 @@ def _check_strays(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: AR
     for name in map(str, rooms.layers.walk()):
         if name not in layers and not _is_under_way(rooms, name):
             yield Finding("layer", name, "on disk and not recorded", "unrecorded")
-    snapshots = rooms.root / "snapshots"
-    for path in sorted(snapshots.iterdir()) if snapshots.is_dir() else ():
-        # The record comes before the directory, and goes after it.
-        if path.name.startswith(("fixup-", "stack-", "trial-")) or rooms.database.snapshots.find(path.name) is not None:
-            continue
-        if path.exists():  # it was not deleted just now
-            yield Finding("snapshot", path.name, "on disk and not recorded", "unrecorded")
+    yield from _stray_snapshots(rooms)
+    yield from _stray_volumes(rooms)
     for path in rooms.blobs.strays():
         yield Finding("file", str(path), "is no blob, and not pyctrd's", "foreign")
     for path in rooms.layers.strays():
         yield Finding("file", str(path), "is no layer, and not pyctrd's", "foreign")
 
 
+def _stray_volumes(rooms: Rooms) -> Iterator[Finding]:
+    if not (rooms.root / "volumes").is_dir():
+        return
+    from pyctrd.flows.volumes import volume_path, walk_volumes
+
+    for namespace, name in list(walk_volumes(rooms)):
+        # The record comes before the directory, and goes after it.
+        if rooms.database.volumes.find(namespace, name) is None and volume_path(rooms, namespace, name).exists():
+            yield Finding("volume", name, "on disk and not recorded", "unrecorded", namespace=namespace)
+
+
+def _stray_snapshots(rooms: Rooms) -> Iterator[Finding]:
+    snapshots = rooms.root / "snapshots"
+    found = sorted(snapshots.iterdir()) if snapshots.is_dir() else []
+    needed = rooms.database.snapshots.needed()
+    for path in found:
+        if path.name.startswith(FROZEN) and path.name.removeprefix(FROZEN) in needed:
+            continue
+        # The record comes before the directory, and goes after it.
+        if path.name.startswith(("fixup-", "stack-", "trial-")) or rooms.database.snapshots.find(path.name) is not None:
+            continue
+        if path.exists():  # it was not deleted just now
+            yield Finding("snapshot", path.name, "on disk and not recorded", "unrecorded")
+
+
 def _check_containers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa: ARG001, FBT001 - a stage
     for namespace in rooms.database.namespaces.list():
         for container in rooms.database.containers.list(namespace.name):
-            if rooms.snapshotter.find(container.snapshot_key) is None:
+            snapshot = rooms.snapshotter.find(container.snapshot_key)
+            if snapshot is None or not all(
+                (rooms.root / "snapshots" / f"{FROZEN}{frozen}").is_dir() for frozen in snapshot.frozen
+            ):
                 yield Finding(
                     "container", container.name, "its snapshot is gone", "lost", namespace=container.namespace
                 )

@@ -29,6 +29,9 @@ SNAPSHOTTERS: dict[str, type[Overlayfs | Native | Composefs | Erofs]] = {
     "native": Native,
 }
 
+# Those of what is no image's are for nobody to choose.
+DIRECTORY = "directory"
+
 
 def choose_snapshotter(rooms: Rooms) -> Snapshotter:
     """The one that was asked for, or the best that works beneath the root.
@@ -68,6 +71,10 @@ def choose_for(rooms: Rooms, layers: Sequence[LayerRef]) -> Snapshotter:
 
 def open_snapshotter(rooms: Rooms, name: str) -> Snapshotter:
     """One of them over the engine's directories, with no look at whether it works here."""
+    if name.startswith(DIRECTORY):
+        from pyctrd.snapshots.directory import Directory, DirectoryOverlay
+
+        return Directory(rooms.root) if name == Directory.name else DirectoryOverlay(rooms.root)
     kind = SNAPSHOTTERS[name]
     if issubclass(kind, Imaged):
         return kind(rooms.root, rooms.settings.state)

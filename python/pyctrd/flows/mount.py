@@ -101,6 +101,7 @@ def record_snapshot(
     layers: Sequence[LayerRef],
     target: Path,
     container: ContainerRecord | None = None,
+    snapshotter: Snapshotter | None = None,
 ) -> Snapshotter:
     """Say durably what is about to be made and mounted where: from here on its layers stay.
 
@@ -112,6 +113,7 @@ def record_snapshot(
         target: Where it is going to be mounted.
         container: Whose root file system it is: recorded with it, or a crash between the two would keep the layers
             for ever.
+        snapshotter: What is to make it of what is no image's; None chooses one for its layers.
 
     Returns:
         What is to make it.
@@ -121,8 +123,8 @@ def record_snapshot(
     """
     from pyctrd.flows.choose import choose_for
 
-    snapshotter = choose_for(rooms, layers)
-    diff_ids = tuple(layer.diff_id for layer in layers)
+    diff_ids = () if snapshotter is not None else tuple(layer.diff_id for layer in layers)
+    snapshotter = snapshotter or choose_for(rooms, layers)
     with rooms.database.write() as tx:
         if tx.snapshots.find(key) is not None:
             raise AlreadyExistsError(
@@ -146,6 +148,36 @@ def forget_snapshot(rooms: Rooms, key: str) -> None:
     rooms.snapshotter_for(key).delete(key)
     with rooms.database.write() as tx:
         tx.snapshots.delete(key)
+
+
+@contextmanager
+def rootfs_lock(rooms: Rooms, record: ContainerRecord, *, shared: bool) -> Iterator[None]:
+    """The lock between those that mount and start a container (shared) and whoever freezes or resets its files."""
+    from pyctrd.snapshots.store import SnapshotStore
+
+    store = SnapshotStore(rooms.root)
+    if not store.holds(record.snapshot_key):
+        yield  # there is nothing to be locked: whoever needs it says so
+        return
+    with store.held(record.snapshot_key, shared=shared):
+        yield
+
+
+def remove_frozen(rooms: Rooms) -> None:
+    """Remove what was frozen and nothing lies on any more, nor can be set back to.
+
+    Whoever freezes records it before, so what no record names is needed by nobody.
+    """
+    from pyctrd.snapshots.store import SnapshotStore
+
+    store = SnapshotStore(rooms.root)
+    if not (found := list(store.walk_frozen())):
+        return
+    needed = rooms.database.snapshots.needed()
+    if unneeded := [frozen for frozen in found if frozen not in needed]:
+        for frozen in unneeded:
+            store.discard(store.frozen_path(frozen))
+        rooms.removal.begin()
 
 
 def view_key(target: Path) -> str:

@@ -13,6 +13,7 @@ from pyctrd.flows.lease import is_alive
 from pyctrd.flows.recover import is_written
 from pyctrd.flows.resume import find_left, forget
 from pyctrd.flows.run import container_status, delete_container
+from pyctrd.flows.volumes import remove_all
 from pyctrd.metadata.namespaces import Namespace, check_labels, check_namespace, check_policy, check_quota
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def remove_namespace(rooms: Rooms, name: str, *, force: bool) -> None:
         _refuse_mounted(database, name)
         for container in containers:
             delete_container(rooms, container)
+        remove_all(rooms, name)
     elif not (containers or database.images.list(name)):
         collect(rooms)  # what no image needs any more is no reason to keep it
     with ExitStack() as held:
@@ -89,7 +91,7 @@ def _remove_records(rooms: Rooms, name: str, held: ExitStack, *, force: bool) ->
     """Take the name away with all records; what is left of broken-off pulls is still on disk then, and locked."""
     with rooms.database.write() as tx:
         left = _refuse_under_way(rooms, tx, name, held)
-        if not force or tx.containers.list(name):
+        if not force or tx.containers.list(name) or tx.volumes.list(name):
             _refuse_content(tx, name)
         _refuse_mounted(tx, name)
         for reserved in left:
@@ -138,6 +140,7 @@ def _refuse_content(tables: Tables, name: str) -> None:
     held = {
         "containers": len(tables.containers.list(name)),
         "images": len(tables.images.list(name)),
+        "volumes": len(tables.volumes.list(name)),
         "blobs": sum(1 for _ in tables.content.walk(name)),
     }
     if any(held.values()):

@@ -13,7 +13,7 @@ from pyctrd import _core
 from pyctrd.content import INGESTS
 from pyctrd.flows.directories import entries_of
 from pyctrd.metadata.containers import ContainerRecord
-from pyctrd.snapshots import TRIAL
+from pyctrd.snapshots import FROZEN, TRIAL
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -45,6 +45,10 @@ def recover(rooms: Rooms) -> None:
     if entries_of(rooms.root / INGESTS):
         end_old_uploads(database)
     _core.sweep_ingests(str(rooms.root), keep=database.ingests.staged(), seconds=REMOVAL_AT_OPENING_SECONDS)
+    if entries_of(rooms.root / "volumes"):
+        from pyctrd.flows.volumes import sweep_volumes
+
+        sweep_volumes(rooms)
     if any(map(entries_of, entries_of(rooms.settings.state / "mounts"))):
         from pyctrd.snapshots.images import ImageMounts
 
@@ -54,6 +58,10 @@ def recover(rooms: Rooms) -> None:
         from pyctrd.snapshots.store import SnapshotStore
 
         SnapshotStore(rooms.root).sweep()
+    if any(path.name.startswith(FROZEN) for path in entries_of(rooms.root / "snapshots")):
+        from pyctrd.flows.mount import remove_frozen
+
+        remove_frozen(rooms)
 
 
 def end_old_uploads(database: Database) -> int:
@@ -123,7 +131,7 @@ def _undo_unfinished(rooms: Rooms) -> None:
         # Looked up again: what was half made a moment ago may be whole now.
         for left in list(_unfinished(rooms)):
             if isinstance(left, ContainerRecord):
-                delete_container(rooms, left, force=True)
+                delete_container(rooms, left, force=True, volumes=True)
             else:
                 forget_snapshot(rooms, left.key)
     finally:

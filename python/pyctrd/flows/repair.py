@@ -265,6 +265,10 @@ def _mend_snapshot(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     return f"moved to {quarantine(rooms, rooms.root / 'snapshots' / finding.name)}", True
 
 
+def _mend_volume(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
+    return f"moved to {quarantine(rooms, rooms.root / 'volumes' / finding.namespace / finding.name)}", True
+
+
 def _mend_image(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     """Give an image back what it had: that its name is recorded says that its namespace had all of it."""
     record = rooms.database.images.find(finding.namespace, finding.name)
@@ -363,5 +367,6 @@ _MENDING: dict[str, Callable[[Rooms, Finding], tuple[str, bool]]] = {
     "image": _mend_image,
     "manifest": _mend_manifest,
     "snapshot": _mend_snapshot,
+    "volume": _mend_volume,
     "container": _mend_container,
 }

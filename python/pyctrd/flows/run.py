@@ -16,7 +16,7 @@ from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError
 from pyctrd.flows.freeze import thaw
 from pyctrd.flows.load import ensure_unpacked, image_layers, load_config
-from pyctrd.flows.mount import record_snapshot
+from pyctrd.flows.mount import record_snapshot, remove_frozen, rootfs_lock
 from pyctrd.flows.runs import notice, tell
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyctrd.metadata.images import ImageRecord
     from pyctrd.oci.config import ImageConfig
     from pyctrd.runtime.state import ContainerStatus, ExitStatus, State
+    from pyctrd.snapshots.protocol import LayerRef, Snapshotter
 
 SHORT_ID_CHARS = 12
 PRIVATE_MODE = 0o700
@@ -42,9 +43,11 @@ _noticing = threading.BoundedSemaphore(ENDS_MAX)
 
 def create_container(
     rooms: Rooms,
-    image: ImageRecord,
+    image: ImageRecord | None,
     options: RunOptions,
     *,
+    rootfs: Path | None = None,
+    overlay: bool = False,
     name: str = "",
     labels: Mapping[str, str] | None = None,
     auto_remove: bool = False,
@@ -54,8 +57,10 @@ def create_container(
 
     Args:
         rooms: The engine's rooms.
-        image: What it is made from.
+        image: What it is made from; None where it is a directory.
         options: What the user wants other than the image says.
+        rootfs: That directory, which stays whatever becomes of the container.
+        overlay: What is written goes to a layer above it.
         name: Unique in the namespace; "" is the beginning of its id.
         labels: The caller's own.
         auto_remove: It is deleted when it ends.
@@ -65,14 +70,14 @@ def create_container(
         AlreadyExistsError: The name is taken.
         InvalidError, NotFoundError: An option, or what it names, cannot be used. Nothing is left then.
     """
-    config = load_config(rooms, image)
+    config = _bare_config() if image is None else load_config(rooms, image)
     container_id = os.urandom(32).hex()
     record = ContainerRecord(
         namespace=rooms.namespace,
         id=container_id,
         name=name or container_id[:SHORT_ID_CHARS],
-        image_name=image.name,
-        image_digest=image.manifest_digest,
+        image_name="" if image is None else image.name,
+        image_digest="" if image is None else image.manifest_digest,
         snapshot_key=f"container-{container_id}",
         command=_words(config, options),
         labels=check_labels(labels or {}),
@@ -82,10 +87,11 @@ def create_container(
         created_ns=time.time_ns(),
     )
     signal_number(record.stop_signal)  # a wrong one is told now, not when it is needed
-    ensure_unpacked(rooms, image)
+    if image is not None:
+        ensure_unpacked(rooms, image)
     with rooms.making_lock(shared=True):
         with rooms.collection_lock(shared=True):
-            layers = image_layers(rooms, image)
+            layers, by = _lies_on(rooms, image, rootfs, overlay=overlay)
             # The records come first: they keep the layers, and find what was made and mounted after a crash.
             snapshotter = record_snapshot(
                 rooms,
@@ -94,14 +100,39 @@ def create_container(
                 layers=layers,
                 target=bundle_path(rooms, record) / "rootfs",
                 container=record,
+                snapshotter=by,
             )
         try:
             snapshotter.prepare(record.snapshot_key, layers)
             _make_bundle(rooms, record, config, options)
         except BaseException:
-            delete_container(rooms, record, force=True)
+            delete_container(rooms, record, force=True, volumes=True)
             raise
     return record
+
+
+def _bare_config() -> ImageConfig:
+    """What is said of a directory that is no image's: nothing."""
+    from pyctrd.oci.config import ImageConfig, RootFS
+    from pyctrd.oci.platform import Platform
+
+    return ImageConfig(platform=Platform.host(), rootfs=RootFS(()))
+
+
+def _lies_on(
+    rooms: Rooms, image: ImageRecord | None, rootfs: Path | None, *, overlay: bool
+) -> tuple[list[LayerRef], Snapshotter | None]:
+    """What a container is made of: layers, for whichever snapshotter they suit, or a directory, and what shows that."""
+    if image is not None:
+        return image_layers(rooms, image), None
+    from pyctrd.flows.choose import open_snapshotter
+    from pyctrd.snapshots.directory import DIRECTORY, Directory, DirectoryOverlay
+    from pyctrd.snapshots.protocol import LayerRef
+
+    if rootfs is None or not rootfs.is_dir():
+        raise NotFoundError(f"rootfs not found: {rootfs}", kind="directory", name=str(rootfs))
+    kind = DirectoryOverlay.name if overlay else Directory.name
+    return [LayerRef(DIRECTORY, rootfs.resolve())], open_snapshotter(rooms, kind)
 
 
 def start_container(
@@ -118,16 +149,18 @@ def start_container(
         ConflictError: It runs.
         RuncError: The runtime refused; the container stays, to be looked at and deleted.
     """
-    mount_rootfs(rooms, record)
-    rooms.runtime(record.runtime).start(
-        record.id,
-        bundle_path(rooms, record),
-        terminal=terminal,
-        stdin=stdin,
-        attached=attached,
-        transient=record.auto_remove,
-        on_exit=_removal(rooms, record) if record.auto_remove and not attached else (),
-    )
+    # Nobody may freeze or reset its files between their mount and its start.
+    with rootfs_lock(rooms, record, shared=True):
+        mount_rootfs(rooms, record)
+        rooms.runtime(record.runtime).start(
+            record.id,
+            bundle_path(rooms, record),
+            terminal=terminal,
+            stdin=stdin,
+            attached=attached,
+            transient=record.auto_remove,
+            on_exit=_removal(rooms, record) if record.auto_remove and not attached else (),
+        )
     notice(rooms, record)
 
 
@@ -170,8 +203,14 @@ def wait_container(rooms: Rooms, record: ContainerRecord, timeout: float | None)
     return ended
 
 
-def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = False) -> None:
+def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = False, volumes: bool = False) -> None:
     """Take a container apart: process, mount, files, and last its record. Again is a no-op.
+
+    Args:
+        rooms: The engine's rooms.
+        record: Which one.
+        force: Kill it first, if it runs.
+        volumes: Remove the volumes that were made for it alone; those of one that deletes itself go in any case.
 
     Raises:
         ConflictError: It runs, and ``force`` is not set.
@@ -186,8 +225,17 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
     _remove_bundle(rooms, bundle)
     snapshotter.delete(record.snapshot_key)
     with rooms.database.write() as tx:
+        own = tx.volumes.of_container(record.namespace, record.id) if volumes or record.auto_remove else []
+        before = tx.snapshots.needed()
         tx.snapshots.delete(record.snapshot_key)
         tx.containers.delete(record.namespace, record.id)
+        after = tx.snapshots.needed() if before else before
+    if before != after:
+        remove_frozen(rooms)
+    if own:
+        from pyctrd.flows.volumes import remove_anonymous
+
+        remove_anonymous(rooms, record.namespace, own)
 
 
 def get_container(rooms: Rooms, name: str) -> ContainerRecord:
@@ -266,13 +314,24 @@ def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> Path:
     return target
 
 
-def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
+def make_bundle_directory(rooms: Rooms, record: ContainerRecord) -> Path:
+    """The container's directory, made, with the mount point in it."""
     bundle = bundle_path(rooms, record)
     for directory in (bundle.parents[1], bundle.parent):
         directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)
     for directory in (bundle, bundle / "rootfs"):
         directory.mkdir(mode=PRIVATE_MODE)
+    return bundle
+
+
+def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
+    bundle = make_bundle_directory(rooms, record)
     rootfs = mount_rootfs(rooms, record)
+    if config.volumes or any(not bind.source.startswith("/") for bind in options.binds):
+        from pyctrd.flows.volumes import resolve_volumes
+
+        binds = resolve_volumes(rooms, record, options.binds, rootfs=rootfs, declared=config.volumes)
+        options = replace(options, binds=binds)
     user = find_user(rootfs, options.user or config.user)
     spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)
     rooms.runtime(record.runtime).create_bundle(bundle, spec, transient=record.auto_remove)

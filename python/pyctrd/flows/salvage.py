@@ -36,6 +36,7 @@ from pyctrd.oci.index import detect
 from pyctrd.oci.manifest import Manifest
 from pyctrd.oci.media_types import is_manifest
 from pyctrd.oci.reference import Reference
+from pyctrd.snapshots.directory import DIRECTORY
 from pyctrd.snapshots.store import SnapshotStore, read_record, write_record
 
 if TYPE_CHECKING:
@@ -235,8 +236,9 @@ def _restore_containers(rooms: Rooms) -> int:
                     namespace=namespace,
                     snapshotter=_snapshotter_of(rooms, store.path(key), layers),
                     kind=kind,
-                    diff_ids=tuple(layer.diff_id for layer in layers),
+                    diff_ids=tuple(layer.diff_id for layer in layers if layer.diff_id != DIRECTORY),
                     target="" if bundle is None else str(bundle / "rootfs"),
+                    frozen=store.frozen(key),
                 )
             if record is not None and tx.containers.find(namespace, record.id) is None:
                 tx.containers.add(record)
@@ -246,6 +248,8 @@ def _restore_containers(rooms: Rooms) -> int:
 
 def _snapshotter_of(rooms: Rooms, path: Path, layers: Sequence[LayerRef]) -> str:
     """Which snapshotter made a snapshot, by what it left."""
+    if any(layer.diff_id == DIRECTORY for layer in layers):
+        return "directory-overlay" if (path / "upper").is_dir() else "directory"
     if (path / "rootfs").is_dir():
         return "native"
     for name, kind in SNAPSHOTTERS.items():

@@ -12,6 +12,8 @@ from pyctrd.flows.remove import walk_trash
 from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.reachability import ImageSize
 
@@ -39,6 +41,18 @@ class ContainerSpace(NamedTuple):
     Attributes:
         name: The container's name, or where the image is mounted.
         bytes: On disk; with the "native" snapshotter the whole copy of its image.
+    """
+
+    name: str
+    bytes: int
+
+
+class VolumeSpace(NamedTuple):
+    """What is in a volume.
+
+    Attributes:
+        name: The volume's.
+        bytes: On disk.
     """
 
     name: str
@@ -92,6 +106,7 @@ class Space(NamedTuple):
         containers: Likewise; with mounts of images.
         namespaces: All of the store, only if they were asked for.
         store: As well.
+        volumes: Those of the namespace, by name.
     """
 
     charged_bytes: int
@@ -99,6 +114,7 @@ class Space(NamedTuple):
     containers: tuple[ContainerSpace, ...]
     namespaces: tuple[NamespaceSpace, ...] = ()
     store: StoreSpace | None = None
+    volumes: tuple[VolumeSpace, ...] = ()
 
 
 def survey_space(rooms: Rooms, *, all_namespaces: bool = False) -> Space:
@@ -108,7 +124,8 @@ def survey_space(rooms: Rooms, *, all_namespaces: bool = False) -> Space:
     sizes = {size.image: size for size in database.reachability.image_sizes(rooms.namespace)}
     images = tuple(_image(image.name, sizes.get(image.name)) for image in database.images.list(rooms.namespace))
     containers = tuple(ContainerSpace(name, count) for name, count in _written(rooms, rooms.namespace))
-    own = Space(database.usage.charged(rooms.namespace), images, containers)
+    volumes = tuple(_volumes(rooms, rooms.namespace))
+    own = Space(database.usage.charged(rooms.namespace), images, containers, volumes=volumes)
     if not all_namespaces:
         return own
     namespaces = tuple(
@@ -126,6 +143,23 @@ def survey_space(rooms: Rooms, *, all_namespaces: bool = False) -> Space:
     return own._replace(namespaces=namespaces, store=StoreSpace(*database.usage.stored(), *objects, removed))
 
 
+def _volumes(rooms: Rooms, namespace: str) -> Iterator[VolumeSpace]:
+    from pyctrd.snapshots.store import directory_bytes
+
+    for record in rooms.database.volumes.list(namespace):
+        with suppress(FileNotFoundError):
+            yield VolumeSpace(record.name, directory_bytes(rooms.root / "volumes" / namespace / record.name))
+
+
+def _frozen_bytes(rooms: Rooms, frozen: str) -> int:
+    from pyctrd.snapshots import FROZEN
+    from pyctrd.snapshots.store import directory_bytes
+
+    with suppress(FileNotFoundError):
+        return directory_bytes(rooms.root / "snapshots" / f"{FROZEN}{frozen}")
+    return 0
+
+
 def _image(name: str, size: ImageSize | None) -> ImageSpace:
     if size is None:
         return ImageSpace(name, 0, 0, 0)
@@ -137,6 +171,7 @@ def _written(rooms: Rooms, namespace: str) -> list[tuple[str, int]]:
     database = rooms.database
     names = {container.snapshot_key: container.name for container in database.containers.list(namespace)}
     found = []
+    seen: set[str] = set()
     for snapshot in database.snapshots.list():
         if snapshot.namespace != namespace:
             continue
@@ -144,5 +179,9 @@ def _written(rooms: Rooms, namespace: str) -> list[tuple[str, int]]:
         # One that goes at this moment takes nothing any more.
         with suppress(NotFoundError, FileNotFoundError):
             if snapshotter is not None:
-                found.append((names.get(snapshot.key, snapshot.target), snapshotter.usage(snapshot.key)))
+                # What several lie on is counted with the first.
+                below = [frozen for frozen in snapshot.frozen if frozen not in seen]
+                seen.update(below)
+                size = snapshotter.usage(snapshot.key) + sum(_frozen_bytes(rooms, frozen) for frozen in below)
+                found.append((names.get(snapshot.key, snapshot.target), size))
     return sorted(found)

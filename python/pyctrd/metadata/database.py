@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyctrd.metadata.reachability import Reachability
     from pyctrd.metadata.repositories import Repositories
     from pyctrd.metadata.uploads import Uploads
+    from pyctrd.metadata.volumes import Volumes
 
 # A writer holds the database for a few milliseconds; one that waits longer than this has met a stuck process.
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -85,6 +86,13 @@ class Tables:
         from pyctrd.metadata.repositories import Repositories
 
         return Repositories(self._run_statement)
+
+    @cached_property
+    def volumes(self) -> Volumes:
+        """Directories that outlive containers."""
+        from pyctrd.metadata.volumes import Volumes
+
+        return Volumes(self._run_statement)
 
     @cached_property
     def uploads(self) -> Uploads:

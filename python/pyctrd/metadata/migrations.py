@@ -263,6 +263,42 @@ _PLATFORMS = (
     "ALTER TABLE image_roots RENAME COLUMN manifest_digest TO manifests",
 )
 
+_FROZEN = (
+    # What stands between a snapshot's layers and what can be written to, lowest first: snapshots/frozen-<id>/.
+    "ALTER TABLE snapshots ADD COLUMN frozen TEXT NOT NULL DEFAULT ''",
+    # What a container can be set back to.
+    """CREATE TABLE container_snapshots (
+        namespace TEXT NOT NULL,
+        container TEXT NOT NULL,
+        name TEXT NOT NULL,
+        frozen TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        PRIMARY KEY (namespace, container, name),
+        FOREIGN KEY (namespace, container) REFERENCES containers(namespace, id) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID""",
+)
+
+_VOLUMES = (
+    # Recorded before its directory is made, and until that is gone.
+    """CREATE TABLE volumes (
+        namespace TEXT NOT NULL REFERENCES namespaces(name),
+        name TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        anonymous INTEGER NOT NULL,
+        created_ns INTEGER NOT NULL,
+        PRIMARY KEY (namespace, name)
+    ) STRICT, WITHOUT ROWID""",
+    # Whose they are, for as long as the container is recorded.
+    """CREATE TABLE container_volumes (
+        namespace TEXT NOT NULL,
+        container TEXT NOT NULL,
+        volume TEXT NOT NULL,
+        PRIMARY KEY (namespace, container, volume),
+        FOREIGN KEY (namespace, container) REFERENCES containers(namespace, id) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX container_volumes_by_volume ON container_volumes(namespace, volume)",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _SECOND,
@@ -275,4 +311,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CLAIMED,
     _REPOSITORIES,
     _PLATFORMS,
+    _FROZEN,
+    _VOLUMES,
 )

@@ -14,6 +14,7 @@ from pyctrd.errors import naming
 # Reservations are left out: their processes are gone.
 TABLES = (
     *("namespaces", "content", "layers", "layer_blobs", "unpacked", "images", "snapshots", "containers", "events"),
+    *("container_snapshots", "volumes", "container_volumes"),
     *("repository_manifests", "repository_refs", "repository_tags", "repository_blobs"),
 )
 SUFFIXES = ("", "-wal", "-shm")
@@ -86,7 +87,7 @@ def salvage(damaged: Path, new: Path) -> int:
                         f"INSERT OR IGNORE INTO {table}({', '.join(columns)}) VALUES ({places})", row
                     ).rowcount
         target.execute("UPDATE images SET root = NULL")  # what they need is read again, from their documents
-        for table in ("content", "images", "containers"):
+        for table in ("content", "images", "containers", "volumes"):
             target.execute(
                 f"INSERT OR IGNORE INTO namespaces(name, created_ns) SELECT DISTINCT namespace, 0 FROM {table}"
             )

@@ -68,29 +68,40 @@ class Bind:
     """A directory or file of the host, seen in the container.
 
     Attributes:
-        source: Absolute, on the host.
+        source: Absolute, on the host; else a volume's name, "" for one of the container's own.
         destination: Absolute, in the container.
         read_only: Whether writing is refused.
+        nocopy: Whether an empty volume stays so, whatever the image has there.
     """
 
     source: str
     destination: str
     read_only: bool = False
+    nocopy: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``SOURCE:DESTINATION[:ro|rw]``; a source that begins with "." is relative to here.
+        """Read ``[SOURCE:]DESTINATION[:ro|rw][,nocopy]``; a source that begins with "." is relative to here.
+
+        One that begins with neither that nor "/" is a volume's name.
 
         Raises:
             InvalidError: It does not have this form.
         """
-        source, _, rest = text.partition(":")
-        destination, _, mode = rest.partition(":")
-        if not source.startswith(("/", ".")) or not destination.startswith("/") or mode not in {"", "ro", "rw"}:
+        source, colon, rest = text.partition(":")
+        destination, _, mode = rest.partition(":") if colon else (source, "", "")
+        modes = set(mode.split(",")) if mode else set()
+        if not destination.startswith("/") or not modes <= {"ro", "rw", "nocopy"} or {"ro", "rw"} <= modes:
             raise InvalidError(
-                f"volume: {text}: expected SOURCE:DESTINATION[:ro|rw] with paths", field="volume", value=text
+                f"volume: {text}: expected [SOURCE:]DESTINATION[:ro|rw][,nocopy] with paths, or a volume's name first",
+                field="volume",
+                value=text,
             )
-        return cls(str(Path.cwd() / source), destination, mode == "ro")
+        if not colon:
+            source = ""
+        elif source.startswith(("/", ".")):
+            source = str(Path.cwd() / source)
+        return cls(source, destination, "ro" in modes, "nocopy" in modes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyctrd import _core
 from pyctrd.snapshots.imaged import IMAGE, PROBE_BYTES, TREE, Imaged, compose_image, look_through
 from pyctrd.snapshots.overlayfs import in_user_namespace
-from pyctrd.snapshots.protocol import LayerForm, LayerRef, Snapshot
+from pyctrd.snapshots.protocol import LayerForm, LayerRef
 from pyctrd.snapshots.store import make_root
 
 _OBJECTS = "objects"
@@ -51,13 +52,14 @@ class Composefs(Imaged):
         finally:
             _core.unmount(trial / "lower", lazy=True)
 
-    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
-        """As the protocol says."""
+    @contextmanager
+    def _below(self, layers: Sequence[LayerRef], target: Path) -> Iterator[tuple[list[Path], Sequence[Path]]]:
         if not self._user_marks:
-            super().mount(snapshot, target, ids=ids)
+            with super()._below(layers, target) as found:
+                yield found
             return
-        tree = self._image(snapshot.layers)
-        self._stack(snapshot, [] if tree is None else [tree], target, ids=ids, data=[] if tree is None else self.data)
+        tree = self._image(layers)
+        yield ([], ()) if tree is None else ([tree], self.data)
 
     @property
     def _made(self) -> str:

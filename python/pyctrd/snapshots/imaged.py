@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyctrd import _core
 from pyctrd.errors import NotFoundError
 from pyctrd.snapshots.images import ImageMounts
 from pyctrd.snapshots.overlayfs import MEMBERS, Overlayfs, mount_trial, stack_id
-from pyctrd.snapshots.protocol import LayerRef, Snapshot
-from pyctrd.snapshots.store import SnapshotStore, make_root, read_record, write_record
+from pyctrd.snapshots.protocol import LayerRef
+from pyctrd.snapshots.store import SnapshotStore, read_record, write_record
 
 IMAGE = "image.erofs"
 TREE = "tree"
@@ -76,38 +77,16 @@ class Imaged(Overlayfs, ABC):
         super().__init__(root)
         self._images = ImageMounts(state, root)
 
-    def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
-        """As the protocol says."""
-        image = self._image(layers)
-        with self._store.making(key, "active", layers) as path:
-            for name in ("upper", "work", "empty"):
-                make_root(path / name)
-            # The merged root directory is the upper one's: it must look like the image's.
-            if image is not None:
-                _core.copy_attributes(self._looks(image), path / "upper")
-        return Snapshot(key, "active", tuple(layers), None)
-
-    def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
-        """As the protocol says."""
-        self._image(layers)
-        with self._store.making(key, "view", layers) as path:
-            for name in ("none", "empty"):
-                make_root(path / name)
-        return Snapshot(key, "view", tuple(layers), None)
-
-    def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
-        """As the protocol says."""
-        image = self._image(snapshot.layers)
-        if image is None:
-            self._stack(snapshot, [], target, ids=ids)
-            return
-        with self._images.held(image, target.resolve(), devices=_devices(image, snapshot.layers)) as mounted:
-            self._stack(snapshot, [mounted], target, ids=ids, data=self.data)
-
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
         super().unmount(target)
         self._images.release(target.resolve())
+
+    def retire(self, target: Path) -> int | None:
+        """As the protocol says."""
+        held = super().retire(target)
+        self._images.release(target.resolve())
+        return held
 
     def collect(self, diff_ids: Collection[str]) -> None:
         """As the protocol says."""
@@ -116,6 +95,19 @@ class Imaged(Overlayfs, ABC):
             if not set(read_record(path / MEMBERS) or ()) <= set(diff_ids):
                 self._store.remove(path)
         self._images.collect()
+
+    def _top(self, layers: Sequence[LayerRef]) -> Path | None:
+        image = self._image(layers)
+        return None if image is None else self._looks(image)
+
+    @contextmanager
+    def _below(self, layers: Sequence[LayerRef], target: Path) -> Iterator[tuple[list[Path], Sequence[Path]]]:
+        image = self._image(layers)
+        if image is None:
+            yield [], ()
+            return
+        with self._images.held(image, target.resolve(), devices=_devices(image, layers)) as mounted:
+            yield [mounted], self.data
 
     def _image(self, layers: Sequence[LayerRef]) -> Path | None:
         """The image of a stack, or what takes its place; None of no layers."""

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pyctrd import _core
 from pyctrd.snapshots.protocol import Change, Compression, LayerForm, LayerRef, Snapshot, SnapshotKind
-from pyctrd.snapshots.store import SnapshotStore, as_changes, directory_bytes, make_root
+from pyctrd.snapshots.store import PRIVATE_MODE, SnapshotStore, as_changes, directory_bytes, make_root
+
+_ROOTFS = "rootfs"
 
 
 class Native:
@@ -21,6 +23,7 @@ class Native:
 
     name = "native"
     form: LayerForm = "tree"
+    stacks = False
 
     def __init__(self, root: Path) -> None:
         self._store = SnapshotStore(root)
@@ -40,9 +43,13 @@ class Native:
         """As the protocol says."""
         yield partial(self.settle, layers)
 
-    def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+    def prepare(self, key: str, layers: Sequence[LayerRef], *, frozen: Sequence[str] = ()) -> Snapshot:
         """As the protocol says."""
-        return self._make(key, "active", layers)
+        if not frozen:
+            return self._make(key, "active", layers)
+        with self._store.making(key, "active", layers) as path:
+            _copy(self._store.frozen_path(frozen[-1]), path)
+        return Snapshot(key, "active", tuple(layers), self._rootfs(key))
 
     def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
         """As the protocol says."""
@@ -66,6 +73,43 @@ class Native:
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
         _core.unmount(target.resolve())  # ``mount`` follows a link as well
+
+    def retire(self, target: Path) -> int | None:
+        """As the protocol says."""
+        return _core.retire_mount(target.resolve())
+
+    def freeze(self, key: str, frozen: str) -> None:
+        """As ``save``: nothing lies on anything here."""
+        self.save(key, frozen)
+
+    def is_unchanged(self, key: str) -> bool:
+        """As the protocol says: what was written is not told from the rest."""
+        del key
+        return False
+
+    def save(self, key: str, frozen: str) -> None:
+        """As the protocol says."""
+        self._store.get_active(key)
+        place = self._store.frozen_path(frozen)
+        place.mkdir(mode=PRIVATE_MODE)
+        _copy(self._store.path(key), place)
+
+    def duplicate(self, source: str, key: str) -> Snapshot:
+        """As the protocol says."""
+        _, layers = self._store.get(source)
+        with self._store.making(key, "active", layers) as path:
+            _copy(self._store.path(source), path)
+        return Snapshot(key, "active", layers, self._rootfs(key))
+
+    def reset(self, key: str, frozen: Sequence[str]) -> None:
+        """As the protocol says."""
+        _, layers = self._store.get(key)
+        with self._store.replacing(key, ()) as path:
+            if frozen:
+                _copy(self._store.frozen_path(frozen[-1]), path)
+            else:
+                make_root(path / _ROOTFS)
+                _core.flatten_layers([ref.path for ref in layers], path / _ROOTFS)
 
     def delete(self, key: str) -> None:
         """As the protocol says."""
@@ -106,4 +150,12 @@ class Native:
         return Snapshot(key, kind, tuple(layers), rootfs)
 
     def _rootfs(self, key: str) -> Path:
-        return self._store.path(key) / "rootfs"
+        return self._store.path(key) / _ROOTFS
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the root file system of one directory of the store into another."""
+    from pyctrd.snapshots.copies import copy_tree  # no pull needs it
+
+    make_root(target / _ROOTFS)
+    copy_tree(source / _ROOTFS, target / _ROOTFS, marks=True)

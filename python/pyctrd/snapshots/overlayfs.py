@@ -40,6 +40,7 @@ class Overlayfs:
 
     name = "overlayfs"
     form: LayerForm = "tree"
+    stacks = True
 
     def __init__(self, root: Path) -> None:
         self._store = SnapshotStore(root)
@@ -90,21 +91,16 @@ class Overlayfs:
             if is_whole:
                 self._name(making, place)
 
-    def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+    def prepare(self, key: str, layers: Sequence[LayerRef], *, frozen: Sequence[str] = ()) -> Snapshot:
         """As the protocol says."""
-        fixup = self._fixup(layers)
-        with self._store.making(key, "active", layers) as path:
-            for name in ("upper", "work", "empty"):
-                make_root(path / name)
-            # The merged root directory is the upper one's: it must look like the image's.
-            top = fixup or (layers[-1].path / "tree" if layers else None)
-            if top is not None:
-                _core.copy_attributes(top, path / "upper")
-        return Snapshot(key, "active", tuple(layers), None)
+        top = self._top(layers)
+        with self._store.making(key, "active", layers, frozen=frozen) as path:
+            self._fill(path, top, frozen)
+        return Snapshot(key, "active", tuple(layers), None, tuple(frozen))
 
     def view(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
         """As the protocol says."""
-        self._fixup(layers)
+        self._top(layers)
         with self._store.making(key, "view", layers) as path:
             for name in ("none", "empty"):
                 make_root(path / name)
@@ -113,7 +109,7 @@ class Overlayfs:
     def find(self, key: str) -> Snapshot | None:
         """As the protocol says."""
         found = self._store.read(key)
-        return None if found is None else Snapshot(key, found[0], found[1], None)
+        return None if found is None else Snapshot(key, found[0], found[1], None, self._store.frozen(key))
 
     def walk(self) -> Iterator[Snapshot]:
         """As the protocol says."""
@@ -123,16 +119,66 @@ class Overlayfs:
 
     def mount(self, snapshot: Snapshot, target: Path, *, ids: int | None = None) -> None:
         """As the protocol says."""
-        fixup = self._fixup(snapshot.layers)
-        lower = [] if fixup is None else [fixup]
-        # The kernel takes no directory twice. Of a layer that an image has twice the upper one counts: it says again
-        # all that the lower one says.
-        lower += dict.fromkeys(ref.path / "tree" for ref in reversed(snapshot.layers))
-        self._stack(snapshot, lower, target, ids=ids)
+        with self._below(snapshot.layers, target) as (lower, data):
+            self._stack(snapshot, [*self._uppers(snapshot.frozen), *lower], target, ids=ids, data=data)
 
     def unmount(self, target: Path) -> None:
         """As the protocol says."""
         _core.unmount(target.resolve())  # ``mount`` follows a link as well
+
+    def retire(self, target: Path) -> int | None:
+        """As the protocol says."""
+        return _core.retire_mount(target.resolve())
+
+    def freeze(self, key: str, frozen: str) -> None:
+        """As the protocol says."""
+        path, place = self._store.path(key), self._store.frozen_path(frozen)
+        self._store.get_active(key)
+        place.mkdir(mode=PRIVATE_MODE)
+        # A directory with nothing in it changes nothing for who lies on it: so first that is said, and then the two
+        # change places in one step. Whenever this ends, the snapshot has what it had.
+        make_root(place / "upper")
+        _core.copy_attributes(path / "upper", place / "upper")
+        self._store.set_frozen(key, (*self._store.frozen(key), frozen))
+        _core.exchange(path / "upper", place / "upper")
+        # It is the kernel's for as long as a mount with it is there, which may be going only now.
+        self._store.discard(path / "work")
+
+    def is_unchanged(self, key: str) -> bool:
+        """As the protocol says."""
+        frozen, upper = self._store.frozen(key), self._store.path(key) / "upper"
+        if not frozen or any(upper.iterdir()):
+            return False
+        now, then = upper.stat(), self._uppers(frozen)[0].stat()
+        return all(getattr(now, name) == getattr(then, name) for name in ("st_mode", "st_uid", "st_gid", "st_mtime_ns"))
+
+    def save(self, key: str, frozen: str) -> None:
+        """As the protocol says."""
+        from pyctrd.snapshots.copies import copy_tree  # no pull needs it
+
+        self._store.get_active(key)
+        place = self._store.frozen_path(frozen)
+        place.mkdir(mode=PRIVATE_MODE)
+        make_root(place / "upper")
+        copy_tree(self._store.path(key) / "upper", place / "upper", marks=True)
+
+    def duplicate(self, source: str, key: str) -> Snapshot:
+        """As the protocol says."""
+        from pyctrd.snapshots.copies import copy_tree
+
+        _, layers = self._store.get(source)
+        frozen = self._store.frozen(source)
+        with self._store.making(key, "active", layers, frozen=frozen) as path:
+            self._fill(path, None, frozen)
+            copy_tree(self._store.path(source) / "upper", path / "upper", marks=True)
+        return Snapshot(key, "active", layers, None, frozen)
+
+    def reset(self, key: str, frozen: Sequence[str]) -> None:
+        """As the protocol says."""
+        _, layers = self._store.get(key)
+        top = self._top(layers)
+        with self._store.replacing(key, frozen) as path:
+            self._fill(path, top, frozen)
 
     def delete(self, key: str) -> None:
         """As the protocol says."""
@@ -147,6 +193,9 @@ class Overlayfs:
         """As the protocol says."""
         layers = self._store.get_active(key)
         upper = self._store.path(key) / "upper"
+        if self._store.frozen(key):
+            with self._merged(key) as merged:
+                return as_changes(_core.list_changes(merged, layers, overlay=False))
         return as_changes(_core.list_changes(upper, layers, overlay=True, user_marks=self._user_marks))
 
     def diff(
@@ -154,6 +203,11 @@ class Overlayfs:
     ) -> _core.Diffed:
         """As the protocol says."""
         layers = self._store.get_active(key)
+        if self._store.frozen(key):
+            with self._merged(key) as merged:
+                return _core.diff_layers(
+                    merged, dest, layers, overlay=False, compression=compression, clamp_mtime=clamp_mtime
+                )
         return _core.diff_layers(
             self._store.path(key) / "upper",
             dest,
@@ -170,12 +224,60 @@ class Overlayfs:
             if not set(read_record(path / MEMBERS) or ()) <= set(diff_ids):
                 self._store.remove(path)
 
+    def _fill(self, path: Path, top: Path | None, frozen: Sequence[str]) -> None:
+        """Make what a snapshot that can be written to has in its directory."""
+        for name in ("upper", "work", "empty"):
+            make_root(path / name)
+        # The merged root directory is the upper one's: it must look like what it lies on.
+        if frozen:
+            top = self._uppers(frozen)[0]
+        if top is not None:
+            _core.copy_attributes(top, path / "upper")
+
+    def _uppers(self, frozen: Sequence[str]) -> list[Path]:
+        """The directories of what was frozen, the uppermost first."""
+        return [self._store.frozen_path(one) / "upper" for one in reversed(frozen)]
+
+    def _top(self, layers: Sequence[LayerRef]) -> Path | None:
+        """What has the attributes of a stack's root; None of no layers. What the stack needs is made."""
+        return self._fixup(layers) or (layers[-1].path / "tree" if layers else None)
+
+    @contextmanager
+    def _below(self, layers: Sequence[LayerRef], target: Path) -> Iterator[tuple[list[Path], Sequence[Path]]]:
+        """The directories of a stack, the uppermost first, and of contents elsewhere, for a mount on ``target``."""
+        del target
+        fixup = self._fixup(layers)
+        lower = [] if fixup is None else [fixup]
+        # The kernel takes no directory twice. Of a layer that an image has twice the upper one counts: it says again
+        # all that the lower one says.
+        lower += dict.fromkeys(ref.path / "tree" for ref in reversed(layers))
+        yield lower, ()
+
+    @contextmanager
+    def _merged(self, key: str) -> Iterator[Path]:
+        """All that a snapshot has, to be read: what was written to it in several turns can be told only together."""
+        snapshot = self.find(key)
+        assert snapshot is not None  # noqa: S101 - looked up before
+        with self._store.trial() as trial:
+            target = trial / "merged"
+            target.mkdir(mode=PRIVATE_MODE)
+            upper = self._store.path(key) / "upper"
+            with self._below(snapshot.layers, target) as (lower, data):
+                stacked = [upper, *self._uppers(snapshot.frozen), *lower]
+                _core.mount_overlay(stacked, target, data=data, user_marks=self._user_marks)
+            try:
+                yield target
+            finally:
+                self.unmount(target)
+
     def _stack(
         self, snapshot: Snapshot, lower: list[Path], target: Path, *, ids: int | None, data: Sequence[Path] = ()
     ) -> None:
         path = self._store.path(snapshot.key)
         mount = partial(_core.mount_overlay, user_marks=self._user_marks, ids=ids)
         if snapshot.kind == "active":
+            if not (path / "work").is_dir():  # it went when it was frozen
+                make_root(path / "work")
             mount(lower or [path / "empty"], target, upper=path / "upper", work=path / "work", data=data)
         elif data:
             # Contents elsewhere are followed from the lowest directory alone: nothing may be below it.

@@ -35,12 +35,14 @@ class Snapshot(NamedTuple):
         kind: "active" can be written to, "view" cannot.
         layers: What it is made of, lowest first.
         path: The directory that is the root file system already; None where it has to be mounted.
+        frozen: What lies between its layers and what can be written to, lowest first, by id.
     """
 
     key: str
     kind: SnapshotKind
     layers: tuple[LayerRef, ...]
     path: Path | None
+    frozen: tuple[str, ...] = ()
 
 
 class Change(NamedTuple):
@@ -65,6 +67,8 @@ class Snapshotter(Protocol):
     name: str
     # What layers are to be unpacked as.
     form: LayerForm
+    # Whether what is frozen lies beneath what goes on from it; if not, each id is a whole of its own.
+    stacks: bool
 
     def settle(self, layers: Sequence[LayerRef]) -> None:
         """Make what a stack of layers needs beside them, so that ``prepare`` finds it; again is a no-op.
@@ -83,8 +87,13 @@ class Snapshotter(Protocol):
         """
         ...
 
-    def prepare(self, key: str, layers: Sequence[LayerRef]) -> Snapshot:
+    def prepare(self, key: str, layers: Sequence[LayerRef], *, frozen: Sequence[str] = ()) -> Snapshot:
         """Make a snapshot that can be written to.
+
+        Args:
+            key: Names it.
+            layers: What it is made of.
+            frozen: What it begins with beside these, lowest first: ids of ``freeze`` or ``save``, over the same layers.
 
         Raises:
             AlreadyExistsError: The key is taken.
@@ -132,6 +141,54 @@ class Snapshotter(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove a snapshot that is not mounted; a missing one is no error."""
+        ...
+
+    def freeze(self, key: str, frozen: str) -> None:
+        """Let a snapshot go on over what it has now, which is kept under an id: no file is copied.
+
+        It is not mounted, or its mount was retired. Only of one that ``stacks``. Stopped at any point, the snapshot
+        has what it had.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+        """
+        ...
+
+    def is_unchanged(self, key: str) -> bool:
+        """Whether nothing was written to a snapshot since it was frozen, or made from what was."""
+        ...
+
+    def save(self, key: str, frozen: str) -> None:
+        """Keep a copy of what was written to a snapshot under an id; nobody writes to it meanwhile.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+        """
+        ...
+
+    def duplicate(self, source: str, key: str) -> Snapshot:
+        """Make a snapshot with a copy of what was written to another; nobody writes to that one meanwhile.
+
+        Raises:
+            AlreadyExistsError: The key is taken.
+            NotFoundError: There is no such source.
+        """
+        ...
+
+    def reset(self, key: str, frozen: Sequence[str]) -> None:
+        """Set a snapshot, not mounted, back to what was frozen, in one step; what it had goes to the trash.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+        """
+        ...
+
+    def retire(self, target: Path) -> int | None:
+        """As ``unmount``, without waiting for what that writes: closing the descriptor waits. None for no mount.
+
+        Raises:
+            ConflictError: Somebody writes to a file of it.
+        """
         ...
 
     def usage(self, key: str) -> int:

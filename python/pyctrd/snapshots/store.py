@@ -13,7 +13,7 @@ import orjson
 
 from pyctrd import _core
 from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, naming
-from pyctrd.snapshots import TRIAL
+from pyctrd.snapshots import FROZEN, TRIAL
 from pyctrd.snapshots.protocol import Change, LayerRef, SnapshotKind
 
 KEY_MAX_CHARS = 128
@@ -47,7 +47,64 @@ class SnapshotStore:
             )
         return self.directory / key
 
-    def create(self, key: str, kind: SnapshotKind, layers: Sequence[LayerRef]) -> Path:
+    def frozen_path(self, frozen: str) -> Path:
+        """The directory of what was frozen under an id."""
+        return self.directory / f"{FROZEN}{frozen}"
+
+    def frozen(self, key: str) -> tuple[str, ...]:
+        """What a snapshot lies on beside its layers, lowest first."""
+        record = read_record(self.path(key) / _RECORD)
+        return () if record is None else tuple(record.get("frozen", ()))
+
+    def set_frozen(self, key: str, frozen: Sequence[str]) -> None:
+        """Change what a snapshot lies on, in one step."""
+        kind, layers = self.get(key)
+        staged = self.path(key) / f"{_RECORD}.new"
+        write_record(staged, _as_record(kind, layers, frozen))
+        staged.rename(self.path(key) / _RECORD)
+
+    def walk_frozen(self) -> Iterator[str]:
+        """The ids of all that was frozen."""
+        for path in sorted(self.directory.glob(f"{FROZEN}*")):
+            yield path.name.removeprefix(FROZEN)
+
+    @contextmanager
+    def replacing(self, key: str, frozen: Sequence[str]) -> Iterator[Path]:
+        """A directory to be filled in the ``with`` block, which takes the place of a snapshot's at its end."""
+        kind, layers = self.get(key)
+        with self.trial() as trial:
+            path = trial / "new"
+            path.mkdir(mode=PRIVATE_MODE)
+            yield path
+            write_record(path / _RECORD, _as_record(kind, layers, frozen))
+            _core.exchange(self.path(key), path)
+            self.discard(path)
+
+    @contextmanager
+    def held(self, key: str, *, shared: bool) -> Iterator[None]:
+        """A lock on a snapshot's own directory: shared for whoever mounts it, alone for whoever changes what it is.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+        """
+        operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        path = self.path(key)
+        while True:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                raise _not_found(key) from error
+            try:
+                with naming(path):
+                    fcntl.flock(descriptor, operation)
+                # Another directory may have taken its place while this one was waited for.
+                if _is_at(descriptor, path):
+                    yield
+                    return
+            finally:
+                os.close(descriptor)
+
+    def create(self, key: str, kind: SnapshotKind, layers: Sequence[LayerRef], *, frozen: Sequence[str] = ()) -> Path:
         """Make the directory of a new snapshot.
 
         Raises:
@@ -58,18 +115,19 @@ class SnapshotStore:
             path.mkdir(mode=PRIVATE_MODE)
         except FileExistsError as error:
             raise AlreadyExistsError(f"snapshot already exists: {key}", kind="snapshot", name=key) from error
-        record = {"kind": kind, "layers": [[ref.diff_id, os.fspath(ref.path)] for ref in layers]}
         try:
-            write_record(path / _RECORD, record)
+            write_record(path / _RECORD, _as_record(kind, layers, frozen))
         except BaseException:
             self.remove(path)
             raise
         return path
 
     @contextmanager
-    def making(self, key: str, kind: SnapshotKind, layers: Sequence[LayerRef]) -> Iterator[Path]:
+    def making(
+        self, key: str, kind: SnapshotKind, layers: Sequence[LayerRef], *, frozen: Sequence[str] = ()
+    ) -> Iterator[Path]:
         """As ``create``, to be filled in the ``with`` block; where that fails the directory is removed again."""
-        path = self.create(key, kind, layers)
+        path = self.create(key, kind, layers, frozen=frozen)
         try:
             yield path
         except BaseException:
@@ -95,7 +153,7 @@ class SnapshotStore:
         """
         found = self.read(key)
         if found is None:
-            raise NotFoundError(f"snapshot not found: {key}", kind="snapshot", name=key)
+            raise _not_found(key)
         return found
 
     def get_active(self, key: str) -> list[Path]:
@@ -155,6 +213,11 @@ class SnapshotStore:
         finally:
             os.close(descriptor)
 
+    def discard(self, path: Path) -> None:
+        """Take a directory away and leave its removal to whoever empties the trash; a missing one is no error."""
+        with suppress(FileNotFoundError):
+            path.rename(self._trash / os.urandom(16).hex())
+
     def remove(self, path: Path) -> None:
         """Rename a directory out of the way, then remove it; a missing one is no error."""
         name = os.urandom(16).hex()
@@ -163,6 +226,22 @@ class SnapshotStore:
         except FileNotFoundError:
             return
         _core.remove_tree(self._trash, name)
+
+
+def _as_record(kind: SnapshotKind, layers: Sequence[LayerRef], frozen: Sequence[str]) -> dict[str, Any]:
+    record: dict[str, Any] = {"kind": kind, "layers": [[ref.diff_id, os.fspath(ref.path)] for ref in layers]}
+    return {**record, "frozen": list(frozen)} if frozen else record
+
+
+def _not_found(key: str) -> NotFoundError:
+    return NotFoundError(f"snapshot not found: {key}", kind="snapshot", name=key)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _unmount_trial(path: Path) -> None:

@@ -1,6 +1,6 @@
 //! Bindings of `mount`.
 
-use std::os::fd::RawFd;
+use std::os::fd::{IntoRawFd, RawFd};
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
@@ -64,10 +64,18 @@ fn unmount(py: Python<'_>, target: PathBuf, lazy: bool) -> PyResult<bool> {
     Ok(py.detach(|| mount::unmount(&target, lazy))?)
 }
 
+/// Takes the uppermost mount at a place away without waiting for what its end takes: a descriptor that still has it,
+/// read-only, and whose closing ends it; None where nothing is mounted.
+#[pyfunction]
+fn retire_mount(py: Python<'_>, target: PathBuf) -> PyResult<Option<RawFd>> {
+    Ok(py.detach(|| mount::retire(&target))?.map(IntoRawFd::into_raw_fd))
+}
+
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(mount_overlay, module)?)?;
     module.add_function(wrap_pyfunction!(mount_erofs, module)?)?;
     module.add_function(wrap_pyfunction!(mount_bind, module)?)?;
-    module.add_function(wrap_pyfunction!(unmount, module)?)
+    module.add_function(wrap_pyfunction!(unmount, module)?)?;
+    module.add_function(wrap_pyfunction!(retire_mount, module)?)
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use rustix::fs::{CWD, RenameFlags};
 
 use crate::error::{Error, Result};
 use crate::flush::flush_tree as flush_below;
-use crate::root::{Links, Root, open_regular};
+use crate::root::{Links, Root, find_node, open_regular};
 
 /// Opens a regular file beneath the directory `root`, links followed within it; a descriptor.
 #[pyfunction]
@@ -20,6 +21,25 @@ fn open_in_root(py: Python<'_>, root: RawFd, path: PathBuf) -> PyResult<RawFd> {
 #[pyfunction]
 fn open_beneath(py: Python<'_>, root: RawFd, path: PathBuf) -> PyResult<RawFd> {
     open(py, root, path, Links::Refused)
+}
+
+/// Opens whatever is at a path as if the directory `root` were `/`, to be looked at and not read (`O_PATH`); a link at its end
+/// is followed only where that is said.
+#[pyfunction]
+#[pyo3(signature = (root, path, *, follow = true))]
+fn open_node(py: Python<'_>, root: RawFd, path: PathBuf, follow: bool) -> PyResult<RawFd> {
+    let root = borrow(root)?;
+    Ok(py.detach(move || find_node(root, &path, follow))?.into_raw_fd())
+}
+
+/// Gives two directories each other's name, in one step.
+#[pyfunction]
+fn exchange(py: Python<'_>, first: PathBuf, second: PathBuf) -> PyResult<()> {
+    let swap = || {
+        rustix::fs::renameat_with(CWD, &first, CWD, &second, RenameFlags::EXCHANGE)
+            .map_err(|e| Error::errno("exchange", &first, e))
+    };
+    Ok(py.detach(swap)?)
 }
 
 /// The number by which `statfs(2)` names the file system of a path.
@@ -65,6 +85,8 @@ pub(super) fn borrow<'a>(fd: RawFd) -> PyResult<BorrowedFd<'a>> {
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(open_in_root, module)?)?;
     module.add_function(wrap_pyfunction!(open_beneath, module)?)?;
+    module.add_function(wrap_pyfunction!(open_node, module)?)?;
+    module.add_function(wrap_pyfunction!(exchange, module)?)?;
     module.add_function(wrap_pyfunction!(file_system, module)?)?;
     module.add_function(wrap_pyfunction!(flush_file_system, module)?)?;
     module.add_function(wrap_pyfunction!(flush_tree, module)?)

@@ -1,0 +1,237 @@
+"""Volumes: made, filled from an image, given to containers, removed.
+
+``<root>/volumes/<namespace>/<name>/`` is what containers see. A record comes before the directory and goes after it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pyctrd import _core
+from pyctrd.errors import ConflictError, InvalidError
+from pyctrd.metadata.namespaces import check_labels
+from pyctrd.snapshots.copies import TreeCopy, opened
+from pyctrd.snapshots.store import make_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyctrd.flows.rooms import Rooms
+    from pyctrd.metadata.containers import ContainerRecord
+    from pyctrd.metadata.volumes import VolumeRecord
+    from pyctrd.runtime.spec import Bind
+
+PRIVATE_MODE = 0o700
+NAME_MAX_CHARS = 128
+_NAME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+# What is being filled: no volume's name begins so.
+FILLING = ".filling-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def create_volume(rooms: Rooms, name: str = "", *, labels: Mapping[str, str] | None = None) -> VolumeRecord:
+    """Make an empty volume; see ``Volumes.create``."""
+    name = name or os.urandom(32).hex()
+    check_name(name)
+    found = check_labels(labels or {})
+    with _locked(rooms):
+        with rooms.database.write() as tx:
+            record = tx.volumes.add(rooms.namespace, name, labels=found)
+        _ensure(volume_path(rooms, rooms.namespace, name))
+    return record
+
+
+def remove_volume(rooms: Rooms, name: str) -> None:
+    """Remove a volume with what is in it; see ``Volumes.remove``."""
+    with _locked(rooms):
+        rooms.database.volumes.get(rooms.namespace, name)
+        if users := rooms.database.volumes.users(rooms.namespace, name):
+            raise ConflictError(
+                f"volume in use: {name}: by container {users[0]}",
+                kind="volume",
+                name=name,
+                state="in use",
+                allowed="unused",
+                hint=f"delete the container first: pyctrd rm {users[0]}",
+            )
+        _remove(rooms, rooms.namespace, name)
+    rooms.removal.begin()
+
+
+def prune_volumes(rooms: Rooms, *, named: bool) -> list[str]:
+    """Remove what no container has; see ``Volumes.prune``."""
+    gone = []
+    with _locked(rooms):
+        for record in rooms.database.volumes.list(rooms.namespace):
+            if (record.anonymous or named) and not rooms.database.volumes.users(record.namespace, record.name):
+                _remove(rooms, record.namespace, record.name)
+                gone.append(record.name)
+    rooms.removal.begin()
+    return gone
+
+
+def remove_anonymous(rooms: Rooms, namespace: str, names: Sequence[str]) -> None:
+    """Remove those among some volumes that were made for one container, and that no container has any more."""
+    if not names:
+        return
+    with _locked(rooms):
+        for name in names:
+            record = rooms.database.volumes.find(namespace, name)
+            if record is not None and record.anonymous and not rooms.database.volumes.users(namespace, name):
+                _remove(rooms, namespace, name)
+    rooms.removal.begin()
+
+
+def remove_all(rooms: Rooms, namespace: str) -> None:
+    """Remove what a namespace has, which has no containers any more."""
+    with _locked(rooms):
+        for record in rooms.database.volumes.list(namespace):
+            _remove(rooms, namespace, record.name)
+    with suppress(FileNotFoundError):
+        (rooms.root / "volumes" / namespace).rmdir()
+    rooms.removal.begin()
+
+
+def resolve_volumes(
+    rooms: Rooms, record: ContainerRecord, binds: Sequence[Bind], *, rootfs: Path, declared: Sequence[str] = ()
+) -> tuple[Bind, ...]:
+    """A container's binds, each with a source on the host: volumes are made where they are missing, and filled.
+
+    Args:
+        rooms: The engine's rooms.
+        record: The container, which is recorded: its volumes become its own in the same step.
+        binds: As they were asked for: a source that does not begin with "/" is a volume's name, "" one for it alone.
+        rootfs: Its root file system, not yet running: what an empty volume is filled with is there.
+        declared: Where its image wants volumes: one for it alone, unless something else is there.
+
+    Raises:
+        InvalidError: A name is none.
+        OSError: The disk.
+    """
+    from pyctrd.runtime.spec import Bind
+
+    taken = {os.path.normpath(bind.destination) for bind in binds}
+    wanted = [*binds, *(Bind("", path) for path in declared if os.path.normpath(path) not in taken)]
+    if all(bind.source.startswith("/") for bind in wanted):
+        return tuple(binds)
+    with _locked(rooms):
+        return tuple(
+            bind if bind.source.startswith("/") else _resolve(rooms, record, bind, rootfs=rootfs) for bind in wanted
+        )
+
+
+def volume_path(rooms: Rooms, namespace: str, name: str) -> Path:
+    """Where a volume's files are."""
+    return rooms.root / "volumes" / namespace / name
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no volume's name.
+
+    Raises:
+        InvalidError: It has other characters than letters, digits, dots, dashes and underscores, or begins with one of
+            the last three.
+    """
+    if not 0 < len(name) <= NAME_MAX_CHARS or not _NAME.issuperset(name) or not name[0].isalnum():
+        raise InvalidError(
+            f"invalid volume name: {name!r}: expected letters, digits, dots, dashes and underscores",
+            field="volume",
+            value=name,
+        )
+
+
+def sweep_volumes(rooms: Rooms) -> None:
+    """Remove what killed processes were filling; where somebody is at it, it is left to the next."""
+    lock = rooms.lock("store", "volumes")
+    if not any((rooms.root / "volumes").glob(f"*/{FILLING}*")) or not lock.acquire(timeout=0):
+        return
+    try:
+        for path in (rooms.root / "volumes").glob(f"*/{FILLING}*"):
+            _discard(rooms, path)
+    finally:
+        lock.release()
+
+
+def walk_volumes(rooms: Rooms) -> Iterator[tuple[str, str]]:
+    """Namespace and name of all that are on disk."""
+    for path in sorted((rooms.root / "volumes").glob("*/*")):
+        if not path.name.startswith(FILLING):
+            yield path.parent.name, path.name
+
+
+def _resolve(rooms: Rooms, record: ContainerRecord, bind: Bind, *, rootfs: Path) -> Bind:
+    name = bind.source or os.urandom(32).hex()
+    check_name(name)
+    namespace = record.namespace
+    with rooms.database.write() as tx:
+        if tx.volumes.find(namespace, name) is None:
+            tx.volumes.add(namespace, name, labels={}, anonymous=not bind.source)
+        tx.volumes.attach(namespace, record.id, name)
+        is_own = tx.volumes.users(namespace, name) == [record.name]
+    path = volume_path(rooms, namespace, name)
+    _ensure(path)
+    # One that others have may be mounted: it would be another directory to them.
+    if is_own and not bind.nocopy and not any(path.iterdir()):
+        _fill(rooms, path, rootfs, bind.destination)
+    return replace(bind, source=str(path))
+
+
+def _fill(rooms: Rooms, path: Path, rootfs: Path, destination: str) -> None:
+    """Give an empty volume what the image has at a path, in one step: all of it, or nothing."""
+    with opened(os.fspath(rootfs), os.O_PATH | os.O_DIRECTORY) as root:
+        try:
+            node = _core.open_node(root, destination)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+    try:
+        if not stat.S_ISDIR(os.fstat(node).st_mode):
+            return
+        staged = path.with_name(f"{FILLING}{path.name}")
+        _discard(rooms, staged)
+        staged.mkdir(mode=PRIVATE_MODE)
+        with opened(b".", _DIRECTORY, node) as source, opened(os.fspath(staged), _DIRECTORY) as target:
+            copy = TreeCopy(target)
+            copy.run(source)
+            copy.copy_attributes(source, target)
+        _core.exchange(path, staged)
+        _discard(rooms, staged)
+    finally:
+        os.close(node)
+
+
+def _ensure(path: Path) -> None:
+    if path.is_dir():
+        return
+    for directory in (path.parents[1], path.parent):
+        directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+    make_root(path)
+
+
+def _remove(rooms: Rooms, namespace: str, name: str) -> None:
+    """Take one away: its files first, or the next of its name would have them."""
+    _discard(rooms, volume_path(rooms, namespace, name))
+    with rooms.database.write() as tx:
+        tx.volumes.delete(namespace, name)
+
+
+def _discard(rooms: Rooms, path: Path) -> None:
+    trash = rooms.root / "trash"
+    trash.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+    with suppress(FileNotFoundError):
+        path.rename(trash / os.urandom(16).hex())
+
+
+@contextmanager
+def _locked(rooms: Rooms) -> Iterator[None]:
+    """One at a time: who looks whether a volume is used, or empty, must find it so until he is done."""
+    lock = rooms.lock("store", "volumes")
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
