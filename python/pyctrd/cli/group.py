@@ -16,6 +16,7 @@ COMMANDS = {
     "commit": "pyctrd.cli.commit",
     "convert": "pyctrd.cli.convert",
     "copy": "pyctrd.cli.push",
+    "create": "pyctrd.cli.run",
     "delete": "pyctrd.cli.registry",
     "df": "pyctrd.cli.space",
     "diff": "pyctrd.cli.commit",

@@ -17,11 +17,12 @@ from pyctrd.flows.freeze import thaw
 from pyctrd.flows.load import ensure_unpacked, image_layers, load_config
 from pyctrd.flows.mount import record_snapshot
 from pyctrd.flows.runs import notice, tell
+from pyctrd.flows.settle import join_again, name_files, settle_options
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
 from pyctrd.runtime.signals import signal_number
 from pyctrd.runtime.spec import RunOptions, build_spec
-from pyctrd.runtime.users import find_user
+from pyctrd.runtime.users import find_groups, find_user
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -118,6 +119,7 @@ def start_container(
         RuncError: The runtime refused; the container stays, to be looked at and deleted.
     """
     mount_rootfs(rooms, record)
+    join_again(rooms, bundle_path(rooms, record))
     rooms.runtime(record.runtime).start(
         record.id,
         bundle_path(rooms, record),
@@ -257,7 +259,13 @@ def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, opt
         directory.mkdir(mode=PRIVATE_MODE)
     rootfs = mount_rootfs(rooms, record)
     user = find_user(rootfs, options.user or config.user)
-    spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)
+    if options.groups:
+        user = user._replace(
+            additional_gids=tuple(sorted({*user.additional_gids, *find_groups(rootfs, options.groups)}))
+        )
+    files = name_files(rooms, options, bundle, record.id)
+    settled = settle_options(rooms, record, options, bundle)
+    spec = build_spec(config, settled, container_id=record.id, rootfs=rootfs, user=user, files=files)
     rooms.runtime(record.runtime).create_bundle(bundle, spec, transient=record.auto_remove)
 
 

@@ -6,7 +6,8 @@ Spec:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ from pyctrd.errors import InvalidError
 from pyctrd.oci.config import ImageConfig
 from pyctrd.runtime.cgroup import cgroups_path
 from pyctrd.runtime.limits import clamp_oom_score_adj, clamp_rlimit
-from pyctrd.runtime.mounts import Bind, bind_mount, default_mounts, network_files
-from pyctrd.runtime.namespaces import namespaces
+from pyctrd.runtime.mounts import Bind, container_mounts, rootfs_propagation
+from pyctrd.runtime.namespaces import DOMAIN_NAME, namespaces
 from pyctrd.runtime.options import RunOptions
 from pyctrd.runtime.resources import resources
-from pyctrd.runtime.seccomp import default_profile
-from pyctrd.runtime.security import DEFAULT_CAPABILITIES, MASKED_PATHS, READONLY_PATHS
+from pyctrd.runtime.security import DEFAULT_CAPABILITIES, NO_SECURITY, confinement
 from pyctrd.runtime.users import User
 from pyctrd.runtime.words import passable
 
@@ -31,35 +31,77 @@ HOSTNAME_MAX_BYTES = 64  # the kernel's __NEW_UTS_LEN
 
 
 def build_spec(
-    config: ImageConfig, options: RunOptions, *, container_id: str, rootfs: Path, user: User
+    config: ImageConfig,
+    options: RunOptions,
+    *,
+    container_id: str,
+    rootfs: Path,
+    user: User,
+    files: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The container's ``config.json``, as a dictionary for orjson.
 
     Args:
         config: Of the image.
-        options: Of the user.
+        options: Of the user; the namespaces of containers and volumes are paths by now.
         container_id: Names the control group, and the host if no name is given.
         rootfs: Absolute; the mounted root file system.
         user: From ``find_user(rootfs, options.user or config.user)``.
+        files: Files of the host by their path in the container: those that were written for it.
 
     Raises:
         InvalidError: An option or the image's own value cannot be used; ``field`` names it.
-        NotFoundError: The source of a bind is missing.
+        NotFoundError: The source of a bind, a device or a profile is missing.
+        UnsupportedError: This host cannot do it.
     """
-    hostname = options.hostname or container_id[:12]
-    passable("hostname", hostname)
-    if len(hostname.encode()) > HOSTNAME_MAX_BYTES:
-        raise InvalidError(
-            f"hostname: expected at most {HOSTNAME_MAX_BYTES} bytes, got {hostname}", field="hostname", value=hostname
-        )
-    return {
+    hostname = host_name(options, container_id)
+    spec: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(config, options, user, hostname),
         "root": {"path": str(rootfs), "readonly": options.read_only},
-        "hostname": hostname,
-        "mounts": [*default_mounts(), *network_files(options.network, options.binds), *map(bind_mount, options.binds)],
+        "mounts": container_mounts(
+            options.mounts,
+            network=options.network,
+            files=files,
+            shm_bytes=None if options.ipc == "none" else options.shm_bytes,
+            host_ipc=options.ipc == "host",
+            writable_system=options.privileged,
+        ),
         "linux": _linux(options, container_id),
     }
+    if options.uts == "private":
+        spec["hostname"] = hostname
+    if options.annotations:
+        for name, value in options.annotations.items():
+            passable("annotation", f"{name}={value}")
+        spec["annotations"] = dict(options.annotations)
+    if options.devices or options.device_rules or options.privileged:
+        _add_devices(spec, options)
+    if options.hooks or options.patches:
+        return _as_the_caller_says(spec, options)
+    return spec
+
+
+def host_name(options: RunOptions, container_id: str) -> str:
+    """What the container's host is called: the host's own name in its namespace; "" in another's.
+
+    Raises:
+        InvalidError: It is too long, or given for a namespace that is another's.
+    """
+    if options.uts != "private":
+        if options.hostname or options.domainname:
+            raise InvalidError(
+                f"hostname: a uts namespace that is shared has a name already: {options.uts}", field="hostname"
+            )
+        return os.uname().nodename if options.uts == "host" else ""
+    hostname = options.hostname or container_id[:12]
+    for field, text in (("hostname", hostname), ("domainname", options.domainname)):
+        passable(field, text)
+        if len(text.encode()) > HOSTNAME_MAX_BYTES:
+            raise InvalidError(
+                f"{field}: expected at most {HOSTNAME_MAX_BYTES} bytes, got {text}", field=field, value=text
+            )
+    return hostname
 
 
 def _process(config: ImageConfig, options: RunOptions, user: User, hostname: str) -> dict[str, Any]:
@@ -78,6 +120,9 @@ def _process(config: ImageConfig, options: RunOptions, user: User, hostname: str
     if options.terminal and options.console_size:
         rows, columns = options.console_size
         process["consoleSize"] = {"height": rows, "width": columns}
+    if options.security != NO_SECURITY:
+        labels = {"apparmorProfile": options.security.apparmor, "selinuxLabel": options.security.selinux}
+        process |= {name: label for name, label in labels.items() if label}
     if options.oom_score_adj is not None:
         process["oomScoreAdj"] = clamp_oom_score_adj(options.oom_score_adj)
     return process
@@ -95,11 +140,17 @@ def _arguments(config: ImageConfig, options: RunOptions) -> list[str]:
         )
     for word in words:
         passable("command", word)
-    return words
+    if not options.init:
+        return words
+    if options.pid != "private":
+        raise InvalidError("init: needs a pid namespace of its own: it has to be the first process", field="init")
+    from pyctrd.runtime.init import with_init
+
+    return with_init(words)
 
 
 def _environment(config: ImageConfig, options: RunOptions, user: User, hostname: str) -> list[str]:
-    values = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
+    values = {"PATH": DEFAULT_PATH} | ({"HOSTNAME": hostname} if hostname else {})
     if options.terminal:
         values["TERM"] = "xterm"
     values |= _pairs(config.env, "config.Env")
@@ -128,13 +179,54 @@ def _working_dir(path: str) -> str:
 
 
 def _linux(options: RunOptions, container_id: str) -> dict[str, Any]:
+    # The runtime adds the devices that every container has: null, zero, full, random, urandom, tty, ptys.
+    rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
     linux: dict[str, Any] = {
         "cgroupsPath": cgroups_path(container_id, parent=options.cgroup_parent),
-        "namespaces": namespaces(options.network),
-        "maskedPaths": list(MASKED_PATHS),
-        "readonlyPaths": list(READONLY_PATHS),
-        "resources": resources(options),
+        "namespaces": namespaces(options),
+        "resources": {"devices": rules, **resources(options.limits)},
+        **confinement(
+            options.security,
+            privileged=options.privileged,
+            default=options.seccomp,
+            capabilities=options.capabilities,
+        ),
     }
-    if options.seccomp:
-        linux["seccomp"] = default_profile(options.capabilities)
+    if propagation := rootfs_propagation(options.mounts):
+        linux["rootfsPropagation"] = propagation
+    wanted = dict(options.sysctls or {})
+    if options.domainname:
+        wanted[DOMAIN_NAME] = options.domainname  # the spec's own field is newer than runtimes in use
+    if wanted:
+        from pyctrd.runtime.namespaces import sysctls
+
+        linux["sysctl"] = sysctls(wanted, options)
     return linux
+
+
+def _add_devices(spec: dict[str, Any], options: RunOptions) -> None:
+    from pyctrd.runtime.cdi import DIRECTORIES, apply_devices, is_cdi
+    from pyctrd.runtime.devices import ALLOW_ALL, device_entries, host_devices, parse_device, parse_rule
+
+    linux = spec["linux"]
+    rules = linux["resources"]["devices"]
+    entries = host_devices() if options.privileged else []
+    named = [name for name in options.devices if is_cdi(name)]
+    own, allowed = device_entries(parse_device(text) for text in options.devices if text not in named)
+    paths = {entry["path"] for entry in own}
+    linux["devices"] = [*(entry for entry in entries if entry["path"] not in paths), *own]
+    rules += [*allowed, *map(parse_rule, options.device_rules)]
+    if options.privileged:
+        rules.append(dict(ALLOW_ALL))
+    if named:
+        apply_devices(spec, named, options.cdi_directories or DIRECTORIES)
+
+
+def _as_the_caller_says(spec: dict[str, Any], options: RunOptions) -> dict[str, Any]:
+    from pyctrd.runtime.patch import check_hooks, patch_spec
+
+    for name, entries in check_hooks(options.hooks or {}).items():
+        spec.setdefault("hooks", {}).setdefault(name, []).extend(entries)
+    for patch in options.patches:
+        spec = patch_spec(spec, patch)
+    return spec

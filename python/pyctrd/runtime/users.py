@@ -10,7 +10,7 @@ Spec:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pyctrd import _core
@@ -75,6 +75,23 @@ def find_user(rootfs: Path, text: str) -> User:
         listed = {group.gid for group in _groups(root) if account.name and account.name in group.members}
         gids = tuple(sorted(listed - {account.gid}))[:GROUPS_MAX]
         return User(account.uid, account.gid, gids, account.home)
+    finally:
+        os.close(root)
+
+
+def find_groups(rootfs: Path, texts: Iterable[str]) -> tuple[int, ...]:
+    """The numbers of groups, given as names or numbers.
+
+    Args:
+        rootfs: The container's "/", as the host sees it.
+        texts: Names, which the root file system's own file has, or numbers.
+
+    Raises:
+        InvalidError, NotFoundError: As ``find_user``.
+    """
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return tuple(_find_gid(root, text) for text in texts)
     finally:
         os.close(root)
 
