@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 
 import pyctrd
+from pyctrd.cli.run import run_command
 from pyctrd.errors import ConflictError, InvalidError, NotFoundError, UnsupportedError
 from pyctrd.runtime.cgroup import CgroupForm, cgroup_form
 from pyctrd.runtime.security_options import host_capabilities
 from tests.images import Images
-from tests.integration.conftest import Cli
+from tests.integration.conftest import Cli, command
 
 pytestmark = pytest.mark.root
 V1 = pytest.mark.skipif(cgroup_form() in (CgroupForm.V2, CgroupForm.NONE), reason="reads version 1's control groups")
@@ -245,15 +247,14 @@ def test_limits(cli: Cli, busybox: str) -> None:
 
 @V1
 def test_rates_of_block_devices(cli: Cli, busybox: str) -> None:
-    disk = next(
-        path for path in sorted(Path("/dev").iterdir()) if path.is_block_device() and not path.name.startswith("ram")
-    )
-    files = "blkio/blkio.throttle.read_bps_device blkio/blkio.throttle.write_iops_device"
-    options = ("--device-read-bps", f"{disk}:1m", "--device-write-iops", f"{disk}:20")
+    disk = next(path for path in sorted(Path("/dev").iterdir()) if path.is_block_device() and path.name[:3] != "ram")
+    kinds = ("read-bps", "write-bps", "read-iops", "write-iops")
+    options = [word for rate, kind in enumerate(kinds, 1) for word in (f"--device-{kind}", f"{disk}:{rate}k")]
     number = disk.stat().st_rdev
     device = f"{os.major(number)}:{os.minor(number)}"
-    script = f"cd /sys/fs/cgroup; cat {files}"
-    assert look(cli, busybox, *options, script=script) == f"{device} 1048576\n{device} 20\n"
+    files = " ".join(f"blkio.throttle.{kind.replace('-', '_')}_device" for kind in kinds)
+    out = look(cli, busybox, *options, script=f"cd /sys/fs/cgroup/blkio; cat {files}")
+    assert out == "".join(f"{device} {rate * 1024}\n" for rate in (1, 2, 3, 4))
 
 
 def test_namespaces_of_the_host(cli: Cli, busybox: str) -> None:
@@ -451,3 +452,30 @@ def test_what_this_host_lacks_is_named(engine: pyctrd.Engine, busybox: str) -> N
             engine.containers.run(busybox, ["true"], hugetlb={"2MB": 1 << 21})
     with pytest.raises(InvalidError, match=r"process\.terminal"):
         engine.containers.run(busybox, ["true"], spec_patch={"process": {"terminal": True}})
+
+
+def test_the_table_names_options_that_there_are(cli: Cli) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "docker-flags.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| `", "| |"))]
+    assert len(rows) > 30
+    for name in ("run", "create"):
+        told = cli(name, "--help").out
+        assert all(f"\n{heading}:\n" in told for heading in ("Files", "Security", "Limits", "Records"))
+        flags = {flag for row in rows for flag in re.findall(r"`(--[a-z-]+)", " ".join(row[:2]))}
+        known = set(re.findall(r"--[a-z-]+", told))
+        assert flags - known == set()
+    keywords = {word for row in rows for word in re.findall(r"`(\w+)`", row[-1])}
+    assert keywords - set(pyctrd.ContainerOptions.__annotations__) == set()
+
+
+def test_unusual_options_are_made_only_when_they_are_asked_for(cli: Cli, busybox: str) -> None:
+    usual = run_command.make_context("run", ["--rm", "-v", "/a:/b", busybox, "true"])
+    assert "privileged" not in usual.params
+    assert run_command.make_context("run", ["--privileged", busybox]).params["privileged"] is True
+    assert run_command.make_context("run", ["--mount=x", busybox]).params["mount"] == ("x",)
+    wrong = cli("run", "--privilged", busybox, "true")
+    assert (wrong.status, "--privileged" in wrong.err) == (2, True)
+    environment = os.environ | {"PYCTRD_RUN_TMPFS": "/t"}
+    words = command("run", "--rm", busybox, "sh", "-c", "grep -c ' /t ' /proc/mounts")
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "1\n"

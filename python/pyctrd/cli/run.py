@@ -41,8 +41,6 @@ def making_options(function: Any) -> Any:
         click.option(
             "--pull", "policy", type=click.Choice(["missing", "always", "never"]), default="missing", show_default=True
         ),
-        click.option("-t", "--tty", is_flag=True, help="Give it a terminal."),
-        click.option("-i", "--interactive", is_flag=True, help="Send it this command's input."),
         limit_option,
         platform_option,
         verify_option,
@@ -57,6 +55,8 @@ def making_options(function: Any) -> Any:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @container_options
 @making_options
+@click.option("-i", "--interactive", is_flag=True, help="Send it this command's input.")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and print its id.")
 @pass_globals
 @click.pass_context
