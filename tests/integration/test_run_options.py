@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.images import Images
 from tests.integration.conftest import Cli, command
 
 pytestmark = pytest.mark.root
+DEADLINE_SECONDS = 60.0
 V1 = pytest.mark.skipif(cgroup_form() in (CgroupForm.V2, CgroupForm.NONE), reason="reads version 1's control groups")
 
 
@@ -266,6 +268,31 @@ def test_namespaces_of_the_host(cli: Cli, busybox: str) -> None:
         )
         assert out.strip() == str(Path(f"/proc/self/ns/{kind}").readlink())
     assert look(cli, busybox, "--uts", "host", script="hostname; echo $HOSTNAME") == f"{os.uname().nodename}\n" * 2
+
+
+def test_nothing_stays_of_a_container_among_the_hosts_processes(busybox: str, engine: pyctrd.Engine) -> None:
+    script = "sleep 4321 & sleep 4321 & echo ready; wait"
+    for timeout in (0, 10):
+        container = engine.containers.run(busybox, ["sh", "-c", script], pid="host")
+        for line in container.log_lines(follow=True):
+            assert line.text == "ready\n"
+            break
+        groups = Path(f"/proc/{container.status.pid}/cgroup").read_text()
+        assert container.stop(timeout).exit_code == 143
+        container.delete(force=True)
+        path = next(line.split(":")[2] for line in groups.splitlines())
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while any(path in read(at) for at in Path("/proc").glob("[0-9]*/cgroup")):  # killed, not all reaped yet
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def read(path: Path) -> str:
+    """A file of a process; "" where that has ended."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def test_namespaces_of_another_container(cli: Cli, busybox: str, engine: pyctrd.Engine) -> None:

@@ -284,7 +284,10 @@ def _signal(rooms: Rooms, record: ContainerRecord, number: int) -> None:
     try:
         rooms.runtime(record.runtime).kill(record.id, number)
     except (ConflictError, NotFoundError):
-        if rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record)).exit is None:
+        # Without a pid namespace of its own, what its first process left may hold its output for a while after its end:
+        # the record of that is still to come then.
+        status = rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record))
+        if status.exit is None and status.state == "created":
             raise
 
 
