@@ -168,6 +168,7 @@ def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions
     from pyctrd.runtime.limits import Rlimit
     from pyctrd.runtime.options import RunOptions
 
+    _check_names(options)
     env = options.get("env", ())
     entrypoint = options.get("entrypoint")
     more: dict[str, Any] = {
@@ -200,6 +201,21 @@ def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions
     )
 
 
+def _check_names(options: ContainerOptions) -> None:
+    """Refuse what would be passed over in silence, or taken letter by letter."""
+    known = ContainerOptions.__annotations__
+    for name, value in options.items():
+        if name not in known:
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, known)
+            hint = f"did you mean {close[0]}?" if close else ""
+            raise InvalidError(f"invalid option: {name}: there is none of this name", field=name, value=name, hint=hint)
+        if isinstance(value, str) and name in (*_SEQUENCES, *_TEXTS):
+            raise InvalidError(f"invalid {name}: {value!r}: expected a sequence of texts", field=name, value=value)
+
+
+_TEXTS = ("env", "entrypoint", "binds", "mounts", "tmpfs", "rlimits", "cap_add", "cap_drop", "security_opt")
 _SEQUENCES = {
     "group_add": "groups",
     "devices": "devices",

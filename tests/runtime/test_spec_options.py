@@ -316,3 +316,27 @@ def test_an_init_has_to_stand_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         find_init()
     if os.access("/bin/busybox", os.X_OK) and is_static("/bin/busybox"):
         assert find_init("/bin/busybox").read_only
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"memmory_bytes": 1}, "memmory_bytes"),
+        ({"binds": "/a:/b"}, "sequence"),
+        ({"devices": "/dev/null"}, "sequence"),
+        ({"cgroup_parent": "/a/../b"}, "absolute path"),
+    ],
+)
+def test_keywords_that_would_be_passed_over_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidError, match=told):
+        build(**options)
+
+
+def test_all_devices_are_the_hosts() -> None:
+    spec = build(privileged=True)
+    paths = {entry["path"] for entry in spec["linux"]["devices"]}
+    assert "/dev/null" in paths
+    assert not paths & {"/dev/ptmx", "/dev/console"}
+    assert spec["linux"]["resources"]["devices"][-1] == {"allow": True, "access": "rwm"}
+    assert spec["linux"]["maskedPaths"] == spec["linux"]["readonlyPaths"] == []
+    assert "seccomp" not in spec["linux"]

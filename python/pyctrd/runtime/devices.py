@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,12 @@ def allow(entry: dict[str, Any], access: str = ACCESS) -> dict[str, Any]:
 
 def host_devices(root: str = "/dev") -> list[dict[str, Any]]:
     """The spec's entries for all devices of the host, for a privileged container."""
-    return [_entry(path, path) for path in _walk(root) if not path.startswith(_NOT_PASSED)]
+    made = []
+    for path in _walk(root):
+        if not path.startswith(_NOT_PASSED):
+            with suppress(FileNotFoundError):  # it was taken away meanwhile, as loop devices are
+                made.append(_entry(path, path))
+    return made
 
 
 def _expand(device: Device) -> Iterator[tuple[str, str]]:
@@ -127,7 +133,10 @@ def _walk(root: str) -> Iterator[str]:
     for directory, _, names in os.walk(root):
         for name in sorted(names):
             path = f"{directory.rstrip('/')}/{name}"
-            mode = os.lstat(path).st_mode
+            try:
+                mode = os.lstat(path).st_mode
+            except FileNotFoundError:
+                continue
             if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
                 yield path
 
