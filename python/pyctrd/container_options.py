@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
-    from pyctrd.runtime.spec import RunOptions
+    from pyctrd.runtime.mounts import Bind, Tmpfs, Volume
+    from pyctrd.runtime.options import RunOptions
+    from pyctrd.runtime.resources import ResourceLimits
+
+_LIMITS = (
+    *("memory_bytes", "memory_swap_bytes", "memory_reservation_bytes", "memory_swappiness", "oom_kill_disable"),
+    *("cpus", "cpu_shares", "cpu_period_us", "cpu_quota_us", "cpuset_cpus", "cpuset_mems", "pids", "blkio_weight"),
+)
+_RATES = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
+_NAMESPACES = ("network", "pid", "ipc", "uts", "cgroupns")
 
 
 class ContainerOptions(TypedDict, total=False):
@@ -20,53 +29,140 @@ class ContainerOptions(TypedDict, total=False):
         labels: The caller's own.
         env: Variables, added to the image's.
         user: ``user[:group]``, names or numbers.
+        group_add: Further groups, names or numbers.
         working_dir: Absolute.
         entrypoint: Replaces the image's; an empty sequence runs the command alone.
         hostname: The beginning of the id by default.
-        network: "none" (loopback alone, the default), "host", or a network namespace's absolute path.
-        binds: ``SOURCE:DESTINATION[:ro]``; SOURCE may name a volume, made if it is missing, and filled from the
-            image if it is empty (not with ``nocopy``); ``DESTINATION`` alone is a volume for this container.
+        domainname: NIS domain name.
+        network: "none" (loopback alone, the default), "host", ``container:NAME``, whose container runs, or a network
+            namespace's absolute path, also as ``ns:PATH``.
+        pid: "private" (the default), "host", ``container:NAME`` or a path.
+        ipc: Likewise; also "none", without /dev/shm. /dev/shm of another container is not shared.
+        uts: Likewise; ``hostname`` is for a private one alone.
+        cgroupns: "private", "host" or a path.
+        userns: "host", which is the default.
+        binds: ``SOURCE:DESTINATION[:OPTION,…]``: ro, rw, rro, [r]private, [r]shared, [r]slave, nosuid, nodev, noexec.
+            SOURCE may name a volume, made if it is missing, and filled from the image if it is empty (not with
+            ``nocopy``); ``DESTINATION`` alone is a volume for this container.
+        mounts: ``type=bind|tmpfs|volume,source=…,target=…,readonly,…``, as Docker's ``--mount``.
+        tmpfs: ``DESTINATION[:OPTION,…]``: size=64m, mode=1777, exec, …
+        shm_size_bytes: Size of /dev/shm; 64 MiB by default.
         read_only: The root file system cannot be written to.
+        read_only_tmpfs: With ``read_only``, /run, /tmp and /var/tmp can: they are memory.
         terminal: The process gets a pseudo-terminal.
         stdin: Input can be sent to it; else it reads an empty one.
+        init: A small program of the host is its first process, and reaps.
+        init_path: Which one; statically linked.
         auto_remove: It is deleted when it ends.
         stop_signal: What ``stop`` sends first.
         memory_bytes: Limit.
+        memory_swap_bytes: Limit of memory and swap together; -1 for as much as there is.
+        memory_reservation_bytes: What it keeps where memory is short.
+        memory_swappiness: 0 to 100.
+        oom_kill_disable: Who is over the limit waits, and is not killed.
         cpus: Limit, in processors' worth of time.
+        cpu_shares: 2 to 262144, beside others' 1024.
+        cpu_period_us: Microseconds, of which ``cpu_quota_us`` may be used.
+        cpu_quota_us: Microseconds.
+        cpuset_cpus: Which processors: ``0-2,7``.
+        cpuset_mems: Which memory nodes.
         pids: Limit of processes and threads.
+        blkio_weight: 10 to 1000.
+        device_read_bps: Bytes a second, by the path of a block device.
+        device_write_bps: Likewise.
+        device_read_iops: Operations a second, likewise.
+        device_write_iops: Likewise.
+        hugetlb: Bytes in huge pages, by their size: "2MB".
         rlimits: ``name=soft[:hard]``.
         oom_score_adj: -1000 to 1000.
-        cap_add: Capabilities added to the default ones.
+        cgroup_parent: Absolute path of the control group that its own is made in.
+        privileged: All capabilities and devices of the host, nothing hidden, no seccomp profile.
+        cap_add: Capabilities added to the default ones; "ALL" for all that this process has.
         cap_drop: Capabilities taken away; "ALL" for all.
+        security_opt: ``seccomp=unconfined|default|FILE``, ``no-new-privileges[=false]``, ``apparmor=PROFILE``,
+            ``label=…``, ``systempaths=unconfined``, ``mask=PATH[:PATH]``, ``unmask=ALL|PATH[:PATH]``.
         seccomp: False runs without the default profile.
         rootfs: A directory of the host to run, in place of an image. It is used as it is, and never removed.
         overlay: What is written goes to a layer of the container's own above that directory.
+        devices: ``HOST[:CONTAINER][:rwm]``, or CDI devices: ``vendor.com/class=name``.
+        device_cgroup_rules: ``c 10:229 rwm``.
+        cdi_dirs: Where CDI descriptions are; /etc/cdi and /var/run/cdi by default.
+        sysctls: Kernel parameters of its own namespaces.
+        add_hosts: ``NAME:ADDRESS`` for /etc/hosts.
+        dns: Name servers.
+        dns_search: Domains to search; "." for none.
+        dns_options: As resolv.conf(5).
+        annotations: For the runtime.
+        hooks: The runtime-spec's, by name.
+        spec_patch: A JSON merge patch (RFC 7396) of the ``config.json``, or a whole one; several are applied in turn.
     """
 
     name: str
     labels: Mapping[str, str]
     env: Mapping[str, str] | Sequence[str]
     user: str
+    group_add: Sequence[str]
     working_dir: str
     entrypoint: Sequence[str]
     hostname: str
+    domainname: str
     network: str
+    pid: str
+    ipc: str
+    uts: str
+    cgroupns: str
+    userns: str
     binds: Sequence[str]
+    mounts: Sequence[str]
+    tmpfs: Sequence[str]
+    shm_size_bytes: int
     read_only: bool
+    read_only_tmpfs: bool
     terminal: bool
     stdin: bool
+    init: bool
+    init_path: str
     auto_remove: bool
     stop_signal: str
     memory_bytes: int
+    memory_swap_bytes: int
+    memory_reservation_bytes: int
+    memory_swappiness: int
+    oom_kill_disable: bool
     cpus: float
+    cpu_shares: int
+    cpu_period_us: int
+    cpu_quota_us: int
+    cpuset_cpus: str
+    cpuset_mems: str
     pids: int
+    blkio_weight: int
+    device_read_bps: Mapping[str, int]
+    device_write_bps: Mapping[str, int]
+    device_read_iops: Mapping[str, int]
+    device_write_iops: Mapping[str, int]
+    hugetlb: Mapping[str, int]
     rlimits: Sequence[str]
     oom_score_adj: int
+    cgroup_parent: str
+    privileged: bool
     cap_add: Sequence[str]
     cap_drop: Sequence[str]
+    security_opt: Sequence[str]
     seccomp: bool
     rootfs: str | os.PathLike[str]
     overlay: bool
+    devices: Sequence[str]
+    device_cgroup_rules: Sequence[str]
+    cdi_dirs: Sequence[str]
+    sysctls: Mapping[str, str]
+    add_hosts: Sequence[str]
+    dns: Sequence[str]
+    dns_search: Sequence[str]
+    dns_options: Sequence[str]
+    annotations: Mapping[str, str]
+    hooks: Mapping[str, Sequence[Mapping[str, Any]]]
+    spec_patch: Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions:
@@ -74,19 +170,22 @@ def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions
 
     Raises:
         InvalidError: One of them is none.
+        UnsupportedError: This host cannot do it.
     """
     from pyctrd.runtime.limits import Rlimit
-    from pyctrd.runtime.spec import Bind, RunOptions
+    from pyctrd.runtime.options import RunOptions
 
+    _check_names(options)
     env = options.get("env", ())
-    network = options.get("network", "none")
-    if network not in ("none", "host") and not network.startswith("/"):
-        raise InvalidError(
-            f"invalid network: {network!r}: expected none, host, or a network namespace's absolute path",
-            field="network",
-            value=network,
-        )
     entrypoint = options.get("entrypoint")
+    more: dict[str, Any] = {
+        field: tuple(options[name])  # type: ignore[literal-required]  # names of this class
+        for name, field in _SEQUENCES.items()
+        if options.get(name)
+    }
+    more |= {name: options[name] for name in ("sysctls", "annotations", "hooks") if options.get(name)}
+    more |= _namespaces(options)
+    more |= _security(options)
     return RunOptions(
         command=tuple(command),
         entrypoint=None if entrypoint is None else tuple(entrypoint),
@@ -94,28 +193,122 @@ def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions
         user=options.get("user", ""),
         working_dir=options.get("working_dir", ""),
         hostname=options.get("hostname", ""),
+        domainname=options.get("domainname", ""),
         terminal=options.get("terminal", False),
         read_only=options.get("read_only", False),
-        binds=tuple(Bind.parse(bind) for bind in options.get("binds", ())),
-        network=network,
-        capabilities=_capabilities(options.get("cap_add", ()), options.get("cap_drop", ())),
+        init=bool(options.get("init") or options.get("init_path")),
+        mounts=_mounts(options),
+        privileged=options.get("privileged", False),
         seccomp=options.get("seccomp", True),
-        memory_bytes=options.get("memory_bytes"),
-        cpus=options.get("cpus"),
-        pids=options.get("pids"),
+        limits=resource_limits(options),
         rlimits=tuple(Rlimit.parse(text) for text in options.get("rlimits", ())),
         oom_score_adj=options.get("oom_score_adj"),
+        patches=_patches(options),
+        **more,
     )
 
 
-def _capabilities(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
-    from pyctrd.runtime.spec import DEFAULT_CAPABILITIES
+def _check_names(options: ContainerOptions) -> None:
+    """Refuse what would be passed over in silence, or taken letter by letter."""
+    known = ContainerOptions.__annotations__
+    for name, value in options.items():
+        if name not in known:
+            from difflib import get_close_matches
 
-    dropped = {_capability(name) for name in drop}
-    kept = () if "CAP_ALL" in dropped else (name for name in DEFAULT_CAPABILITIES if name not in dropped)
-    return tuple(dict.fromkeys([*kept, *(_capability(name) for name in add)]))
+            close = get_close_matches(name, known)
+            hint = f"did you mean {close[0]}?" if close else ""
+            raise InvalidError(f"invalid option: {name}: there is none of this name", field=name, value=name, hint=hint)
+        if isinstance(value, str) and name in (*_SEQUENCES, *_TEXTS):
+            raise InvalidError(f"invalid {name}: {value!r}: expected a sequence of texts", field=name, value=value)
 
 
-def _capability(name: str) -> str:
-    upper = name.upper()
-    return upper if upper.startswith("CAP_") else f"CAP_{upper}"
+_TEXTS = ("env", "entrypoint", "binds", "mounts", "tmpfs", "rlimits", "cap_add", "cap_drop", "security_opt")
+_SEQUENCES = {
+    "group_add": "groups",
+    "devices": "devices",
+    "device_cgroup_rules": "device_rules",
+    "cdi_dirs": "cdi_directories",
+    "add_hosts": "add_hosts",
+    "dns": "dns",
+    "dns_search": "dns_search",
+    "dns_options": "dns_options",
+}
+
+
+def resource_limits(options: Mapping[str, Any]) -> ResourceLimits:
+    """The limits among a caller's options, by the same keywords; the rest is not looked at."""
+    from pyctrd.runtime.resources import NO_LIMITS, HugeLimit, Rate, ResourceLimits
+
+    found = {name: options[name] for name in _LIMITS if options.get(name) not in (None, "", False)}
+    for name in _RATES:
+        if rates := options.get(name):
+            found[name] = tuple(Rate(path, rate) for path, rate in rates.items())
+    if huge := options.get("hugetlb"):
+        found["hugetlb"] = tuple(HugeLimit(size, limit) for size, limit in huge.items())
+    return ResourceLimits(**found) if found else NO_LIMITS
+
+
+def _namespaces(options: ContainerOptions) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if wanted := [name for name in _NAMESPACES if options.get(name)]:
+        from pyctrd.runtime.namespaces import read_mode
+
+        found = {name: read_mode(name, str(options[name])) for name in wanted}  # type: ignore[literal-required]
+    if userns := options.get("userns"):
+        from pyctrd.runtime.namespaces import check_userns
+
+        check_userns(userns)
+    if parent := options.get("cgroup_parent"):
+        if not parent.startswith("/") or ".." in parent.split("/"):
+            raise InvalidError(
+                f"cgroup_parent: {parent}: expected an absolute path without ..", field="cgroup_parent", value=parent
+            )
+        found["cgroup_parent"] = parent
+    if (size := options.get("shm_size_bytes")) is not None:
+        if size < 1:
+            raise InvalidError(f"shm_size_bytes: expected at least 1, got {size}", field="shm_size_bytes", value=size)
+        found["shm_bytes"] = size
+    return found
+
+
+def _security(options: ContainerOptions) -> dict[str, Any]:
+    add, drop = options.get("cap_add", ()), options.get("cap_drop", ())
+    privileged, words = options.get("privileged", False), options.get("security_opt", ())
+    found: dict[str, Any] = {"no_new_privileges": False} if privileged else {}
+    if add or drop or privileged:
+        from pyctrd.runtime.security_options import choose_capabilities
+
+        found["capabilities"] = choose_capabilities(add, drop, privileged=privileged)
+    if words:
+        from pyctrd.runtime.security_options import read_security
+
+        found["security"], gain_nothing = read_security(words)
+        if gain_nothing is not None:
+            found["no_new_privileges"] = gain_nothing
+    return found
+
+
+def _mounts(options: ContainerOptions) -> tuple[Bind | Tmpfs | Volume, ...]:
+    made: list[Bind | Tmpfs | Volume] = []
+    if any(options.get(name) for name in ("binds", "mounts", "tmpfs", "read_only_tmpfs")):
+        from pyctrd.runtime.mount_options import parse_mount, parse_tmpfs, parse_volume, read_only_tmpfs
+
+        made += map(parse_volume, options.get("binds", ()))
+        made += map(parse_mount, options.get("mounts", ()))
+        made += map(parse_tmpfs, options.get("tmpfs", ()))
+        if options.get("read_only_tmpfs"):
+            if not options.get("read_only"):
+                raise InvalidError("read_only_tmpfs: the root can be written to anyway", field="read_only_tmpfs")
+            made += read_only_tmpfs(made)
+    if options.get("init") or options.get("init_path"):
+        from pyctrd.runtime.init import find_init
+
+        if any(mount.destination.rstrip("/") == "/dev" for mount in made):
+            raise InvalidError("init: it stands in /dev, where another mount is to be", field="init")
+        made.append(find_init(options.get("init_path", "")))
+    return tuple(made)
+
+
+def _patches(options: ContainerOptions) -> tuple[Mapping[str, Any], ...]:
+    patch = options.get("spec_patch", ())
+    return (patch,) if isinstance(patch, Mapping) else tuple(patch)

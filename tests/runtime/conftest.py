@@ -13,6 +13,7 @@ import pytest
 
 from pyctrd.oci.config import ImageConfig, RootFS
 from pyctrd.oci.platform import Platform
+from pyctrd.runtime.resources import ResourceLimits
 from pyctrd.runtime.runtime import Runtime
 from pyctrd.runtime.spec import RunOptions, build_spec
 from pyctrd.runtime.state import ExitStatus
@@ -35,6 +36,12 @@ def make_rootfs(path: Path) -> Path:
     return path
 
 
+def run_options(command: tuple[str, ...], **options: Any) -> RunOptions:
+    """Options, with limits among them."""
+    limits = {name: options.pop(name) for name in ResourceLimits.__dataclass_fields__ if name in options}
+    return RunOptions(command=command, limits=ResourceLimits(**limits), **options)
+
+
 @dataclass
 class Host:
     """A runtime, and what was started by it."""
@@ -47,7 +54,7 @@ class Host:
 
     def prepare(self, name: str, *command: str, image: ImageConfig = IMAGE, **options: Any) -> Path:
         bundle = self.containers / name
-        wanted = RunOptions(command=command, **options)
+        wanted = run_options(command, **options)
         user = find_user(self.rootfs, wanted.user or image.user)
         spec = build_spec(image, wanted, container_id=name, rootfs=self.rootfs, user=user)
         self.runtime.create_bundle(bundle, spec)

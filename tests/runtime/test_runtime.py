@@ -112,7 +112,7 @@ def test_read_only_root_and_binds(host: Host, tmp_path: Path) -> None:
     script = "exec 2>&1; touch /open/file; touch /shut/file || touch /file || echo refused"
     for destination in ("open", "shut"):
         (host.rootfs / destination).mkdir()
-    _, output = host.run("mounts", "sh", "-c", script, binds=binds, read_only=True)
+    _, output = host.run("mounts", "sh", "-c", script, mounts=binds, read_only=True)
     assert (tmp_path / "open" / "file").exists()
     assert not (tmp_path / "shut" / "file").exists()
     assert output.endswith("refused\n")

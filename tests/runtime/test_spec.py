@@ -15,16 +15,15 @@ from pyctrd.runtime.cgroup import CgroupForm, cgroup_form, check_runtime
 from pyctrd.runtime.limits import Rlimit, clamp_oom_score_adj, clamp_rlimit
 from pyctrd.runtime.runc import _refusal, clean, start_error
 from pyctrd.runtime.seccomp import default_profile
-from pyctrd.runtime.spec import DEFAULT_CAPABILITIES, Bind, RunOptions, build_spec
+from pyctrd.runtime.spec import DEFAULT_CAPABILITIES, Bind, build_spec
 from pyctrd.runtime.users import FILE_MAX_BYTES, User, find_user
-from tests.runtime.conftest import IMAGE
+from tests.runtime.conftest import IMAGE, run_options
 
 
 def build(image: Any = IMAGE, **options: Any) -> dict[str, Any]:
-    options.setdefault("command", ("true",))
     return build_spec(
         image,
-        RunOptions(**options),
+        run_options(options.pop("command", ("true",)), **options),
         container_id="0123456789abcdef",
         rootfs=Path("/rootfs"),
         user=User(5, 6, (7,), "/h"),
@@ -86,7 +85,7 @@ def test_defaults_confine_the_container() -> None:
         {"env": ("A=\udcff",)},
         {"hostname": "\udcff"},
         {"network": "/\udcff"},
-        {"binds": (Bind("/\udcff", "/x"),)},
+        {"mounts": (Bind("/\udcff", "/x"),)},
     ],
 )
 def test_option_that_cannot_be_used_is_refused(options: dict[str, Any]) -> None:
@@ -103,7 +102,7 @@ def test_bind_reads_dockers_form(tmp_path: Path) -> None:
         with pytest.raises(InvalidError):
             Bind.parse(wrong)
     with pytest.raises(NotFoundError):
-        build(binds=(Bind(str(tmp_path / "missing"), "/b"),))
+        build(mounts=(Bind(str(tmp_path / "missing"), "/b"),))
 
 
 def make_etc(root: Path, passwd: str, group: str) -> Path:

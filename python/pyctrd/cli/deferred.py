@@ -31,9 +31,11 @@ def defer_modules() -> None:
             return dict(load("get_annotations")(of, **options))
         return dict(vars(of).get("__annotations__", ()))
 
-    def get_close_matches(word: str, possibilities: Iterable[str]) -> list[str]:
+    def get_close_matches(word: str, possibilities: Iterable[str], **how: float) -> list[str]:
         # Of each short option click asks first what long one it could be: none.
-        return [] if len(word) == _SHORT_OPTION_CHARS else list(load_matches("get_close_matches")(word, possibilities))
+        if len(word) == _SHORT_OPTION_CHARS:
+            return []
+        return list(load_matches("get_close_matches")(word, possibilities, **how))
 
     class UUID:
         def __new__(cls, *args: Any, **named: Any) -> Any:

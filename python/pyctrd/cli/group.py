@@ -17,6 +17,7 @@ COMMANDS = {
     "convert": "pyctrd.cli.convert",
     "copy": "pyctrd.cli.push",
     "cp": "pyctrd.cli.cp",
+    "create": "pyctrd.cli.run",
     "delete": "pyctrd.cli.registry",
     "df": "pyctrd.cli.space",
     "diff": "pyctrd.cli.commit",

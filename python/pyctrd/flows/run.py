@@ -18,11 +18,13 @@ from pyctrd.flows.freeze import thaw
 from pyctrd.flows.load import ensure_unpacked, image_layers, load_config
 from pyctrd.flows.mount import record_snapshot, remove_frozen, rootfs_lock
 from pyctrd.flows.runs import notice, tell
+from pyctrd.flows.settle import join_again, name_files, settle_options
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
+from pyctrd.runtime.mounts import Volume
 from pyctrd.runtime.signals import signal_number
 from pyctrd.runtime.spec import RunOptions, build_spec
-from pyctrd.runtime.users import find_user
+from pyctrd.runtime.users import find_groups, find_user
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -152,6 +154,7 @@ def start_container(
     # Nobody may freeze or reset its files between their mount and its start.
     with rootfs_lock(rooms, record, shared=True):
         mount_rootfs(rooms, record)
+        join_again(rooms, bundle_path(rooms, record))
         rooms.runtime(record.runtime).start(
             record.id,
             bundle_path(rooms, record),
@@ -327,13 +330,19 @@ def make_bundle_directory(rooms: Rooms, record: ContainerRecord) -> Path:
 def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
     bundle = make_bundle_directory(rooms, record)
     rootfs = mount_rootfs(rooms, record)
-    if config.volumes or any(not bind.source.startswith("/") for bind in options.binds):
+    if config.volumes or any(isinstance(mount, Volume) for mount in options.mounts):
         from pyctrd.flows.volumes import resolve_volumes
 
-        binds = resolve_volumes(rooms, record, options.binds, rootfs=rootfs, declared=config.volumes)
-        options = replace(options, binds=binds)
+        mounts = resolve_volumes(rooms, record, options.mounts, rootfs=rootfs, declared=config.volumes)
+        options = replace(options, mounts=mounts)
     user = find_user(rootfs, options.user or config.user)
-    spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)
+    if options.groups:
+        user = user._replace(
+            additional_gids=tuple(sorted({*user.additional_gids, *find_groups(rootfs, options.groups)}))
+        )
+    files = name_files(rooms, options, bundle, record.id)
+    settled = settle_options(rooms, record, options, bundle)
+    spec = build_spec(config, settled, container_id=record.id, rootfs=rootfs, user=user, files=files)
     rooms.runtime(record.runtime).create_bundle(bundle, spec, transient=record.auto_remove)
 
 
@@ -364,7 +373,10 @@ def _signal(rooms: Rooms, record: ContainerRecord, number: int) -> None:
     try:
         rooms.runtime(record.runtime).kill(record.id, number)
     except (ConflictError, NotFoundError):
-        if rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record)).exit is None:
+        # Without a pid namespace of its own, what its first process left may hold its output for a while after its end:
+        # the record of that is still to come then.
+        status = rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record))
+        if status.exit is None and status.state == "created":
             raise
 
 

@@ -9,7 +9,6 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.metadata.volumes import VolumeRecord
-    from pyctrd.runtime.spec import Bind
+    from pyctrd.runtime.mounts import Bind, Tmpfs, Volume
 
 PRIVATE_MODE = 0o700
 NAME_MAX_CHARS = 128
@@ -98,14 +97,19 @@ def remove_all(rooms: Rooms, namespace: str) -> None:
 
 
 def resolve_volumes(
-    rooms: Rooms, record: ContainerRecord, binds: Sequence[Bind], *, rootfs: Path, declared: Sequence[str] = ()
-) -> tuple[Bind, ...]:
-    """A container's binds, each with a source on the host: volumes are made where they are missing, and filled.
+    rooms: Rooms,
+    record: ContainerRecord,
+    mounts: Sequence[Bind | Tmpfs | Volume],
+    *,
+    rootfs: Path,
+    declared: Sequence[str] = (),
+) -> tuple[Bind | Tmpfs, ...]:
+    """A container's mounts, with the directories that its volumes are: made where they are missing, and filled.
 
     Args:
         rooms: The engine's rooms.
         record: The container, which is recorded: its volumes become its own in the same step.
-        binds: As they were asked for: a source that does not begin with "/" is a volume's name, "" one for it alone.
+        mounts: As they were asked for.
         rootfs: Its root file system, not yet running: what an empty volume is filled with is there.
         declared: Where its image wants volumes: one for it alone, unless something else is there.
 
@@ -113,15 +117,13 @@ def resolve_volumes(
         InvalidError: A name is none.
         OSError: The disk.
     """
-    from pyctrd.runtime.spec import Bind
+    from pyctrd.runtime.mounts import Volume
 
-    taken = {os.path.normpath(bind.destination) for bind in binds}
-    wanted = [*binds, *(Bind("", path) for path in declared if os.path.normpath(path) not in taken)]
-    if all(bind.source.startswith("/") for bind in wanted):
-        return tuple(binds)
+    taken = {os.path.normpath(mount.destination) for mount in mounts}
+    wanted = [*mounts, *(Volume("", path) for path in declared if os.path.normpath(path) not in taken)]
     with _locked(rooms):
         return tuple(
-            bind if bind.source.startswith("/") else _resolve(rooms, record, bind, rootfs=rootfs) for bind in wanted
+            _resolve(rooms, record, mount, rootfs=rootfs) if isinstance(mount, Volume) else mount for mount in wanted
         )
 
 
@@ -164,21 +166,21 @@ def walk_volumes(rooms: Rooms) -> Iterator[tuple[str, str]]:
             yield path.parent.name, path.name
 
 
-def _resolve(rooms: Rooms, record: ContainerRecord, bind: Bind, *, rootfs: Path) -> Bind:
-    name = bind.source or os.urandom(32).hex()
+def _resolve(rooms: Rooms, record: ContainerRecord, volume: Volume, *, rootfs: Path) -> Bind:
+    name = volume.name or os.urandom(32).hex()
     check_name(name)
     namespace = record.namespace
     with rooms.database.write() as tx:
         if tx.volumes.find(namespace, name) is None:
-            tx.volumes.add(namespace, name, labels={}, anonymous=not bind.source)
+            tx.volumes.add(namespace, name, labels={}, anonymous=not volume.name)
         tx.volumes.attach(namespace, record.id, name)
         is_own = tx.volumes.users(namespace, name) == [record.name]
     path = volume_path(rooms, namespace, name)
     _ensure(path)
     # One that others have may be mounted: it would be another directory to them.
-    if is_own and not bind.nocopy and not any(path.iterdir()):
-        _fill(rooms, path, rootfs, bind.destination)
-    return replace(bind, source=str(path))
+    if is_own and volume.copy and not any(path.iterdir()):
+        _fill(rooms, path, rootfs, volume.destination)
+    return volume.at(str(path))
 
 
 def _fill(rooms: Rooms, path: Path, rootfs: Path, destination: str) -> None:

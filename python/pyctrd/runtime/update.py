@@ -13,7 +13,7 @@ from typing import Any
 from pyctrd.errors import InvalidError
 from pyctrd.oci.value import NamedTuple
 from pyctrd.runtime.cgroups import Groups
-from pyctrd.runtime.spec import CPU_PERIOD_US, MEMORY_MIN_BYTES
+from pyctrd.runtime.resources import CPU_PERIOD_US, MEMORY_MIN_BYTES
 
 UNLIMITED = -1
 SHARES_DEFAULT = 1024

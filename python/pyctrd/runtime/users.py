@@ -10,7 +10,7 @@ Spec:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pyctrd import _core
@@ -91,6 +91,23 @@ def user_names(rootfs: Path) -> dict[int, str]:
         for account in _accounts(root):
             found.setdefault(account.uid, account.name)
         return found
+    finally:
+        os.close(root)
+
+
+def find_groups(rootfs: Path, texts: Iterable[str]) -> tuple[int, ...]:
+    """The numbers of groups, given as names or numbers.
+
+    Args:
+        rootfs: The container's "/", as the host sees it.
+        texts: Names, which the root file system's own file has, or numbers.
+
+    Raises:
+        InvalidError, NotFoundError: As ``find_user``.
+    """
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return tuple(_find_gid(root, text) for text in texts)
     finally:
         os.close(root)
 

@@ -1,0 +1,76 @@
+"""A reaper as a container's first process: a small program of the host, bound into it.
+
+Spec:
+    docker-run(1), ``--init``; elf(5).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+
+from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
+from pyctrd.runtime.mounts import Bind
+
+# In /dev, which is memory: nothing of it stays in the container's files.
+INIT = "/dev/init"
+VARIABLE = "PYCTRD_INIT"
+PROGRAMS = ("docker-init", "catatonit", "tini-static", "tini")
+DIRECTORIES = ("/usr/libexec/podman", "/usr/libexec/docker")
+_ELF64_LITTLE = b"\x7fELF\x02\x01"
+_PT_INTERP = 3
+_HEADERS_MAX = 128
+
+
+def find_init(path: str = "") -> Bind:
+    """The bind of a program that needs nothing of the container's files.
+
+    Args:
+        path: Absolute, on the host; "" is ``$PYCTRD_INIT``, else the first that is installed.
+
+    Raises:
+        NotFoundError: There is no such file.
+        InvalidError: It needs libraries, which the container may not have.
+        UnsupportedError: None is installed.
+    """
+    if wanted := path or os.environ.get(VARIABLE, ""):
+        if not os.access(wanted, os.X_OK):
+            raise NotFoundError(f"init: {wanted}: no such program", kind="program", name=wanted)
+        if not is_static(wanted):
+            raise InvalidError(f"init: {wanted}: expected a statically linked program", field="init_path", value=wanted)
+        return _bind(wanted)
+    for name in PROGRAMS:
+        for directory in (*os.get_exec_path(), *DIRECTORIES):
+            candidate = f"{directory}/{name}"
+            if os.access(candidate, os.X_OK) and is_static(candidate):
+                return _bind(candidate)
+    raise UnsupportedError(
+        "unsupported: init: no small init is installed",
+        feature="init",
+        needs=" or ".join(PROGRAMS),
+        hint="install one (Debian: apt-get install tini, or catatonit), or set PYCTRD_INIT to a static one",
+    )
+
+
+def with_init(words: Sequence[str]) -> list[str]:
+    """The command, run by it."""
+    return [INIT, "--", *words]
+
+
+def is_static(path: str) -> bool:
+    """Whether a program of this machine's kind needs no loader: nothing of its libraries is in a container."""
+    with open(path, "rb") as file:  # noqa: PTH123  # a path as it was found
+        head = file.read(64)
+        if len(head) < 64 or not head.startswith(_ELF64_LITTLE):
+            return False
+        (offset,) = struct.unpack_from("<Q", head, 32)
+        size, count = struct.unpack_from("<HH", head, 54)
+        file.seek(offset)
+        table = file.read(size * min(count, _HEADERS_MAX))
+    kinds = {struct.unpack_from("<I", table, place)[0] for place in range(0, len(table), size)} if size else set()
+    return _PT_INTERP not in kinds
+
+
+def _bind(path: str) -> Bind:
+    return Bind(os.path.realpath(path), INIT, read_only=True)
