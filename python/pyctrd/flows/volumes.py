@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pyctrd import _core
 from pyctrd.errors import ConflictError, InvalidError
 from pyctrd.metadata.namespaces import check_labels
+from pyctrd.metadata.salvage import flush_directory
 from pyctrd.snapshots.copies import TreeCopy, opened
 from pyctrd.snapshots.store import make_root
 
@@ -200,7 +201,9 @@ def _fill(rooms: Rooms, path: Path, rootfs: Path, destination: str) -> None:
             copy = TreeCopy(target)
             copy.run(source)
             copy.copy_attributes(source, target)
+        _core.flush_tree(staged)
         _core.exchange(path, staged)
+        flush_directory(path.parent)
         _discard(rooms, staged)
     finally:
         os.close(node)
@@ -210,8 +213,11 @@ def _ensure(path: Path) -> None:
     if path.is_dir():
         return
     for directory in (path.parents[1], path.parent):
-        directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+        if not directory.is_dir():
+            directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+            flush_directory(directory.parent)
     make_root(path)
+    flush_directory(path.parent)
 
 
 def _remove(rooms: Rooms, namespace: str, name: str) -> None:

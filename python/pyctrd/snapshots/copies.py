@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
@@ -238,11 +239,12 @@ def copy_content(source: int, target: int) -> None:
 
 
 def copy_tree(source: os.PathLike[str] | str, target: os.PathLike[str] | str, *, marks: bool) -> None:
-    """Copy a directory of ours with its own attributes into an empty one."""
+    """Copy a directory of ours with its own attributes into an empty one, and flush what was copied."""
     with opened(os.fspath(source), _DIRECTORY) as there, opened(os.fspath(target), _DIRECTORY) as here:
         copy = TreeCopy(here, marks=marks)
         copy.run(there)
         copy.copy_attributes(there, here)
+    _core.flush_tree(Path(target))
 
 
 def _copy_xattrs(source: int | str, target: int | str, *, follow: bool, marks: bool) -> None:
