@@ -16,6 +16,7 @@ CRATE = PROJECT / "rust" / "src"
 ROOMS = {"content", "metadata", "network", "registry", "runtime", "snapshots"}
 ENGINE = {
     "container",
+    "container_files",
     "container_options",
     "containers",
     "contents",

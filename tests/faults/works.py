@@ -19,7 +19,7 @@ import pyctrd
 from pyctrd.errors import NotFoundError
 from pyctrd.metadata.database import Database
 from tests.archives import Tar
-from tests.faults import forking, saving, sending, several
+from tests.faults import forking, saving, sending, several, updating
 from tests.images import BuiltImage, build_image
 from tests.registry_faults import FaultyRegistry
 from tests.tocs import go_tar, tabled_image, zstd_chunked
@@ -365,23 +365,6 @@ def _judge_created(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
     assert snapshots_in(shop) == []
 
 
-def _has_made(engine: pyctrd.Engine, shop: Shop) -> None:
-    engine.containers.create(shop.reference("kept"), ["true"], name="made")
-
-
-def _judge_updated(engine: pyctrd.Engine, shop: Shop, said: list[str]) -> None:
-    (container,) = engine.containers.list()
-    assert container.name in (["renamed"] if "renamed" in said else ["made", "renamed"])
-    bundle = shop.root / "containers/default" / container.id
-    resources = json.loads((bundle / "config.json").read_bytes())["linux"]["resources"]
-    found = (resources.get("memory"), resources.get("pids"))
-    both, none = ({"limit": 64 << 20}, {"limit": 7}), (None, None)
-    assert found in ([both] if "updated" in said else [both, none])
-    container.update(memory_bytes=64 << 20, pids=7)
-    container.delete()
-    assert list((shop.root / "containers").glob("*/*")) == []
-
-
 def _has_tenant(engine: pyctrd.Engine, shop: Shop) -> None:
     del engine
     with pyctrd.Engine(namespace="tenant") as tenant:
@@ -559,8 +542,8 @@ WORKS = [
         + "    made.update(memory_bytes=64 << 20, pids=7)\n    say('updated')\n"
         + "    made.rename('renamed')\n    say('renamed')",
         lambda shop: [],
-        _has_made,
-        _judge_updated,
+        updating.has_made,
+        updating.judge_updated,
     ),
     Work(
         "convert",

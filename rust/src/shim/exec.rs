@@ -63,7 +63,7 @@ fn hold(args: &Args, report: &mut Report) -> io::Result<bool> {
     let exited_ns = record::now_ns();
     let error = clock.map_or_else(String::new, |clock| clock.verdict());
     supervisor.drain()?;
-    let text = Exit { status, started_ns, exited_ns, error }.to_json();
+    let text = Exit { status, started_ns, exited_ns, error, oom: false }.to_json();
     let recorded = record::write_whole(Path::new("."), "exit.json", text.as_bytes());
     clients.exit(text.as_bytes());
     clients.flush();
