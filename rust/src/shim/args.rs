@@ -1,8 +1,12 @@
 //! The command line: written by the engine, never by a person.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Command;
+use std::str::FromStr;
+
+use crate::log::Form;
+use crate::rotate::Bounds;
 
 /// What to run and how to hold it.
 #[derive(Default)]
@@ -26,6 +30,10 @@ pub(crate) struct Args {
     pub(crate) attached: bool,
     /// The container is deleted at its end: its exit record need not survive a power cut.
     pub(crate) transient: bool,
+    /// How the log is written.
+    pub(crate) log_form: Form,
+    /// How large it may become.
+    pub(crate) log_bounds: Bounds,
     /// A command to run when all is over.
     pub(crate) on_exit: Vec<OsString>,
 }
@@ -46,6 +54,9 @@ impl Args {
                 "--stdin" => args.stdin = true,
                 "--attached" => args.attached = true,
                 "--transient" => args.transient = true,
+                "--log-driver" => args.log_form = read(&word, &value()?, Form::parse)?,
+                "--log-max-bytes" => args.log_bounds.max_bytes = number(&word, &value()?)?,
+                "--log-max-files" => args.log_bounds.max_files = number(&word, &value()?)?,
                 "--" => {
                     args.on_exit = words.collect();
                     break;
@@ -74,4 +85,13 @@ impl Args {
         command.arg("--log").arg(self.state.join("runtime.log")).args(["--log-format", "json"]);
         command
     }
+}
+
+fn number<T: FromStr>(name: &OsStr, value: &OsStr) -> Result<T, String> {
+    read(name, value, |text| text.parse().ok())
+}
+
+fn read<T>(name: &OsStr, value: &OsStr, parse: impl Fn(&str) -> Option<T>) -> Result<T, String> {
+    let found = value.to_str().and_then(parse);
+    found.ok_or_else(|| format!("{}: cannot be {}", name.display(), value.display()))
 }

@@ -16,6 +16,7 @@ mod launch;
 mod log;
 mod record;
 mod report;
+mod rotate;
 mod stdin;
 mod supervisor;
 
@@ -104,7 +105,7 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     // A POSIX lock, because others can ask who holds it without taking it themselves.
     rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|e| io::Error::new(io::Error::from(e).kind(), "another shim holds this container"))?;
-    let mut log = Log::open(&args.bundle.join("log"))?;
+    let mut log = Log::open(&args.bundle.join("log"), args.log_form, args.log_bounds)?;
     let mut clients = Clients::new(listen()?);
     report.ready();
     if args.attached && !clients.wait_for_foreground(report)? {
