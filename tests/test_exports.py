@@ -29,10 +29,10 @@ PROMISED = {
         "name digest manifest_digest platform platforms created_ns manifest config size_bytes read_file open stat "
         "lstat walk diff mount mounted"
     ),
-    "Containers": "create run get find list",
+    "Containers": "create run get find list restore_policies",
     "Container": (
-        "id name image_name command labels created_ns status start start_attached attach wait logs log_lines kill "
-        "stop pause resume diff commit delete"
+        "id name image_name command labels created_ns restart_policy status start start_attached attach wait logs "
+        "log_lines kill stop pause resume diff commit delete"
     ),
     "Content": "info open list usage check rebuild",
     "Registries": "repository login logout",

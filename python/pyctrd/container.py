@@ -60,8 +60,19 @@ class Container:
         return self._record.created_ns
 
     @property
+    def restart_policy(self) -> str:
+        """What its shim does when it has ended: "no", "always", "unless-stopped", "on-failure" or "on-failure:N"."""
+        from pyctrd.flows.run import bundle_path
+        from pyctrd.runtime.life import read_policy
+
+        return read_policy(bundle_path(self._rooms, self._record))
+
+    @property
     def status(self) -> pyctrd.ContainerStatus:
-        """What it is doing now: ``state`` ("created", "running", "paused", "stopped"), ``pid``, ``exit``."""
+        """What it is doing now: ``pid``, ``exit``, ``restart_count`` and ``state``.
+
+        That is "created", "running", "paused", "restarting" (its restart policy waits before the next run) or "stopped".
+        """
         from pyctrd.flows.run import container_status
 
         return container_status(self._rooms, self._record)
@@ -114,7 +125,7 @@ class Container:
                 delete_container(self._rooms, self._record, force=True)
 
     def attach(self, *, terminal: bool = False, stdin: bool = False) -> pyctrd.ExitStatus:
-        """Join a running container to this process until it ends.
+        """Join a running container to this process until it ends; restarts by its policy are no end.
 
         Raises:
             ConflictError: It was never started.
@@ -132,7 +143,7 @@ class Container:
         )
 
     def wait(self, timeout: float | None = None) -> pyctrd.ExitStatus:
-        """Wait for its end.
+        """Wait for its end: the last one, where a restart policy starts it again, as Docker's ``wait`` does.
 
         Args:
             timeout: Seconds; None waits for ever.
@@ -159,35 +170,47 @@ class Container:
         return "".join(line.text for line in lines if stream in ("both", line.stream))
 
     def log_lines(
-        self, *, follow: bool = False, since_ns: int = 0, tail: int | None = None
+        self,
+        *,
+        follow: bool = False,
+        since_ns: int = 0,
+        until_ns: int | None = None,
+        tail: int | None = None,
     ) -> Iterator[pyctrd.LogLine]:
-        """What it wrote, line by line with time and stream.
+        """What it wrote, line by line with time and stream, as far back as the log's files are kept.
 
         Args:
-            follow: Go on until it ends.
+            follow: Go on until it ends; restarts by its policy are no end.
             since_ns: Only what was written at this time or later, in nanoseconds since 1970.
+            until_ns: Only what was written before this time; following ends then.
             tail: Only so many of the lines that are there already.
+
+        Raises:
+            UnsupportedError: It was made with the log driver "none".
         """
         from pyctrd.flows.run import bundle_path
 
         bundle = bundle_path(self._rooms, self._record)
-        return self._runtime.logs(self._record.id, bundle, follow=follow, since_ns=since_ns, tail=tail)
+        return self._runtime.logs(
+            self._record.id, bundle, follow=follow, since_ns=since_ns, until_ns=until_ns, tail=tail
+        )
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
-        """Send a signal to its first process.
+        """Send a signal to its first process. SIGKILL and its stop signal end its restart policy too, as ``stop`` does.
 
         Raises:
             ConflictError: It does not run.
             InvalidError: There is no such signal.
         """
-        from pyctrd.flows.freeze import thaw
+        from pyctrd.flows.run import kill_container
         from pyctrd.runtime.signals import signal_number
 
-        thaw(self._rooms, self._record)
-        self._runtime.kill(self._record.id, signal_number(str(signal)))
+        kill_container(self._rooms, self._record, signal_number(str(signal)))
 
     def stop(self, timeout: float = STOP_TIMEOUT_SECONDS) -> pyctrd.ExitStatus:
         """Send its stop signal, and SIGKILL where it has not ended after ``timeout`` seconds.
+
+        Its restart policy is over with that, until it is started again: the wish is durable before the signal.
 
         Raises:
             ConflictError: It was never started.

@@ -9,6 +9,7 @@ import click
 
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import pass_globals
+from pyctrd.cli.life import life_options, read_life_options
 from pyctrd.cli.options import platform_option, registry_options, verify_option
 from pyctrd.cli.output import complain, print_json
 from pyctrd.cli.progress import show_progress
@@ -53,7 +54,7 @@ def container_options(function: Any) -> Any:
         )
     ):
         function = option(function)
-    return function
+    return life_options(function)
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False, "help_option_names": ["--help"]})
@@ -165,6 +166,7 @@ def _container_options(chosen: dict[str, Any]) -> ContainerOptions:
         "cap_add": chosen["cap_add"],
         "cap_drop": chosen["cap_drop"],
         "stop_signal": chosen["stop_signal"] or "",
+        **read_life_options(chosen),
     }
     if chosen["entrypoint"] is not None:
         found["entrypoint"] = shlex.split(chosen["entrypoint"])

@@ -19,8 +19,10 @@ from pyctrd.flows.mount import record_snapshot
 from pyctrd.flows.runs import notice, tell
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
+from pyctrd.runtime.life import Life, is_wanted_stopped, write_life, write_policy
 from pyctrd.runtime.signals import signal_number
 from pyctrd.runtime.spec import RunOptions, build_spec
+from pyctrd.runtime.state import EXIT_RECORD
 from pyctrd.runtime.users import find_user
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ def create_container(
     labels: Mapping[str, str] | None = None,
     auto_remove: bool = False,
     stop_signal: str = "",
+    restart: str = "no",
+    life: Life | None = None,
 ) -> ContainerRecord:
     """Make a container: record it, then its root file system, mounted, and its bundle.
 
@@ -59,6 +63,8 @@ def create_container(
         labels: The caller's own.
         auto_remove: It is deleted when it ends.
         stop_signal: What ``stop`` sends first; "" is the image's, else SIGTERM.
+        restart: Its restart policy.
+        life: What its shim does for it; None is as by default.
 
     Raises:
         AlreadyExistsError: The name is taken.
@@ -97,6 +103,8 @@ def create_container(
         try:
             snapshotter.prepare(record.snapshot_key, layers)
             _make_bundle(rooms, record, config, options)
+            write_life(bundle_path(rooms, record), life or Life())
+            write_policy(bundle_path(rooms, record), restart)
         except BaseException:
             delete_container(rooms, record, force=True)
             raise
@@ -117,6 +125,8 @@ def start_container(
         ConflictError: It runs.
         RuncError: The runtime refused; the container stays, to be looked at and deleted.
     """
+    if (bundle_path(rooms, record) / EXIT_RECORD).exists():
+        notice(rooms, record)  # the next start removes what the last one left, and with it how its runs ended
     mount_rootfs(rooms, record)
     rooms.runtime(record.runtime).start(
         record.id,
@@ -138,6 +148,8 @@ def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> 
         DeadlineError: The kernel could not end it.
     """
     bundle = bundle_path(rooms, record)
+    # Before the signal, and before the look: a run that its policy begins meanwhile is ended by the shim.
+    rooms.runtime(record.runtime).give_up_restarts(record.id, bundle)
     status = container_status(rooms, record)
     if status.exit is not None:
         return status.exit
@@ -149,6 +161,21 @@ def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> 
         ended = rooms.runtime(record.runtime).wait(record.id, bundle, KILL_SECONDS)
     notice(rooms, record)
     return ended
+
+
+def kill_container(rooms: Rooms, record: ContainerRecord, signal: int) -> None:
+    """Send a signal to its first process. SIGKILL and its stop signal are the user's wish that it end: see ``stop``.
+
+    Raises:
+        ConflictError: It does not run.
+    """
+    thaw(rooms, record)
+    runtime, bundle = rooms.runtime(record.runtime), bundle_path(rooms, record)
+    if signal in (SIGKILL, signal_number(record.stop_signal)) and runtime.status(record.id, bundle).exit is None:
+        runtime.give_up_restarts(record.id, bundle)
+        _signal(rooms, record, signal)
+        return
+    runtime.kill(record.id, signal)
 
 
 def wait_container(rooms: Rooms, record: ContainerRecord, timeout: float | None) -> ExitStatus:
@@ -276,7 +303,8 @@ def _signal(rooms: Rooms, record: ContainerRecord, number: int) -> None:
     try:
         rooms.runtime(record.runtime).kill(record.id, number)
     except (ConflictError, NotFoundError):
-        if rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record)).exit is None:
+        status = rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record))
+        if status.exit is None and not is_wanted_stopped(bundle_path(rooms, record)):
             raise
 
 

@@ -16,7 +16,7 @@ import orjson
 from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError, naming
 from pyctrd.oci.hold import pause, waiting
-from pyctrd.runtime import cgroup, state
+from pyctrd.runtime import cgroup, life, state
 from pyctrd.runtime import terminal as terminals
 from pyctrd.runtime.logs import LogLine, read_log
 from pyctrd.runtime.runc import Runc, start_error
@@ -104,6 +104,7 @@ class Runtime:
         directory = self._prepare(container_id, bundle)
         flags = {"terminal": terminal, "stdin": stdin, "attached": attached, "transient": transient}
         argv = self._argv(container_id, bundle, directory, [name for name, wanted in flags.items() if wanted])
+        argv += life.read_life(bundle).words
         words = [*argv, "--", *on_exit] if on_exit else argv
         connection = None
         try:
@@ -126,17 +127,24 @@ class Runtime:
         directory = self._directory(container_id)
         ended = state.read_exit(bundle)
         if ended is not None:
-            return ContainerStatus("stopped", started_ns=ended.started_ns, exit=ended)
+            running = state.read_running(directory)
+            count = 0 if running is None else running.restart_count
+            return ContainerStatus("stopped", started_ns=ended.started_ns, exit=ended, restart_count=count)
+        # Asked before it is read again: a shim that is gone by then has written all that it ever will.
         held = state.shim_pid(directory)
         running = state.read_running(directory)
         if running is None:
             return ContainerStatus("created")
+        if held and running.restarting:
+            return ContainerStatus("restarting", 0, running.started_ns, None, running.restart_count)
         if held or running.is_alive():
             frozen = cgroup.is_frozen(running.pid, cgroup.cgroup_form())
-            return ContainerStatus("paused" if frozen else "running", running.pid, running.started_ns)
+            return ContainerStatus(
+                "paused" if frozen else "running", running.pid, running.started_ns, None, running.restart_count
+            )
         # The shim may have written its record, and ended, since the first look.
-        ended = state.read_exit(bundle) or running.lost()
-        return ContainerStatus("stopped", started_ns=running.started_ns, exit=ended)
+        ended = state.read_exit(bundle) or self._last_seen(bundle, running)
+        return ContainerStatus("stopped", started_ns=ended.started_ns, exit=ended, restart_count=running.restart_count)
 
     def kill(self, container_id: str, signal: int) -> None:
         """Send a signal to the container's init.
@@ -244,19 +252,30 @@ class Runtime:
         *,
         follow: bool = False,
         since_ns: int = 0,
+        until_ns: int | None = None,
         tail: int | None = None,
     ) -> Iterator[LogLine]:
-        """The container's output so far, and with ``follow`` until it ends.
+        """The container's output so far, and with ``follow`` until it ends; its policy's restarts are no end.
 
         Args:
             container_id: Which one.
             bundle: Holds the log.
             follow: Wait for more.
             since_ns: Only what was written at this time or later, in nanoseconds since the epoch.
+            until_ns: Only what was written before this time; None is all.
             tail: Only so many of the lines already there; None is all.
+
+        Raises:
+            UnsupportedError: It was made with the log driver "none".
         """
+        if life.read_life(bundle).log_driver == "none":
+            raise UnsupportedError(
+                f"container {container_id}: has no log: it was made with the log driver none",
+                feature="reading the log",
+                needs="the log driver json-file or cri",
+            )
         directory = self._directory(container_id)
-        return read_log(bundle, directory, follow=follow, since_ns=since_ns, tail=tail)
+        return read_log(bundle, directory, follow=follow, since_ns=since_ns, until_ns=until_ns, tail=tail)
 
     def delete(self, container_id: str, bundle: Path, *, force: bool = False) -> None:
         """Give back all that the container holds outside its bundle. May be called again.
@@ -276,7 +295,7 @@ class Runtime:
         if waiting is not None:
             waiting.close()
         status = self.status(container_id, bundle)
-        if status.state in {"running", "paused"}:
+        if status.state in {"running", "paused", "restarting"}:
             if not force:
                 raise ConflictError(
                     f"container {container_id}: is {status.state}, must be stopped",
@@ -286,6 +305,7 @@ class Runtime:
                     allowed="created,stopped",
                     hint="stop it first, or force the deletion",
                 )
+            self.give_up_restarts(container_id, bundle)
             self._runc.delete(container_id)
         directory = self._directory(container_id)
         connection = Connection.open(directory, Mode.CONTROL)
@@ -295,6 +315,24 @@ class Runtime:
         self._runc.delete(container_id)
         with suppress(FileNotFoundError):
             _core.remove_tree(directory.parent, directory.name)
+
+    def give_up_restarts(self, container_id: str, bundle: Path) -> None:
+        """Record that the user wants the container to end, before anything is done about it; no policy starts it again.
+
+        Durable when this returns. One that waits for its next run stays as it was after the last one.
+        """
+        if life.want_stopped(bundle):
+            connection = Connection.open(self._directory(container_id), Mode.CONTROL)
+            if connection is not None:
+                # No signal at all: it wakes a shim that rests between two runs, and that looks then.
+                with connection, suppress(ConnectionError):
+                    connection.send(Kind.SIGNAL, b"\0")
+
+    @staticmethod
+    def _last_seen(bundle: Path, running: state.Running) -> ExitStatus:
+        """How a container ended whose shim was killed: as it wrote before that, or nobody knows."""
+        runs = state.read_runs(bundle)
+        return runs[-1] if runs and runs[-1].started_ns == running.started_ns else running.lost()
 
     def _prepare(self, container_id: str, bundle: Path) -> Path:
         """The shim's directory, with nothing of an earlier run in it or in the bundle."""
@@ -308,7 +346,7 @@ class Runtime:
         if not (bundle / "config.json").is_file():
             raise NotFoundError(f"bundle not found: {bundle}", kind="bundle", name=str(bundle))
         status = self.status(container_id, bundle)
-        if status.state in {"running", "paused"}:
+        if status.state in {"running", "paused", "restarting"}:
             raise ConflictError(
                 f"container {container_id}: is {status.state} already",
                 kind="container",
@@ -324,6 +362,7 @@ class Runtime:
             path.mkdir(mode=0o700, exist_ok=True)
         for stale in (bundle / state.EXIT_RECORD, directory / state.RUNNING_RECORD, directory / "runtime.log"):
             stale.unlink(missing_ok=True)
+        life.forget_runs(bundle)
         return directory
 
     def _argv(self, container_id: str, bundle: Path, directory: Path, flags: Iterable[str]) -> list[str]:
@@ -374,10 +413,14 @@ class Runtime:
                 state="created",
                 allowed="running,paused,stopped",
             )
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            pidfd = os.pidfd_open(running.pid)
+            # While its policy waits there is no process: then the shim alone can tell.
+            pidfd = -1 if running.restarting else os.pidfd_open(running.pid)
         except ProcessLookupError:
-            return self._record_of(container_id, bundle, running)
+            pidfd = -1
+        if pidfd < 0:
+            return self._record_of(container_id, bundle, deadline)
         bell = -1
         try:
             bell = os.eventfd(0, os.EFD_CLOEXEC)
@@ -388,22 +431,35 @@ class Runtime:
                 # Checked once the descriptor holds the process, so that it is not another one with its number.
                 is_over = not running.is_alive() or bool(poll.poll(None if timeout is None else timeout * 1000))
             if not is_over:
-                raise DeadlineError(
-                    f"container {container_id}: did not end within {timeout:g} seconds",
-                    operation="exit of the container",
-                    timeout_seconds=timeout,
-                )
+                raise _not_ended(container_id, timeout)
         finally:
             if bell >= 0:
                 os.close(bell)
             os.close(pidfd)
-        return self._record_of(container_id, bundle, running)
+        return self._record_of(container_id, bundle, deadline)
 
-    def _record_of(self, container_id: str, bundle: Path, running: state.Running) -> ExitStatus:
-        """How a process that is over ended. A shim that did not listen, to one client too many, writes it down soon."""
-        deadline = time.monotonic() + FINISH_SECONDS
+    def _record_of(self, container_id: str, bundle: Path, deadline: float | None) -> ExitStatus:
+        """How a process that is over ended. A shim that did not listen, to one client too many, writes it down soon.
+
+        Where it starts the container again instead, that may be never: then the caller's deadline counts.
+        """
+        directory = self._directory(container_id)
+        finished = time.monotonic() + FINISH_SECONDS
         while (ended := state.read_exit(bundle)) is None:
-            if not state.shim_pid(self._directory(container_id)) or time.monotonic() > deadline:
-                return state.read_exit(bundle) or running.lost()
+            now = time.monotonic()
+            is_final = life.read_policy(bundle) == "no"
+            if not state.shim_pid(directory) or (is_final and now > finished):
+                running = state.read_running(directory)
+                lost = ExitStatus(state.UNKNOWN_EXIT_CODE) if running is None else self._last_seen(bundle, running)
+                return state.read_exit(bundle) or lost
+            if not is_final and deadline is not None and now > deadline:
+                raise _not_ended(container_id, None)
             pause(RECORD_SECONDS)
         return ended
+
+
+def _not_ended(container_id: str, timeout: float | None) -> DeadlineError:
+    within = "in time" if timeout is None else f"within {timeout:g} seconds"
+    return DeadlineError(
+        f"container {container_id}: did not end {within}", operation="exit of the container", timeout_seconds=timeout
+    )

@@ -16,6 +16,7 @@ mod launch;
 mod log;
 mod record;
 mod report;
+mod restart;
 mod rotate;
 mod stdin;
 mod supervisor;
@@ -26,6 +27,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use crate::args::Args;
 use crate::clients::Clients;
@@ -33,6 +35,7 @@ use crate::launch::{Container, Launched};
 use crate::log::Log;
 use crate::record::Exit;
 use crate::report::Report;
+use crate::restart::Restarts;
 use crate::supervisor::Supervisor;
 
 /// The attach socket's name in the state directory, which is the working directory: a relative
@@ -122,9 +125,11 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
         Launched::Cancelled => return remove(SOCKET),
     };
     let started_ns = record::now_ns();
-    record::write_running(launched.init, started_ns)?;
+    record::write_running(launched.init, started_ns, 0)?;
     report.started(launched.init)?;
-    let recorded = hold(args, launched, started_ns, &mut clients, &mut log)?;
+    let first = hold(args, launched, started_ns, &mut clients, &mut log)?;
+    let last = follow(args, first, report, &mut clients, &mut log)?;
+    let recorded = record(args, &last, &mut clients);
     delete(args);
     remove(SOCKET)?;
     clients.stop_listening();
@@ -134,7 +139,7 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     recorded
 }
 
-/// The container's life, until its end is recorded and told; whether the record could be written.
+/// One run of the container, until its end.
 ///
 /// An error is the shim's own: the container may still run, and is left alone.
 fn hold(
@@ -143,19 +148,59 @@ fn hold(
     started_ns: u64,
     clients: &mut Clients,
     log: &mut Log,
-) -> io::Result<io::Result<()>> {
+) -> io::Result<Exit> {
     let mut supervisor = Supervisor::new(container, args.attached, clients, log);
     let status = supervisor.run()?;
     let exited_ns = record::now_ns();
     supervisor.drain()?;
-    let exit = Exit { status, started_ns, exited_ns, error: log.close() };
+    Ok(Exit { status, started_ns, exited_ns, error: log.close() })
+}
+
+/// The runs that the restart policy wants after the first: how the last one ended.
+fn follow(
+    args: &Args,
+    first: Exit,
+    report: &Report,
+    clients: &mut Clients,
+    log: &mut Log,
+) -> io::Result<Exit> {
+    let mut restarts = Restarts::new(&args.bundle);
+    let mut exit = first;
+    while restarts.follows(&exit)? {
+        delete(args);
+        if !restarts.rest(clients)? {
+            break;
+        }
+        match launch::launch(args, report)? {
+            Launched::Running(container) => {
+                let started_ns = record::now_ns();
+                record::write_running(container.init, started_ns, restarts.count)?;
+                if restarts.is_stopped() {
+                    // Whoever wanted that found nothing to send a signal to.
+                    let _ = rustix::process::pidfd_send_signal(&container.pidfd, Signal::KILL);
+                }
+                exit = hold(args, container, started_ns, clients, log)?;
+            }
+            Launched::Failed { message, .. } => {
+                let line = message.lines().last().unwrap_or_default().to_owned();
+                exit.error = format!("cannot be started again: {line}");
+                break;
+            }
+            Launched::Cancelled => break, // nobody can any more: the engine's pipe is closed
+        }
+    }
+    Ok(exit)
+}
+
+/// Writes down how the container ended, then tells it; whether it could be written.
+fn record(args: &Args, exit: &Exit, clients: &mut Clients) -> io::Result<()> {
     let text = exit.to_json();
     // On disk first: a waiter that was told may act on it, and a crash must not take it back.
     let write = if args.transient { record::write_whole } else { record::write_durably };
     let recorded = write(&args.bundle, "exit.json", text.as_bytes());
     clients.exit(text.as_bytes());
     clients.flush();
-    Ok(recorded)
+    recorded
 }
 
 fn listen() -> io::Result<UnixListener> {
