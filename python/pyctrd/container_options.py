@@ -40,6 +40,7 @@ class ContainerOptions(TypedDict, total=False):
         seccomp: False runs without the default profile.
         restart: What its shim does when it has ended: "no", "always", "unless-stopped", "on-failure" or "on-failure:N".
             Waits between runs as Docker's: 0.1 s, doubled up to a minute, anew after a run of 10 s.
+        init: Its first process is pyctrd's, which passes signals on to the command and reaps what others leave behind.
         log_driver: "json-file" (the default), "cri" for the kubelet's form, or "none".
         log_max_bytes: Of one file of the log: 10 MiB by default, 0 for any size.
         log_max_files: Of the log: 5 by default.
@@ -68,6 +69,7 @@ class ContainerOptions(TypedDict, total=False):
     cap_drop: Sequence[str]
     seccomp: bool
     restart: str
+    init: bool
     log_driver: str
     log_max_bytes: int
     log_max_files: int
@@ -123,7 +125,7 @@ def life_options(options: ContainerOptions) -> Life:
     driver = options.get("log_driver", "json-file")
     max_bytes, max_files = options.get("log_max_bytes", LOG_MAX_BYTES), options.get("log_max_files", LOG_MAX_FILES)
     check_log(driver, max_bytes, max_files)
-    return Life(driver, max_bytes, max_files, options.get("stdin", False))
+    return Life(driver, max_bytes, max_files, options.get("stdin", False), options.get("init", False))
 
 
 def restart_policy(options: ContainerOptions) -> str:

@@ -23,6 +23,7 @@ def life_options(function: Any) -> Any:
                 default="no",
                 help="no, on-failure[:N], always or unless-stopped.",
             ),
+            click.option("--init", is_flag=True, help="A first process that passes signals on and reaps."),
             click.option("--log-driver", metavar="NAME", default="json-file", help="json-file, cri or none."),
             click.option("--log-opt", metavar="KEY=VALUE", multiple=True, help="max-size=10m, max-file=5."),
         )
@@ -37,7 +38,7 @@ def read_life_options(chosen: dict[str, Any]) -> ContainerOptions:
     Raises:
         InvalidError: One cannot be read.
     """
-    found: ContainerOptions = {"restart": chosen["restart"], "log_driver": chosen["log_driver"]}
+    found: ContainerOptions = {"restart": chosen["restart"], "log_driver": chosen["log_driver"], "init": chosen["init"]}
     for text in chosen["log_opt"]:
         key, _, value = text.partition("=")
         number = parse_size(value) if key == "max-size" else int(value) if value.isascii() and value.isdigit() else None

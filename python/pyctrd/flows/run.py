@@ -102,7 +102,7 @@ def create_container(
             )
         try:
             snapshotter.prepare(record.snapshot_key, layers)
-            _make_bundle(rooms, record, config, options)
+            _make_bundle(rooms, record, config, options, init=life is not None and life.init)
             write_life(bundle_path(rooms, record), life or Life())
             write_policy(bundle_path(rooms, record), restart)
         except BaseException:
@@ -276,7 +276,9 @@ def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> Path:
     return target
 
 
-def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
+def _make_bundle(
+    rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions, *, init: bool
+) -> None:
     bundle = bundle_path(rooms, record)
     for directory in (bundle.parents[1], bundle.parent):
         directory.mkdir(mode=PRIVATE_MODE, exist_ok=True)
@@ -285,6 +287,10 @@ def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, opt
     rootfs = mount_rootfs(rooms, record)
     user = find_user(rootfs, options.user or config.user)
     spec = build_spec(config, options, container_id=record.id, rootfs=rootfs, user=user)
+    if init:
+        from pyctrd.runtime.init import with_init
+
+        spec = with_init(spec)
     rooms.runtime(record.runtime).create_bundle(bundle, spec, transient=record.auto_remove)
 
 

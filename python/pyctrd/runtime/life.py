@@ -1,4 +1,4 @@
-"""What a container's shim does besides holding it: its log, its restarts. Kept in the bundle, for when no engine is there."""
+"""What a container's shim does besides holding it: its log, its restarts. Kept in the bundle: no engine need be there."""
 
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ class Life(NamedTuple):
         log_max_bytes: Of one file of the log; 0 is any size.
         log_max_files: Of the log, the written one among them.
         stdin: Whether input can be sent to it, where nobody says otherwise.
+        init: Whether its first process is pyctrd's own, before its command.
     """
 
     log_driver: str = "json-file"
     log_max_bytes: int = LOG_MAX_BYTES
     log_max_files: int = LOG_MAX_FILES
     stdin: bool = False
+    init: bool = False
 
     @property
     def words(self) -> list[str]:

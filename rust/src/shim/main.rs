@@ -12,6 +12,7 @@
 mod args;
 mod clients;
 mod frame;
+mod init;
 mod launch;
 mod log;
 mod record;
@@ -43,7 +44,11 @@ use crate::supervisor::Supervisor;
 const SOCKET: &str = "attach.sock";
 
 fn main() -> ExitCode {
-    let args = match Args::parse(std::env::args_os().skip(1)) {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(command) = init::command(&words) {
+        return init::run(command);
+    }
+    let args = match Args::parse(words.into_iter()) {
         Ok(args) => args,
         Err(message) => {
             eprintln!("pyctrd-shim: {message}");
