@@ -196,7 +196,7 @@ class Container:
         )
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
-        """Send a signal to its first process; SIGKILL and its stop signal end its restart policy, as ``stop`` does.
+        """Send a signal to its first process; SIGKILL and its stop signal end its policy, as ``stop`` does.
 
         Raises:
             ConflictError: It does not run.

@@ -39,7 +39,10 @@ def test_the_commands_status_is_the_containers(cli: Cli, busybox: str) -> None:
 
 
 def test_nothing_of_it_is_in_the_root_file_system(cli: Cli, busybox: str) -> None:
-    script = "tr '\\0' ' ' < /proc/1/cmdline; echo; ls -l /dev/pyctrd-init | cut -c1-10; echo x > /dev/pyctrd-init || echo no"
+    script = (
+        "tr '\\0' ' ' < /proc/1/cmdline; echo; ls -l /dev/pyctrd-init | cut -c1-10; "
+        "echo x > /dev/pyctrd-init || echo no"
+    )
     done = cli("run", "--name", "looked", "--init", "--read-only", "-u", "1000", busybox, "sh", "-c", script)
     lines = done.out.splitlines()
     assert lines[0].startswith(f"{INIT_PATH} --as-init -- sh -c")

@@ -125,6 +125,7 @@ def start_container(
         ConflictError: It runs.
         RuncError: The runtime refused; the container stays, to be looked at and deleted.
     """
+    rooms.runtime(record.runtime).end_orphan(record.id, bundle_path(rooms, record))
     if (bundle_path(rooms, record) / EXIT_RECORD).exists():
         notice(rooms, record)  # the next start removes what the last one left, and with it how its runs ended
     mount_rootfs(rooms, record)
@@ -186,6 +187,7 @@ def wait_container(rooms: Rooms, record: ContainerRecord, timeout: float | None)
         DeadlineError: ``timeout`` seconds went by.
     """
     thaw(rooms, record)
+    rooms.runtime(record.runtime).end_orphan(record.id, bundle_path(rooms, record))
     ended = rooms.runtime(record.runtime).wait(record.id, bundle_path(rooms, record), timeout)
     with _noticing:
         notice(rooms, record)
@@ -201,6 +203,7 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
     bundle = bundle_path(rooms, record)
     snapshotter = rooms.snapshotter_for(record.snapshot_key)
     if bundle.exists():
+        rooms.runtime(record.runtime).end_orphan(record.id, bundle)
         rooms.runtime(record.runtime).delete(record.id, bundle, force=force)
         notice(rooms, record)  # how it ended is known from here on by the event alone
         snapshotter.unmount(bundle / "rootfs")

@@ -21,6 +21,7 @@ def notice(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
     Returns:
         Its state, as the runtime's files have it.
     """
+    rooms.runtime(record.runtime).end_orphan(record.id, rooms.bundle(record.namespace, record.id))
     status = _status(rooms, record)
     told = rooms.database.containers.told(record.namespace, record.id)
     if told is not None and (_is_news(status, told) or _untold(rooms, record, status, told[1])):

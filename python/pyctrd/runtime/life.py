@@ -1,4 +1,4 @@
-"""What a container's shim does besides holding it: its log, its restarts. Kept in the bundle: no engine need be there."""
+"""What a container's shim does besides holding it: its log, its restarts. Kept in the bundle."""
 
 from __future__ import annotations
 

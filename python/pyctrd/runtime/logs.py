@@ -1,4 +1,4 @@
-"""Reading a container's log over rotations: JSON lines, as Docker's json-file driver has them, or the kubelet's form."""
+"""Reading a container's log over rotations: JSON lines, as Docker's driver has them, or the kubelet's form."""
 
 from __future__ import annotations
 

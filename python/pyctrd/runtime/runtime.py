@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -328,6 +329,41 @@ class Runtime:
                 with connection, suppress(ConnectionError):
                     connection.send(Kind.SIGNAL, b"\0")
 
+    def is_orphan(self, container_id: str, bundle: Path) -> bool:
+        """Whether its shim was killed: it started the container in this boot, holds it no more, and recorded no end."""
+        directory = self._directory(container_id)
+        running = state.read_running(directory)
+        if running is None or not running.is_of_this_boot() or state.shim_pid(directory):
+            return False
+        # Last: a shim lets go after it has written its record.
+        return state.read_exit(bundle) is None
+
+    def end_orphan(self, container_id: str, bundle: Path) -> bool:
+        """End a container whose shim was killed, give back what it holds of the runtime, and record its end.
+
+        It cannot be adopted: its output goes to pipes that nobody can open again, and how its process ends is told
+        to its parent alone, which is the host's init now. So it is ended, as containerd does.
+
+        Returns:
+            Whether there was anything to do. Nothing is done where another process is about it.
+        """
+        if not self.is_orphan(container_id, bundle):
+            return False
+        directory = self._directory(container_id)
+        with state.shim_lock(directory) as is_ours:
+            running = state.read_running(directory)
+            # Somebody else may have done this, and started it again, since the look.
+            if not is_ours or running is None or state.read_exit(bundle) is not None:
+                return False
+            was_alive = running.is_alive()
+            self._runc.delete(container_id)
+            ended = self._last_seen(bundle, running)
+            if was_alive:
+                error = "its shim was killed, and then it was"
+                ended = ExitStatus(128 + signal.SIGKILL, signal.SIGKILL, running.started_ns, time.time_ns(), error)
+            life.replace_durably(bundle / state.EXIT_RECORD, ended.to_json())
+        return True
+
     @staticmethod
     def _last_seen(bundle: Path, running: state.Running) -> ExitStatus:
         """How a container ended whose shim was killed: as it wrote before that, or nobody knows."""
@@ -357,6 +393,8 @@ class Runtime:
         if status.state == "stopped":
             self.delete(container_id, bundle)
         directory = self._directory(container_id)
+        if self._runc.knows(container_id) and not state.shim_pid(directory):
+            self._runc.delete(container_id)  # of a shim that was killed before it could say what it had started
         self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (directory.parent, directory):
             path.mkdir(mode=0o700, exist_ok=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +65,11 @@ class ExitStatus(NamedTuple):
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidError(f"{EXIT_RECORD}: {error!r}", field=EXIT_RECORD) from error
 
+    def to_json(self) -> bytes:
+        """The record's text, as the shim writes it."""
+        values = self._asdict()
+        return orjson.dumps({"exit_status": values.pop("exit_code"), **values}) + b"\n"
+
 
 class ContainerStatus(NamedTuple):
     """Where a container is in its life.
@@ -105,6 +112,10 @@ class Running(NamedTuple):
     def is_alive(self) -> bool:
         """Whether this very process still runs; one that has ended and waits to be reaped does not."""
         return process_start_ticks(self.pid) == self.start_ticks and BOOT_ID.read_text().strip() == self.boot_id
+
+    def is_of_this_boot(self) -> bool:
+        """Whether the machine has been up since."""
+        return BOOT_ID.read_text().strip() == self.boot_id
 
     def lost(self) -> ExitStatus:
         """The status of a container whose end nobody saw."""
@@ -156,6 +167,21 @@ def shim_pid(directory: Path) -> int:
     finally:
         os.close(fd)
     return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+
+@contextmanager
+def shim_lock(directory: Path) -> Iterator[bool]:
+    """Keep a shim from starting for the length of a ``with`` block; False where another process has the lock."""
+    fd = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
 
 
 def process_start_ticks(pid: int) -> int | None:
