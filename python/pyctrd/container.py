@@ -71,7 +71,7 @@ class Container:
     def status(self) -> pyctrd.ContainerStatus:
         """What it is doing now: ``pid``, ``exit``, ``restart_count`` and ``state``.
 
-        That is "created", "running", "paused", "restarting" (its restart policy waits before the next run) or "stopped".
+        That is "created", "running", "paused", "restarting" (its policy waits before the next run) or "stopped".
         """
         from pyctrd.flows.run import container_status
 
@@ -93,20 +93,32 @@ class Container:
 
         start_container(self._rooms, self._record, terminal=terminal, stdin=stdin)
 
-    def start_attached(self, *, terminal: bool = False, stdin: bool = False) -> pyctrd.ExitStatus:
+    def start_attached(
+        self, *, terminal: bool = False, stdin: bool = False, detach_keys: str = "ctrl-p,ctrl-q"
+    ) -> pyctrd.ExitStatus:
         """Start it joined to this process: standard input, output and error, signals in the main thread.
 
         No output is lost, and with ``auto_remove`` it is deleted afterwards.
+
+        Args:
+            terminal: As it was made.
+            stdin: This process's input is its.
+            detach_keys: Typed on a terminal, they end this, and it runs on; "" is none. None are taken with
+                ``auto_remove``: nobody would be left to delete it.
 
         Returns:
             How it ended.
 
         Raises:
+            DetachedError: The keys were typed.
+            InvalidError: They are none.
             As ``start``.
         """
         from pyctrd.flows.run import bundle_path, delete_container, start_container
         from pyctrd.flows.runs import notice
+        from pyctrd.runtime.terminal import parse_keys
 
+        parse_keys(detach_keys)  # wrong ones are told before anything runs
         try:
             start_container(self._rooms, self._record, terminal=terminal, stdin=stdin, attached=True)
             sys.stdout.flush()
@@ -117,6 +129,7 @@ class Container:
                 stdout=1,
                 stderr=2,
                 terminal=terminal,
+                detach_keys="" if self._record.auto_remove else detach_keys,
             )
             notice(self._rooms, self._record)
             return ended
@@ -124,13 +137,29 @@ class Container:
             if self._record.auto_remove:
                 delete_container(self._rooms, self._record, force=True)
 
-    def attach(self, *, terminal: bool = False, stdin: bool = False) -> pyctrd.ExitStatus:
+    def attach(
+        self, *, terminal: bool | None = False, stdin: bool | None = False, detach_keys: str = "ctrl-p,ctrl-q"
+    ) -> pyctrd.ExitStatus:
         """Join a running container to this process until it ends; restarts by its policy are no end.
+
+        Args:
+            terminal: It has one, and this process's is to be like it; None is as it was made.
+            stdin: This process's input is its; None is as it was made.
+            detach_keys: Typed on a terminal, they end this, and it runs on; "" is none.
 
         Raises:
             ConflictError: It was never started.
+            DetachedError: The keys were typed.
+            InvalidError: They are none.
         """
         from pyctrd.flows.run import bundle_path
+
+        if terminal is None or stdin is None:
+            from pyctrd.flows.policies import made_streams
+
+            has_terminal, takes_input = made_streams(self._rooms, self._record)
+            terminal = has_terminal if terminal is None else terminal
+            stdin = takes_input if stdin is None else stdin
 
         sys.stdout.flush()
         return self._runtime.attach(
@@ -140,6 +169,7 @@ class Container:
             stdout=1,
             stderr=2,
             terminal=terminal,
+            detach_keys=detach_keys,
         )
 
     def wait(self, timeout: float | None = None) -> pyctrd.ExitStatus:
@@ -196,7 +226,7 @@ class Container:
         )
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
-        """Send a signal to its first process; SIGKILL and its stop signal end its policy, as ``stop`` does.
+        """Send a signal to its first process; SIGKILL and its stop signal are as ``stop`` to its policy.
 
         Raises:
             ConflictError: It does not run.

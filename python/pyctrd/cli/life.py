@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from pyctrd.container_options import ContainerOptions
 
 
+detach_keys_option = click.option(
+    "--detach-keys",
+    metavar="KEYS",
+    default="ctrl-p,ctrl-q",
+    show_default=True,
+    help='Typed on a terminal, they leave it running; "" for none.',
+)
+
+
 def life_options(function: Any) -> Any:
     """The options of what the shim does for a container."""
     for option in reversed(

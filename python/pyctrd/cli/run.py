@@ -9,12 +9,12 @@ import click
 
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import pass_globals
-from pyctrd.cli.life import life_options, read_life_options
+from pyctrd.cli.life import detach_keys_option, life_options, read_life_options
 from pyctrd.cli.options import platform_option, registry_options, verify_option
 from pyctrd.cli.output import complain, print_json
 from pyctrd.cli.progress import show_progress
 from pyctrd.cli.sizes import limit_option, parse_size
-from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, InvalidError, PyctrdError
+from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, DetachedError, InvalidError, PyctrdError
 
 if TYPE_CHECKING:
     from pyctrd import Limits, Policy
@@ -68,6 +68,7 @@ def container_options(function: Any) -> Any:
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and print its id.")
 @click.option("-i", "--interactive", is_flag=True, help="Send it this command's input.")
 @click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
+@detach_keys_option
 @click.option(
     "--pull", "policy", type=click.Choice(["missing", "always", "never"]), default="missing", show_default=True
 )
@@ -122,7 +123,9 @@ def _run(engine: Engine, image: Image, command: tuple[str, ...], options: Global
         )
     container = engine.containers.create(image, command, **wanted)
     try:
-        return container.start_attached(terminal=terminal, stdin=stdin).exit_code
+        return container.start_attached(terminal=terminal, stdin=stdin, detach_keys=chosen["detach_keys"]).exit_code
+    except DetachedError:
+        return 0
     except PyctrdError:
         if container.status.state == "created":
             container.delete(force=True)  # it never ran: there is nothing in it to look at

@@ -38,7 +38,7 @@ def restore_policies(rooms: Rooms) -> RestoredContainers:
     for record in reversed(rooms.database.containers.list(rooms.namespace)):
         try:
             if _wants(rooms, record):
-                terminal, stdin = _streams(rooms, record)
+                terminal, stdin = made_streams(rooms, record)
                 start_container(rooms, record, terminal=terminal, stdin=stdin)
                 started.append(record.name)
         except ConflictError:
@@ -67,7 +67,7 @@ def _wants(rooms: Rooms, record: ContainerRecord) -> bool:
     return policy == "unless-stopped" or status.exit is None or status.exit.error != ""
 
 
-def _streams(rooms: Rooms, record: ContainerRecord) -> tuple[bool, bool]:
+def made_streams(rooms: Rooms, record: ContainerRecord) -> tuple[bool, bool]:
     """Whether it has a terminal and takes input, as it was made."""
     import orjson
 

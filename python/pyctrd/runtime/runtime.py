@@ -202,6 +202,7 @@ class Runtime:
         stdout: int,
         stderr: int,
         terminal: bool = False,
+        detach_keys: str = "",
     ) -> ExitStatus:
         """Join descriptors of this process to the container until it ends.
 
@@ -215,11 +216,15 @@ class Runtime:
             stdout: Receives its output, and with a terminal everything.
             stderr: Receives its error output.
             terminal: Set this process's terminal raw, and keep the sizes alike.
+            detach_keys: Typed on it, they end this, and the container runs on; "" is none.
 
         Raises:
             ConflictError: It does not run.
+            DetachedError: The keys were typed.
+            InvalidError: They are none.
             OSError: The output cannot be written; the container runs on.
         """
+        keys = terminals.parse_keys(detach_keys) if terminal else b""
         directory = self._directory(container_id)
         connection = self._waiting.pop(container_id, None) or Connection.open(directory, Mode.STREAMS)
         if connection is None:
@@ -232,7 +237,7 @@ class Runtime:
                 forward_signals(control, size_of=size_of if terminal else None),
                 waiting(connection.interrupt),
             ):
-                record = copy_streams(connection, stdin=stdin, stdout=stdout, stderr=stderr)
+                record = copy_streams(connection, stdin=stdin, stdout=stdout, stderr=stderr, detach=keys)
         finally:
             connection.close()
             if control is not None:
