@@ -99,6 +99,7 @@ test: lint test-rust test-python audit ## Run everything that must pass
 
 test-rust: deps ## Run the Rust unit tests; no interpreter needed
 	cargo test --quiet --locked $(ENGINE)
+	cargo test --quiet --locked --no-default-features --features shim --bin pyctrd-shim
 
 test-python: develop ## Run pytest; root tests skip themselves without root
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

@@ -29,10 +29,10 @@ PROMISED = {
         "name digest manifest_digest platform platforms created_ns manifest config size_bytes read_file open stat "
         "lstat walk diff mount mounted"
     ),
-    "Containers": "create run get find list stats",
+    "Containers": "create run get find list stats restore_policies",
     "Container": (
-        "id name image_name command labels created_ns status start start_attached attach wait logs log_lines kill "
-        "stop restart rename pause resume update stats stats_stream top inspect diff commit delete "
+        "id name image_name command labels created_ns restart_policy status start start_attached attach wait logs "
+        "log_lines kill stop restart rename pause resume update stats stats_stream top inspect diff commit delete "
         "exec exec_output get_exec execs copy_to copy_from copy_file_to copy_file_from export "
         "fork snapshot snapshots rollback delete_snapshot"
     ),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.events import Event as Event
     from pyctrd.flows.files import FileChange as FileChange
     from pyctrd.flows.files import FileEntry as FileEntry
+    from pyctrd.flows.policies import RestoredContainers as RestoredContainers
     from pyctrd.flows.progress import LayerProgress as LayerProgress
     from pyctrd.flows.progress import ProgressCallback as ProgressCallback
     from pyctrd.flows.progress import PullManyProgress as PullManyProgress
@@ -148,6 +149,7 @@ _LAZY = {
     "Registries": "pyctrd.registries",
     "Repository": "pyctrd.registries",
     "RegistryServer": "pyctrd.flows.serve",
+    "RestoredContainers": "pyctrd.flows.policies",
     "Space": "pyctrd.flows.space",
     "StoreSpace": "pyctrd.flows.space",
     "Transfer": "pyctrd.transfers",

@@ -55,8 +55,19 @@ class Container(ContainerFiles):
         return self._record.created_ns
 
     @property
+    def restart_policy(self) -> str:
+        """What its shim does when it has ended: "no", "always", "unless-stopped", "on-failure" or "on-failure:N"."""
+        from pyctrd.flows.run import bundle_path
+        from pyctrd.runtime.life import read_policy
+
+        return read_policy(bundle_path(self._rooms, self._record))
+
+    @property
     def status(self) -> pyctrd.ContainerStatus:
-        """What it is doing now: ``state`` ("created", "running", "paused", "stopped"), ``pid``, ``exit``."""
+        """What it is doing now: ``pid``, ``exit``, ``restart_count`` and ``state``.
+
+        That is "created", "running", "paused", "restarting" (its policy waits before the next run) or "stopped".
+        """
         from pyctrd.flows.run import container_status
 
         return container_status(self._rooms, self._record)
@@ -77,20 +88,32 @@ class Container(ContainerFiles):
 
         start_container(self._rooms, self._record, terminal=terminal, stdin=stdin)
 
-    def start_attached(self, *, terminal: bool = False, stdin: bool = False) -> pyctrd.ExitStatus:
+    def start_attached(
+        self, *, terminal: bool = False, stdin: bool = False, detach_keys: str = "ctrl-p,ctrl-q"
+    ) -> pyctrd.ExitStatus:
         """Start it joined to this process: standard input, output and error, signals in the main thread.
 
         No output is lost, and with ``auto_remove`` it is deleted afterwards.
+
+        Args:
+            terminal: As it was made.
+            stdin: This process's input is its.
+            detach_keys: Typed on a terminal, they end this, and it runs on; "" is none. None are taken with
+                ``auto_remove``: nobody would be left to delete it.
 
         Returns:
             How it ended.
 
         Raises:
+            DetachedError: The keys were typed.
+            InvalidError: They are none.
             As ``start``.
         """
         from pyctrd.flows.run import bundle_path, delete_container, start_container
         from pyctrd.flows.runs import notice
+        from pyctrd.runtime.terminal import parse_keys
 
+        parse_keys(detach_keys)  # wrong ones are told before anything runs
         try:
             start_container(self._rooms, self._record, terminal=terminal, stdin=stdin, attached=True)
             sys.stdout.flush()
@@ -101,6 +124,7 @@ class Container(ContainerFiles):
                 stdout=1,
                 stderr=2,
                 terminal=terminal,
+                detach_keys="" if self._record.auto_remove else detach_keys,
             )
             notice(self._rooms, self._record)
             return ended
@@ -108,13 +132,29 @@ class Container(ContainerFiles):
             if self._record.auto_remove:
                 delete_container(self._rooms, self._record, force=True)
 
-    def attach(self, *, terminal: bool = False, stdin: bool = False) -> pyctrd.ExitStatus:
-        """Join a running container to this process until it ends.
+    def attach(
+        self, *, terminal: bool | None = False, stdin: bool | None = False, detach_keys: str = "ctrl-p,ctrl-q"
+    ) -> pyctrd.ExitStatus:
+        """Join a running container to this process until it ends; restarts by its policy are no end.
+
+        Args:
+            terminal: It has one, and this process's is to be like it; None is as it was made.
+            stdin: This process's input is its; None is as it was made.
+            detach_keys: Typed on a terminal, they end this, and it runs on; "" is none.
 
         Raises:
             ConflictError: It was never started.
+            DetachedError: The keys were typed.
+            InvalidError: They are none.
         """
         from pyctrd.flows.run import bundle_path
+
+        if terminal is None or stdin is None:
+            from pyctrd.flows.policies import made_streams
+
+            has_terminal, takes_input = made_streams(self._rooms, self._record)
+            terminal = has_terminal if terminal is None else terminal
+            stdin = takes_input if stdin is None else stdin
 
         sys.stdout.flush()
         return self._runtime.attach(
@@ -124,6 +164,7 @@ class Container(ContainerFiles):
             stdout=1,
             stderr=2,
             terminal=terminal,
+            detach_keys=detach_keys,
         )
 
     def exec(
@@ -242,7 +283,7 @@ class Container(ContainerFiles):
         return [Process(found) for found in container_execs(self._rooms, self._record).all()]
 
     def wait(self, timeout: float | None = None) -> pyctrd.ExitStatus:
-        """Wait for its end.
+        """Wait for its end: the last one, where a restart policy starts it again, as Docker's ``wait`` does.
 
         Args:
             timeout: Seconds; None waits for ever.
@@ -269,22 +310,33 @@ class Container(ContainerFiles):
         return "".join(line.text for line in lines if stream in ("both", line.stream))
 
     def log_lines(
-        self, *, follow: bool = False, since_ns: int = 0, tail: int | None = None
+        self,
+        *,
+        follow: bool = False,
+        since_ns: int = 0,
+        until_ns: int | None = None,
+        tail: int | None = None,
     ) -> Iterator[pyctrd.LogLine]:
-        """What it wrote, line by line with time and stream.
+        """What it wrote, line by line with time and stream, as far back as the log's files are kept.
 
         Args:
-            follow: Go on until it ends.
+            follow: Go on until it ends; restarts by its policy are no end.
             since_ns: Only what was written at this time or later, in nanoseconds since 1970.
+            until_ns: Only what was written before this time; following ends then.
             tail: Only so many of the lines that are there already.
+
+        Raises:
+            UnsupportedError: It was made with the log driver "none".
         """
         from pyctrd.flows.run import bundle_path
 
         bundle = bundle_path(self._rooms, self._record)
-        return self._runtime.logs(self._record.id, bundle, follow=follow, since_ns=since_ns, tail=tail)
+        return self._runtime.logs(
+            self._record.id, bundle, follow=follow, since_ns=since_ns, until_ns=until_ns, tail=tail
+        )
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
-        """Send a signal to its first process.
+        """Send a signal to its first process; SIGKILL and its stop signal are as ``stop`` to its policy.
 
         Raises:
             ConflictError: It does not run.
@@ -326,6 +378,7 @@ class Container(ContainerFiles):
         """Send its stop signal, and SIGKILL where it has not ended after ``timeout`` seconds.
 
         One that is paused goes on, so that it can end by itself.
+        Its restart policy is over with that, until it is started again: the wish is durable before the signal.
 
         Raises:
             ConflictError: It was never started.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
+    from pyctrd.runtime.life import Life
     from pyctrd.runtime.mounts import Bind, Tmpfs, Volume
     from pyctrd.runtime.options import RunOptions
     from pyctrd.runtime.resources import ResourceLimits
@@ -51,8 +52,8 @@ class ContainerOptions(TypedDict, total=False):
         read_only_tmpfs: With ``read_only``, /run, /tmp and /var/tmp can: they are memory.
         terminal: The process gets a pseudo-terminal.
         stdin: Input can be sent to it; else it reads an empty one.
-        init: A small program of the host is its first process, and reaps.
-        init_path: Which one; statically linked.
+        init: Its first process passes signals on to the command, and reaps what others leave behind: pyctrd's own.
+        init_path: Another program of the host for that; statically linked.
         auto_remove: It is deleted when it ends.
         stop_signal: What ``stop`` sends first.
         memory_bytes: Limit.
@@ -95,6 +96,11 @@ class ContainerOptions(TypedDict, total=False):
         annotations: For the runtime.
         hooks: The runtime-spec's, by name.
         spec_patch: A JSON merge patch (RFC 7396) of the ``config.json``, or a whole one; several are applied in turn.
+        restart: What its shim does when it has ended: "no", "always", "unless-stopped", "on-failure" or "on-failure:N".
+            Waits between runs as Docker's: 0.1 s, doubled up to a minute, anew after a run of 10 s.
+        log_driver: "json-file" (the default), "cri" for the kubelet's form, or "none".
+        log_max_bytes: Of one file of the log: 10 MiB by default, 0 for any size.
+        log_max_files: Of the log: 5 by default.
     """
 
     name: str
@@ -163,6 +169,10 @@ class ContainerOptions(TypedDict, total=False):
     annotations: Mapping[str, str]
     hooks: Mapping[str, Sequence[Mapping[str, Any]]]
     spec_patch: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    restart: str
+    log_driver: str
+    log_max_bytes: int
+    log_max_files: int
 
 
 def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions:
@@ -206,6 +216,39 @@ def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions
         patches=_patches(options),
         **more,
     )
+
+
+def life_options(options: ContainerOptions) -> Life:
+    """What the container's shim is told.
+
+    Raises:
+        InvalidError: An option is none.
+    """
+    from pyctrd.runtime.life import LOG_MAX_BYTES, LOG_MAX_FILES, Life, check_log
+
+    driver = options.get("log_driver", "json-file")
+    max_bytes, max_files = options.get("log_max_bytes", LOG_MAX_BYTES), options.get("log_max_files", LOG_MAX_FILES)
+    check_log(driver, max_bytes, max_files)
+    return Life(driver, max_bytes, max_files, options.get("stdin", False))
+
+
+def restart_policy(options: ContainerOptions) -> str:
+    """The restart policy.
+
+    Raises:
+        InvalidError: There is none like it, or the container is to be deleted at its end.
+    """
+    from pyctrd.runtime.life import check_policy
+
+    policy = check_policy(options.get("restart", "no"))
+    if policy != "no" and options.get("auto_remove"):
+        raise InvalidError(
+            f"invalid restart policy: {policy}: the container is deleted when it ends",
+            field="restart",
+            value=policy,
+            hint="leave --rm out, or --restart",
+        )
+    return policy
 
 
 def _check_names(options: ContainerOptions) -> None:

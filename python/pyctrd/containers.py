@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.container import Container
-from pyctrd.container_options import ContainerOptions, run_options
+from pyctrd.container_options import ContainerOptions, life_options, restart_policy, run_options
 from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Containers:
             labels=options.get("labels"),
             auto_remove=options.get("auto_remove", False),
             stop_signal=options.get("stop_signal", ""),
+            restart=restart_policy(options),
+            life=life_options(options),
         )
         return Container(self._rooms, record)
 
@@ -81,6 +83,20 @@ class Containers:
             container.delete(force=True, volumes=True)
             raise
         return container
+
+    def restore_policies(self) -> pyctrd.RestoredContainers:
+        """Start what restart policies of this namespace want to run, and does not: what a unit does at boot.
+
+        That is those that run "always", also where a user had stopped them, and those that run "unless-stopped" and
+        were not stopped, as Docker's daemon does when it starts; each only if it was started once. Those "on-failure"
+        too, where a reboot or the loss of its shim ended a run: nobody saw it succeed. Again starts nothing.
+
+        Returns:
+            Names of what was ``started``, and of what ``failed`` with why: one does not keep the others from it.
+        """
+        from pyctrd.flows.policies import restore_policies
+
+        return restore_policies(self._rooms)
 
     def get(self, name: str) -> Container:
         """By name, id, or the beginning of an id.

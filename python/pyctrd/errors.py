@@ -338,6 +338,10 @@ class DeadlineError(PyctrdError, TimeoutError):
         self.timeout_seconds = timeout_seconds
 
 
+class DetachedError(PyctrdError):
+    """The user left a container by the detach keys; it runs on."""
+
+
 class CancelledError(PyctrdError):
     """The caller gave up. Never the first cause of a failure."""
 

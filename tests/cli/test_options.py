@@ -16,7 +16,7 @@ IMAGE = {"name", "digest", "manifest_digest", "platform", "platforms", "pulled_n
 LAYER = {"digest", "size_bytes", "media_type"}
 CONTAINER = {
     *("id", "name", "image", "command", "labels", "created_ns"),
-    *("state", "pid", "started_ns", "exit_code", "exited_ns", "oom", "reason"),
+    *("state", "pid", "started_ns", "restart_policy", "restart_count", "exit_code", "exited_ns", "oom", "reason"),
 }
 INFO = {
     *("version", "root", "state", "namespace", "content_digests", "durability", "platform", "kernel"),

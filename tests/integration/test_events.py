@@ -19,6 +19,7 @@ import pyctrd
 from pyctrd.errors import InvalidError
 from pyctrd.metadata import events as room
 from tests import syscalls
+from tests.children import until
 from tests.images import Images
 from tests.integration.conftest import Cli, command
 from tests.syscalls import Watched
@@ -171,6 +172,7 @@ def test_a_killed_container_whose_shim_was_killed_too_is_told_to_have_ended(
     running = orjson.loads((state / "shims" / container.id / "shim.json").read_bytes())
     os.kill(running["shim_pid"], signal.SIGKILL)
     os.kill(running["pid"], signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{running['pid']}").exists())  # or whoever looks ends it, which is another status
     followed = engine.events(since="0", follow=True, timeout=DEADLINE_SECONDS, actions=["exited"])
     assert next(followed).attributes["exit_code"] == 255
 

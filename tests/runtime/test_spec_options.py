@@ -312,6 +312,7 @@ def test_an_init_has_to_stand_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         find_init(str(tmp_path / "missing"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("pyctrd.runtime.init.DIRECTORIES", ())
+    monkeypatch.setattr("pyctrd.runtime.init.SHIM", tmp_path / "script")
     with pytest.raises(UnsupportedError, match="init"):
         find_init()
     if os.access("/bin/busybox", os.X_OK) and is_static("/bin/busybox"):

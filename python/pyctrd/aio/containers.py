@@ -85,6 +85,11 @@ class Container(Face[container.Container]):
         return self._of.created_ns
 
     @property
+    def restart_policy(self) -> Coroutine[Any, Any, str]:
+        """As ``pyctrd.Container.restart_policy``, awaited."""
+        return self._threads.call(lambda: self._of.restart_policy)
+
+    @property
     def status(self) -> Coroutine[Any, Any, pyctrd.ContainerStatus]:
         """As ``pyctrd.Container.status``, awaited."""
         return self._threads.call(lambda: self._of.status)
@@ -97,6 +102,7 @@ class Containers(Face[containers.Containers]):
     find = finds(containers.Containers.find, Container)
     list = lists(containers.Containers.list, Container)
     stats = calls(containers.Containers.stats)
+    restore_policies = asks(containers.Containers.restore_policies)
 
     async def create(
         self, image: Image | str | None = None, command: Sequence[str] = (), **options: Unpack[pyctrd.ContainerOptions]

@@ -10,8 +10,10 @@ import click
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
 from pyctrd.cli.labels import read_labels
+from pyctrd.cli.life import detach_keys_option
 from pyctrd.cli.options import registry_options
 from pyctrd.cli.output import print_json
+from pyctrd.errors import DetachedError
 
 
 @click.command("attach")
@@ -27,6 +29,7 @@ from pyctrd.cli.output import print_json
     callback=read_labels,
     help="Of the artifact's manifest.",
 )
+@detach_keys_option
 @json_option
 @pass_globals
 @click.pass_context
@@ -39,6 +42,7 @@ def attach_command(
     registry: dict[str, Any],
     artifact_type: str | None,
     annotations: dict[str, str],
+    detach_keys: str,
     as_json: bool,
 ) -> None:
     """Show a running container's output until it ends; or, with --type, attach files to an image of a registry.
@@ -50,7 +54,10 @@ def attach_command(
         if files or annotations:
             raise click.UsageError("files are attached to an image of a registry: --type says as what")
         with options.engine() as engine:
-            status = engine.containers.get(name).attach()
+            try:
+                status = engine.containers.get(name).attach(terminal=None, stdin=None, detach_keys=detach_keys)
+            except DetachedError:
+                context.exit(0)
         context.exit(status.exit_code)
     if not files:
         raise click.UsageError("no file to attach")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
-from pyctrd.cli.output import age_text, print_json_lines, print_table, size_text
+from pyctrd.cli.output import age_text, complain, print_json_lines, print_table, size_text
 from pyctrd.cli.template import fill
+from pyctrd.cli.times import parse_time
 from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -75,11 +75,26 @@ def ps_command(
 
 
 @click.command("start")
-@names_argument
+@click.argument("names", metavar="CONTAINER...", nargs=-1)
+@click.option("--policy", is_flag=True, help="Those that their restart policy wants to run, after a reboot.")
 @pass_globals
-def start_command(options: Globals, names: tuple[str, ...]) -> None:
-    """Start containers that were made, or have ended."""
+def start_command(options: Globals, names: tuple[str, ...], *, policy: bool) -> None:
+    """Start containers that were made, or have ended.
+
+    With --policy, what a unit does at boot: the containers of this namespace that run always, and those that run unless
+    they were stopped and were not. One that cannot be started is told, and the others are started all the same.
+    """
+    if policy == bool(names):
+        raise click.UsageError("name the containers to start, or give --policy")
     with options.engine() as engine:
+        if policy:
+            restored = engine.containers.restore_policies()
+            for name in restored.started:
+                click.echo(name)
+            for error in restored.failed.values():
+                complain(error, status=1)
+            if restored.failed:
+                raise click.exceptions.Exit(1)
         for name in names:
             engine.containers.get(name).start()
             click.echo(name)
@@ -146,17 +161,29 @@ def wait_command(options: Globals, names: tuple[str, ...], *, timeout: float | N
 @click.argument("name", metavar="CONTAINER")
 @click.option("-f", "--follow", is_flag=True, help="Go on until it ends.")
 @click.option("--tail", metavar="N", help='Only the last N lines, or "all".')
-@click.option("--since", metavar="TIME", help="Only what was written since (RFC 3339, or seconds since 1970).")
+@click.option("--since", metavar="TIME", help="Only what was written since: RFC 3339, seconds since 1970, or 10m ago.")
+@click.option("--until", metavar="TIME", help="Only what was written before; a follower ends then.")
 @click.option("-t", "--timestamps", is_flag=True, help="Print the time of each line.")
 @json_option
 @pass_globals
 def logs_command(
-    options: Globals, name: str, *, follow: bool, tail: str | None, since: str | None, timestamps: bool, as_json: bool
+    options: Globals,
+    name: str,
+    *,
+    follow: bool,
+    tail: str | None,
+    since: str | None,
+    until: str | None,
+    timestamps: bool,
+    as_json: bool,
 ) -> None:
     """Print what a container wrote: its output to standard output, its errors to standard error."""
     with options.engine() as engine:
         lines = engine.containers.get(name).log_lines(
-            follow=follow, since_ns=_since(since), tail=None if tail in (None, "all") else _count(tail)
+            follow=follow,
+            since_ns=parse_time(since, field="since") or 0,
+            until_ns=parse_time(until, field="until"),
+            tail=None if tail in (None, "all") else _count(tail),
         )
         for line in lines:
             if as_json or options.json:
@@ -223,6 +250,8 @@ def describe_container(container: Container) -> dict[str, Any]:
         "state": status.state,
         "pid": status.pid,
         "started_ns": status.started_ns,
+        "restart_policy": container.restart_policy,
+        "restart_count": status.restart_count,
         "exit_code": status.exit.exit_code if status.exit else None,
         "exited_ns": status.exit.exited_ns if status.exit else None,
         "oom": status.exit.oom if status.exit else None,
@@ -234,6 +263,8 @@ def _status_text(facts: dict[str, Any]) -> str:
     if facts["exit_code"] is not None:
         why = ", out of memory" if facts["reason"] == "oom" else ""
         return f"exited ({facts['exit_code']}{why}) {age_text(facts['exited_ns'])}"
+    if facts["state"] == "restarting":
+        return f"restarting ({facts['restart_count']})"
     return f"{facts['state']} since {age_text(facts['started_ns'])}" if facts["started_ns"] else facts["state"]
 
 
@@ -241,15 +272,3 @@ def _count(text: str) -> int:
     if not text.isdigit():
         raise InvalidError(f'invalid --tail: {text!r}: expected a number or "all"', field="tail", value=text)
     return int(text)
-
-
-def _since(text: str | None) -> int:
-    if text is None:
-        return 0
-    try:
-        seconds = float(text) if text.replace(".", "", 1).isdigit() else datetime.fromisoformat(text).timestamp()
-    except ValueError as error:
-        raise InvalidError(
-            f"invalid --since: {text!r}: expected RFC 3339 or seconds since 1970", field="since", value=text
-        ) from error
-    return int(seconds * 1_000_000_000)

@@ -10,11 +10,12 @@ import click
 from pyctrd.cli.container_options import ContainerCommand, claim_file, container_options, wanted_options
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import pass_globals
+from pyctrd.cli.life import detach_keys_option, life_options, read_life_options
 from pyctrd.cli.options import platform_option, registry_options, verify_option
 from pyctrd.cli.output import complain, print_json
 from pyctrd.cli.progress import show_progress
 from pyctrd.cli.sizes import limit_option
-from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, InvalidError, PyctrdError
+from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, DetachedError, InvalidError, PyctrdError
 
 if TYPE_CHECKING:
     from pyctrd import Limits, Policy
@@ -47,7 +48,7 @@ def making_options(function: Any) -> Any:
         registry_options,
     ):
         function = option(function)
-    return function
+    return life_options(function)
 
 
 @click.command("run", cls=ContainerCommand, context_settings=_SETTINGS)
@@ -58,6 +59,7 @@ def making_options(function: Any) -> Any:
 @click.option("-i", "--interactive", is_flag=True, help="Send it this command's input.")
 @click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and print its id.")
+@detach_keys_option
 @pass_globals
 @click.pass_context
 def run_command(
@@ -106,7 +108,9 @@ def _run(
         _start_detached(container, chosen)
         return _tell(container, options)
     try:
-        return container.start_attached(terminal=terminal, stdin=stdin).exit_code
+        return container.start_attached(terminal=terminal, stdin=stdin, detach_keys=chosen["detach_keys"]).exit_code
+    except DetachedError:
+        return 0
     except PyctrdError:
         if container.status.state == "created":
             container.delete(force=True)  # it never ran: there is nothing in it to look at
@@ -116,7 +120,9 @@ def _run(
 def _create(engine: Engine, image: Image | None, command: tuple[str, ...], chosen: dict[str, Any]) -> Container:
     write_id = claim_file(chosen.get("cidfile"))
     try:
-        container = engine.containers.create(image, command, **wanted_options(chosen))
+        wanted = wanted_options(chosen)
+        wanted.update(read_life_options(chosen))
+        container = engine.containers.create(image, command, **wanted)
     except BaseException:
         write_id("")
         raise

@@ -45,6 +45,7 @@ REPAIRS = {
     ("volume", "unrecorded"): "it is moved to quarantine",
     ("container", "lost"): "it is deleted, if it does not run",
     ("container", "frozen"): "it goes on",
+    ("container", "orphaned"): "it is ended, and that is recorded",
 }
 
 
@@ -56,8 +57,8 @@ class Finding(NamedTuple):
             repository, "ingest", "snapshot", "volume", "container", or "file" for what is not pyctrd's.
         name: Which one: a digest, a reference, an id, a path.
         problem: What is wrong.
-        cause: The same in a word: "missing", "damaged", "unrecorded", "foreign", "incomplete", "left", "lost" or
-            "frozen".
+        cause: The same in a word: "missing", "damaged", "unrecorded", "foreign", "incomplete", "left", "lost",
+            "frozen" or "orphaned".
         repair: What ``check(repair=True)`` would do about it, or what it did, or why it could not.
         repaired: Whether it is as it should be now.
         namespace: Whose, for images, manifests and containers.
@@ -290,6 +291,10 @@ def _check_containers(rooms: Rooms, digests: bool) -> Iterator[Finding]:  # noqa
             if is_left_frozen(rooms, container):
                 problem = "is frozen by a process that is gone"
                 yield Finding("container", container.name, problem, "frozen", namespace=container.namespace)
+            bundle = rooms.bundle(container.namespace, container.id)
+            if rooms.runtime(container.runtime).is_orphan(container.id, bundle):
+                problem = "its shim was killed: its output goes nowhere, and nobody would see its end"
+                yield Finding("container", container.name, problem, "orphaned", namespace=container.namespace)
 
 
 # In this order: what a later one looks at, an earlier one has looked after.

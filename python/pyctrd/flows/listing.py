@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pyctrd.metadata.containers import ContainerRecord
 
 KEYS = ("name", "id", "label", "status", "exited", "ancestor", "image", "since", "before")
-ALIVE = ("running", "paused")
-STATES = ("created", "running", "paused", "stopped", "exited")
+ALIVE = ("running", "paused", "restarting")
+STATES = ("created", "running", "paused", "restarting", "stopped", "exited")
 # Who asks for these wants containers that do not run as well.
 _OF_ALL = ("status", "exited")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyctrd.runtime.stats import ContainerStats
 
 _NS = 1e-9
-STATES = ("created", "running", "paused", "stopped")
+STATES = ("created", "running", "paused", "restarting", "stopped")
 Sample = tuple[str, float]
 # Name, kind, help, and its value of a sample; None is left out.
 _STATS: tuple[tuple[str, str, str, Callable[[ContainerStats], float | None]], ...] = (

@@ -327,6 +327,11 @@ def _mend_container(rooms: Rooms, finding: Finding) -> tuple[str, bool]:
     if finding.cause == "frozen":
         thaw(rooms, record)
         return "goes on", True
+    if finding.cause == "orphaned":
+        from pyctrd.flows.runs import notice
+
+        notice(rooms, record)  # any look at it does the same
+        return "ended, and recorded as ended", True
     from pyctrd.flows.run import delete_container
 
     delete_container(rooms, record)

@@ -21,9 +21,11 @@ from pyctrd.flows.runs import notice, tell
 from pyctrd.flows.settle import join_again, name_files, settle_options
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
+from pyctrd.runtime.life import Life, is_wanted_stopped, write_life, write_policy
 from pyctrd.runtime.mounts import Volume
 from pyctrd.runtime.signals import signal_number
 from pyctrd.runtime.spec import RunOptions, build_spec
+from pyctrd.runtime.state import EXIT_RECORD
 from pyctrd.runtime.users import find_groups, find_user
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def create_container(
     labels: Mapping[str, str] | None = None,
     auto_remove: bool = False,
     stop_signal: str = "",
+    restart: str = "no",
+    life: Life | None = None,
 ) -> ContainerRecord:
     """Make a container: record it, then its root file system, mounted, and its bundle.
 
@@ -67,6 +71,8 @@ def create_container(
         labels: The caller's own.
         auto_remove: It is deleted when it ends.
         stop_signal: What ``stop`` sends first; "" is the image's, else SIGTERM.
+        restart: Its restart policy.
+        life: What its shim does for it; None is as by default.
 
     Raises:
         AlreadyExistsError: The name is taken.
@@ -107,6 +113,8 @@ def create_container(
         try:
             snapshotter.prepare(record.snapshot_key, layers)
             _make_bundle(rooms, record, config, options)
+            write_life(bundle_path(rooms, record), life or Life())
+            write_policy(bundle_path(rooms, record), restart)
         except BaseException:
             delete_container(rooms, record, force=True, volumes=True)
             raise
@@ -151,6 +159,9 @@ def start_container(
         ConflictError: It runs.
         RuncError: The runtime refused; the container stays, to be looked at and deleted.
     """
+    rooms.runtime(record.runtime).end_orphan(record.id, bundle_path(rooms, record))
+    if (bundle_path(rooms, record) / EXIT_RECORD).exists():
+        notice(rooms, record)  # the next start removes what the last one left, and with it how its runs ended
     # Nobody may freeze or reset its files between their mount and its start.
     with rootfs_lock(rooms, record, shared=True):
         mount_rootfs(rooms, record)
@@ -175,10 +186,12 @@ def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> 
         DeadlineError: The kernel could not end it.
     """
     bundle = bundle_path(rooms, record)
+    # Before the signal, and before the look: a run that its policy begins meanwhile is ended by the shim.
+    rooms.runtime(record.runtime).give_up_restarts(record.id, bundle)
     status = container_status(rooms, record)
     if status.exit is not None:
         return status.exit
-    _require(status, record, "stop", "running", "paused", "stopped")
+    _require(status, record, "stop", "running", "paused", "restarting", "stopped")
     _signal(rooms, record, signal_number(record.stop_signal))
     if status.state == "paused":
         with suppress(ConflictError, NotFoundError):  # somebody else let it go on, and it may have ended
@@ -200,6 +213,7 @@ def wait_container(rooms: Rooms, record: ContainerRecord, timeout: float | None)
         DeadlineError: ``timeout`` seconds went by.
     """
     thaw(rooms, record)
+    rooms.runtime(record.runtime).end_orphan(record.id, bundle_path(rooms, record))
     ended = rooms.runtime(record.runtime).wait(record.id, bundle_path(rooms, record), timeout)
     with _noticing:
         notice(rooms, record)
@@ -221,6 +235,7 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
     bundle = bundle_path(rooms, record)
     snapshotter = rooms.snapshotter_for(record.snapshot_key)
     if bundle.exists():
+        rooms.runtime(record.runtime).end_orphan(record.id, bundle)
         rooms.runtime(record.runtime).delete(record.id, bundle, force=force)
         notice(rooms, record)  # how it ended is known from here on by the event alone
         snapshotter.unmount(bundle / "rootfs")
@@ -262,11 +277,19 @@ def container_status(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
 def kill_container(rooms: Rooms, record: ContainerRecord, number: int) -> None:
     """Send a signal to its first process; one that is paused has it when it goes on, but for SIGKILL.
 
+    SIGKILL and its stop signal are the user's wish that it end: see ``stop``.
+
     Raises:
         ConflictError: It does not run.
     """
-    _require(container_status(rooms, record), record, "kill", "running", "paused")
-    rooms.runtime(record.runtime).kill(record.id, number)
+    status = container_status(rooms, record)
+    if number in (SIGKILL, signal_number(record.stop_signal)):
+        _require(status, record, "kill", "running", "paused", "restarting")
+        rooms.runtime(record.runtime).give_up_restarts(record.id, bundle_path(rooms, record))
+        _signal(rooms, record, number)
+    else:
+        _require(status, record, "kill", "running", "paused")
+        rooms.runtime(record.runtime).kill(record.id, number)
 
 
 def pause_container(rooms: Rooms, record: ContainerRecord) -> None:
@@ -374,9 +397,10 @@ def _signal(rooms: Rooms, record: ContainerRecord, number: int) -> None:
         rooms.runtime(record.runtime).kill(record.id, number)
     except (ConflictError, NotFoundError):
         # Without a pid namespace of its own, what its first process left may hold its output for a while after its end:
-        # the record of that is still to come then.
-        status = rooms.runtime(record.runtime).status(record.id, bundle_path(rooms, record))
-        if status.exit is None and status.state == "created":
+        # the record of that is still to come then. Between two runs there is nobody to hear it.
+        bundle = bundle_path(rooms, record)
+        status = rooms.runtime(record.runtime).status(record.id, bundle)
+        if status.exit is None and status.state == "created" and not is_wanted_stopped(bundle):
             raise
 
 

@@ -21,17 +21,31 @@ def notice(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
     Returns:
         Its state, as the runtime's files have it.
     """
+    rooms.runtime(record.runtime).end_orphan(record.id, rooms.bundle(record.namespace, record.id))
     status = _status(rooms, record)
     told = rooms.database.containers.told(record.namespace, record.id)
-    if told is not None and _is_news(status, told):
+    if told is not None and (_is_news(status, told) or _untold(rooms, record, status, told[1])):
         with rooms.database.note() as tx:
             # Looked at again: who waited for the transaction may have seen a run that is not the last one any more.
             status = _status(rooms, record)
+            told = tx.containers.told(record.namespace, record.id) or told
+            for ended in _untold(rooms, record, status, told[1]):
+                _tell_end(tx, record, ended)
             if status.exit is not None and status.started_ns:
                 _tell_end(tx, record, status.exit)
-            elif status.started_ns:
+            elif status.started_ns and status.state != "restarting":
                 tx.containers.tell_start(record.namespace, record.id, status.started_ns)
     return status
+
+
+def _untold(rooms: Rooms, record: ContainerRecord, status: ContainerStatus, told_end: int) -> list[ExitStatus]:
+    """The ends of runs that a restart policy let others follow, after the last one that was told."""
+    if not status.restart_count:
+        return []
+    from pyctrd.runtime.state import read_runs
+
+    runs = read_runs(rooms.bundle(record.namespace, record.id))
+    return [ended for ended in runs if ended.started_ns > told_end]
 
 
 def _tell_end(tx: Tables, record: ContainerRecord, ended: ExitStatus) -> None:
@@ -57,10 +71,12 @@ def notice_all(rooms: Rooms, namespace: str | None) -> None:
 
 def notice_ends(rooms: Rooms, namespace: str | None) -> None:
     """Tell of runs that were told to have begun, and have an exit record by now: one look at a file for each."""
+    from pyctrd.runtime.life import RUNS
     from pyctrd.runtime.state import EXIT_RECORD
 
     for record in rooms.database.containers.list_untold():
-        if namespace in (None, record.namespace) and (rooms.bundle(record.namespace, record.id) / EXIT_RECORD).exists():
+        bundle = rooms.bundle(record.namespace, record.id)
+        if namespace in (None, record.namespace) and ((bundle / EXIT_RECORD).exists() or (bundle / RUNS).exists()):
             notice(rooms, record)
 
 
@@ -72,6 +88,8 @@ def tell(rooms: Rooms, record: ContainerRecord, action: str) -> None:
 
 def _is_news(status: ContainerStatus, told: tuple[int, int]) -> bool:
     told_start, told_end = told
+    if status.state == "restarting":
+        return False  # its run has ended, which is among the runs
     return status.started_ns not in (0, told_start if status.exit is None else told_end)
 
 

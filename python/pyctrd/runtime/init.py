@@ -1,4 +1,4 @@
-"""A reaper as a container's first process: a small program of the host, bound into it.
+"""A reaper as a container's first process: the shim's own program, or another one of the host, bound into it.
 
 Spec:
     docker-run(1), ``--init``; elf(5).
@@ -11,10 +11,12 @@ import struct
 from collections.abc import Sequence
 
 from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
-from pyctrd.runtime.mounts import Bind
+from pyctrd.runtime.mounts import Bind, Tmpfs, Volume
+from pyctrd.runtime.shim import SHIM
 
-# In /dev, which is memory: nothing of it stays in the container's files.
-INIT = "/dev/init"
+# In /dev, which the runtime makes anew for each container: nothing appears in the root file system, be it read-only or
+# hostile, and no directory of the image need exist.
+INIT = "/dev/pyctrd-init"
 VARIABLE = "PYCTRD_INIT"
 PROGRAMS = ("docker-init", "catatonit", "tini-static", "tini")
 DIRECTORIES = ("/usr/libexec/podman", "/usr/libexec/docker")
@@ -27,7 +29,7 @@ def find_init(path: str = "") -> Bind:
     """The bind of a program that needs nothing of the container's files.
 
     Args:
-        path: Absolute, on the host; "" is ``$PYCTRD_INIT``, else the first that is installed.
+        path: Absolute, on the host; "" is ``$PYCTRD_INIT``, else the shim, else the first that is installed.
 
     Raises:
         NotFoundError: There is no such file.
@@ -40,27 +42,34 @@ def find_init(path: str = "") -> Bind:
         if not is_static(wanted):
             raise InvalidError(f"init: {wanted}: expected a statically linked program", field="init_path", value=wanted)
         return _bind(wanted)
+    if is_static(SHIM):
+        return _bind(os.fspath(SHIM))
     for name in PROGRAMS:
         for directory in (*os.get_exec_path(), *DIRECTORIES):
             candidate = f"{directory}/{name}"
             if os.access(candidate, os.X_OK) and is_static(candidate):
                 return _bind(candidate)
     raise UnsupportedError(
-        "unsupported: init: no small init is installed",
+        "unsupported: init: this build's shim needs the host's C library, and no small init is installed",
         feature="init",
-        needs=" or ".join(PROGRAMS),
+        needs="a shim that was linked statically, or " + " or ".join(PROGRAMS),
         hint="install one (Debian: apt-get install tini, or catatonit), or set PYCTRD_INIT to a static one",
     )
 
 
-def with_init(words: Sequence[str]) -> list[str]:
-    """The command, run by it."""
-    return [INIT, "--", *words]
+def with_init(words: Sequence[str], mounts: Sequence[Bind | Tmpfs | Volume]) -> list[str]:
+    """The command, run by what stands at ``INIT``."""
+    own = any(isinstance(mount, Bind) and mount == _bind(os.fspath(SHIM)) for mount in mounts)
+    return [INIT, *(("--as-init",) if own else ()), "--", *words]
 
 
-def is_static(path: str) -> bool:
+def is_static(path: str | os.PathLike[str]) -> bool:
     """Whether a program of this machine's kind needs no loader: nothing of its libraries is in a container."""
-    with open(path, "rb") as file:  # noqa: PTH123  # a path as it was found
+    try:
+        file = open(path, "rb")  # noqa: PTH123, SIM115  # a path as it was found
+    except FileNotFoundError:
+        return False
+    with file:
         head = file.read(64)
         if len(head) < 64 or not head.startswith(_ELF64_LITTLE):
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ import orjson
 from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError, naming
 from pyctrd.oci.hold import pause, waiting
-from pyctrd.runtime import cgroup, state
+from pyctrd.runtime import cgroup, life, state
 from pyctrd.runtime import terminal as terminals
 from pyctrd.runtime.execs import Execs, end_execs
 from pyctrd.runtime.logs import LogLine, read_log
@@ -143,6 +144,7 @@ class Runtime:
         directory = self._prepare(container_id, bundle)
         flags = {"terminal": terminal, "stdin": stdin, "attached": attached, "transient": transient}
         argv = self._argv(container_id, bundle, directory, [name for name, wanted in flags.items() if wanted])
+        argv += life.read_life(bundle).words
         words = [*argv, "--", *on_exit] if on_exit else argv
         connection = None
         try:
@@ -165,17 +167,24 @@ class Runtime:
         directory = self._directory(container_id)
         ended = state.read_exit(bundle)
         if ended is not None:
-            return ContainerStatus("stopped", started_ns=ended.started_ns, exit=ended)
+            running = state.read_running(directory)
+            count = 0 if running is None else running.restart_count
+            return ContainerStatus("stopped", started_ns=ended.started_ns, exit=ended, restart_count=count)
+        # Asked before it is read again: a shim that is gone by then has written all that it ever will.
         held = state.shim_pid(directory)
         running = state.read_running(directory)
         if running is None:
             return ContainerStatus("created")
+        if held and running.restarting:
+            return ContainerStatus("restarting", 0, running.started_ns, None, running.restart_count)
         if held or running.is_alive():
             frozen = cgroup.is_frozen(running.pid, cgroup.cgroup_form())
-            return ContainerStatus("paused" if frozen else "running", running.pid, running.started_ns)
+            return ContainerStatus(
+                "paused" if frozen else "running", running.pid, running.started_ns, None, running.restart_count
+            )
         # The shim may have written its record, and ended, since the first look.
-        ended = state.read_exit(bundle) or running.lost()
-        return ContainerStatus("stopped", started_ns=running.started_ns, exit=ended)
+        ended = state.read_exit(bundle) or self._last_seen(bundle, running)
+        return ContainerStatus("stopped", started_ns=ended.started_ns, exit=ended, restart_count=running.restart_count)
 
     def kill(self, container_id: str, signal: int) -> None:
         """Send a signal to the container's init.
@@ -245,6 +254,7 @@ class Runtime:
         stdout: int,
         stderr: int,
         terminal: bool = False,
+        detach_keys: str = "",
     ) -> ExitStatus:
         """Join descriptors of this process to the container until it ends.
 
@@ -258,11 +268,15 @@ class Runtime:
             stdout: Receives its output, and with a terminal everything.
             stderr: Receives its error output.
             terminal: Set this process's terminal raw, and keep the sizes alike.
+            detach_keys: Typed on it, they end this, and the container runs on; "" is none.
 
         Raises:
             ConflictError: It does not run.
+            DetachedError: The keys were typed.
+            InvalidError: They are none.
             OSError: The output cannot be written; the container runs on.
         """
+        keys = terminals.parse_keys(detach_keys) if terminal else b""
         directory = self._directory(container_id)
         connection = self._waiting.pop(container_id, None) or Connection.open(directory, Mode.STREAMS)
         if connection is None:
@@ -275,7 +289,7 @@ class Runtime:
                 forward_signals(control, size_of=size_of if terminal else None),
                 waiting(connection.interrupt),
             ):
-                record = copy_streams(connection, stdin=stdin, stdout=stdout, stderr=stderr)
+                record = copy_streams(connection, stdin=stdin, stdout=stdout, stderr=stderr, detach=keys)
         finally:
             connection.close()
             if control is not None:
@@ -301,19 +315,30 @@ class Runtime:
         *,
         follow: bool = False,
         since_ns: int = 0,
+        until_ns: int | None = None,
         tail: int | None = None,
     ) -> Iterator[LogLine]:
-        """The container's output so far, and with ``follow`` until it ends.
+        """The container's output so far, and with ``follow`` until it ends; its policy's restarts are no end.
 
         Args:
             container_id: Which one.
             bundle: Holds the log.
             follow: Wait for more.
             since_ns: Only what was written at this time or later, in nanoseconds since the epoch.
+            until_ns: Only what was written before this time; None is all.
             tail: Only so many of the lines already there; None is all.
+
+        Raises:
+            UnsupportedError: It was made with the log driver "none".
         """
+        if life.read_life(bundle).log_driver == "none":
+            raise UnsupportedError(
+                f"container {container_id}: has no log: it was made with the log driver none",
+                feature="reading the log",
+                needs="the log driver json-file or cri",
+            )
         directory = self._directory(container_id)
-        return read_log(bundle, directory, follow=follow, since_ns=since_ns, tail=tail)
+        return read_log(bundle, directory, follow=follow, since_ns=since_ns, until_ns=until_ns, tail=tail)
 
     def delete(self, container_id: str, bundle: Path, *, force: bool = False) -> None:
         """Give back all that the container holds outside its bundle. May be called again.
@@ -333,7 +358,7 @@ class Runtime:
         if waiting is not None:
             waiting.close()
         status = self.status(container_id, bundle)
-        if status.state in {"running", "paused"}:
+        if status.state in {"running", "paused", "restarting"}:
             if not force:
                 raise ConflictError(
                     f"container {container_id}: is {status.state}, must be stopped",
@@ -343,6 +368,7 @@ class Runtime:
                     allowed="created,stopped",
                     hint="stop it first, or force the deletion",
                 )
+            self.give_up_restarts(container_id, bundle)
             self._runc.delete(container_id)
         directory = self._directory(container_id)
         connection = Connection.open(directory, Mode.CONTROL)
@@ -353,6 +379,59 @@ class Runtime:
         end_execs(directory)
         with suppress(FileNotFoundError):
             _core.remove_tree(directory.parent, directory.name)
+
+    def give_up_restarts(self, container_id: str, bundle: Path) -> None:
+        """Record that the user wants the container to end, before anything is done about it; no policy starts it again.
+
+        Durable when this returns. One that waits for its next run stays as it was after the last one.
+        """
+        if life.want_stopped(bundle):
+            connection = Connection.open(self._directory(container_id), Mode.CONTROL)
+            if connection is not None:
+                # No signal at all: it wakes a shim that rests between two runs, and that looks then.
+                with connection, suppress(ConnectionError):
+                    connection.send(Kind.SIGNAL, b"\0")
+
+    def is_orphan(self, container_id: str, bundle: Path) -> bool:
+        """Whether its shim was killed: it started the container in this boot, holds it no more, and recorded no end."""
+        directory = self._directory(container_id)
+        running = state.read_running(directory)
+        if running is None or not running.is_of_this_boot() or state.shim_pid(directory):
+            return False
+        # Last: a shim lets go after it has written its record.
+        return state.read_exit(bundle) is None
+
+    def end_orphan(self, container_id: str, bundle: Path) -> bool:
+        """End a container whose shim was killed, give back what it holds of the runtime, and record its end.
+
+        It cannot be adopted: its output goes to pipes that nobody can open again, and how its process ends is told
+        to its parent alone, which is the host's init now. So it is ended, as containerd does.
+
+        Returns:
+            Whether there was anything to do. Nothing is done where another process is about it.
+        """
+        if not self.is_orphan(container_id, bundle):
+            return False
+        directory = self._directory(container_id)
+        with state.shim_lock(directory) as is_ours:
+            running = state.read_running(directory)
+            # Somebody else may have done this, and started it again, since the look.
+            if not is_ours or running is None or state.read_exit(bundle) is not None:
+                return False
+            was_alive = running.is_alive()
+            self._runc.delete(container_id)
+            ended = self._last_seen(bundle, running)
+            if was_alive:
+                error = "its shim was killed, and then it was"
+                ended = ExitStatus(128 + signal.SIGKILL, signal.SIGKILL, running.started_ns, time.time_ns(), error)
+            life.replace_durably(bundle / state.EXIT_RECORD, ended.to_json())
+        return True
+
+    @staticmethod
+    def _last_seen(bundle: Path, running: state.Running) -> ExitStatus:
+        """How a container ended whose shim was killed: as it wrote before that, or nobody knows."""
+        runs = state.read_runs(bundle)
+        return runs[-1] if runs and runs[-1].started_ns == running.started_ns else running.lost()
 
     def _prepare(self, container_id: str, bundle: Path) -> Path:
         """The shim's directory, with nothing of an earlier run in it or in the bundle."""
@@ -366,7 +445,7 @@ class Runtime:
         if not (bundle / "config.json").is_file():
             raise NotFoundError(f"bundle not found: {bundle}", kind="bundle", name=str(bundle))
         status = self.status(container_id, bundle)
-        if status.state in {"running", "paused"}:
+        if status.state in {"running", "paused", "restarting"}:
             raise ConflictError(
                 f"container {container_id}: is {status.state} already",
                 kind="container",
@@ -377,11 +456,14 @@ class Runtime:
         if status.state == "stopped":
             self.delete(container_id, bundle)
         directory = self._directory(container_id)
+        if self._runc.knows(container_id) and not state.shim_pid(directory):
+            self._runc.delete(container_id)  # of a shim that was killed before it could say what it had started
         self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (directory.parent, directory):
             path.mkdir(mode=0o700, exist_ok=True)
         for stale in (bundle / state.EXIT_RECORD, directory / state.RUNNING_RECORD, directory / "runtime.log"):
             stale.unlink(missing_ok=True)
+        life.forget_runs(bundle)
         return directory
 
     def _argv(self, container_id: str, bundle: Path, directory: Path, flags: Iterable[str]) -> list[str]:
@@ -432,10 +514,14 @@ class Runtime:
                 state="created",
                 allowed="running,paused,stopped",
             )
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            pidfd = os.pidfd_open(running.pid)
+            # While its policy waits there is no process: then the shim alone can tell.
+            pidfd = -1 if running.restarting else os.pidfd_open(running.pid)
         except ProcessLookupError:
-            return self._record_of(container_id, bundle, running)
+            pidfd = -1
+        if pidfd < 0:
+            return self._record_of(container_id, bundle, deadline)
         bell = -1
         try:
             bell = os.eventfd(0, os.EFD_CLOEXEC)
@@ -446,23 +532,29 @@ class Runtime:
                 # Checked once the descriptor holds the process, so that it is not another one with its number.
                 is_over = not running.is_alive() or bool(poll.poll(None if timeout is None else timeout * 1000))
             if not is_over:
-                raise DeadlineError(
-                    f"container {container_id}: did not end within {timeout:g} seconds",
-                    operation="exit of the container",
-                    timeout_seconds=timeout,
-                )
+                raise _not_ended(container_id, timeout)
         finally:
             if bell >= 0:
                 os.close(bell)
             os.close(pidfd)
-        return self._record_of(container_id, bundle, running)
+        return self._record_of(container_id, bundle, deadline)
 
-    def _record_of(self, container_id: str, bundle: Path, running: state.Running) -> ExitStatus:
-        """How a process that is over ended. A shim that did not listen, to one client too many, writes it down soon."""
-        deadline = time.monotonic() + FINISH_SECONDS
+    def _record_of(self, container_id: str, bundle: Path, deadline: float | None) -> ExitStatus:
+        """How a process that is over ended. A shim that did not listen, to one client too many, writes it down soon.
+
+        Where it starts the container again instead, that may be never: then the caller's deadline counts.
+        """
+        directory = self._directory(container_id)
+        finished = time.monotonic() + FINISH_SECONDS
         while (ended := state.read_exit(bundle)) is None:
-            if not state.shim_pid(self._directory(container_id)) or time.monotonic() > deadline:
-                return state.read_exit(bundle) or running.lost()
+            now = time.monotonic()
+            is_final = life.read_policy(bundle) == "no"
+            if not state.shim_pid(directory) or (is_final and now > finished):
+                running = state.read_running(directory)
+                lost = ExitStatus(state.UNKNOWN_EXIT_CODE) if running is None else self._last_seen(bundle, running)
+                return state.read_exit(bundle) or lost
+            if not is_final and deadline is not None and now > deadline:
+                raise _not_ended(container_id, None)
             pause(RECORD_SECONDS)
         return ended
 
@@ -474,3 +566,10 @@ def _flush_directory(directory: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _not_ended(container_id: str, timeout: float | None) -> DeadlineError:
+    within = "in time" if timeout is None else f"within {timeout:g} seconds"
+    return DeadlineError(
+        f"container {container_id}: did not end {within}", operation="exit of the container", timeout_seconds=timeout
+    )

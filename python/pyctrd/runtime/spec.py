@@ -146,7 +146,7 @@ def _arguments(config: ImageConfig, options: RunOptions) -> list[str]:
         raise InvalidError("init: needs a pid namespace of its own: it has to be the first process", field="init")
     from pyctrd.runtime.init import with_init
 
-    return with_init(words)
+    return with_init(words, options.mounts)
 
 
 def _environment(config: ImageConfig, options: RunOptions, user: User, hostname: str) -> list[str]:

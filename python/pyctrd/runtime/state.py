@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ import orjson
 from pyctrd.errors import InvalidError
 from pyctrd.oci.value import NamedTuple
 from pyctrd.runtime.boot import BOOT_ID
+from pyctrd.runtime.life import RUNS
 
 EXIT_RECORD = "exit.json"
 RUNNING_RECORD = "shim.json"
@@ -24,7 +27,7 @@ OOM_EXIT_CODE = 137  # 128 and SIGKILL
 # struct flock of every 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
 
-State = Literal["created", "running", "paused", "stopped"]
+State = Literal["created", "running", "paused", "restarting", "stopped"]
 
 
 class ExitStatus(NamedTuple):
@@ -76,21 +79,29 @@ class ExitStatus(NamedTuple):
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidError(f"{EXIT_RECORD}: {error!r}", field=EXIT_RECORD) from error
 
+    def to_json(self) -> bytes:
+        """The record's text, as the shim writes it."""
+        values = self._asdict()
+        return orjson.dumps({"exit_status": values.pop("exit_code"), **values}) + b"\n"
+
 
 class ContainerStatus(NamedTuple):
     """Where a container is in its life.
 
     Attributes:
-        state: "created" (never started, or being started), "running", "paused" or "stopped".
+        state: "created" (never started, or being started), "running", "paused", "restarting" (its restart policy waits
+            before the next run) or "stopped".
         pid: Of init on the host; 0 unless it runs.
-        started_ns: Since the epoch; 0 where unknown.
+        started_ns: Since the epoch; 0 where unknown. Of the run before, while it is "restarting".
         exit: Set when stopped.
+        restart_count: How often its policy has started it again, since a user did.
     """
 
     state: State
     pid: int = 0
     started_ns: int = 0
     exit: ExitStatus | None = None
+    restart_count: int = 0
 
 
 class Running(NamedTuple):
@@ -101,16 +112,24 @@ class Running(NamedTuple):
         start_ticks: Its start time, so that another process with this pid is not taken for it.
         boot_id: Of the boot that both belong to.
         started_ns: Since the epoch.
+        restart_count: How often a policy has started it again.
+        restarting: The run has ended, and another one is to come.
     """
 
     pid: int
     start_ticks: int
     boot_id: str
     started_ns: int
+    restart_count: int = 0
+    restarting: bool = False
 
     def is_alive(self) -> bool:
         """Whether this very process still runs; one that has ended and waits to be reaped does not."""
         return process_start_ticks(self.pid) == self.start_ticks and BOOT_ID.read_text().strip() == self.boot_id
+
+    def is_of_this_boot(self) -> bool:
+        """Whether the machine has been up since."""
+        return BOOT_ID.read_text().strip() == self.boot_id
 
     def lost(self) -> ExitStatus:
         """The status of a container whose end nobody saw."""
@@ -125,6 +144,12 @@ def read_exit(bundle: Path) -> ExitStatus | None:
     return None if body is None else ExitStatus.parse(body)
 
 
+def read_runs(bundle: Path) -> list[ExitStatus]:
+    """How runs ended that a restart policy let others follow, oldest first; the last sixteen are kept."""
+    body = _read(bundle / RUNS)
+    return [] if body is None else [ExitStatus.parse(line) for line in body.splitlines()]
+
+
 def read_running(directory: Path) -> Running | None:
     """What the shim wrote into its directory; None where it has started nothing yet."""
     body = _read(directory / RUNNING_RECORD)
@@ -137,6 +162,8 @@ def read_running(directory: Path) -> Running | None:
             start_ticks=int(values["start_ticks"]),
             boot_id=str(values["boot_id"]),
             started_ns=int(values["started_ns"]),
+            restart_count=int(values.get("restart_count", 0)),
+            restarting=bool(values.get("restarting", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidError(f"{RUNNING_RECORD}: {error!r}", field=RUNNING_RECORD) from error
@@ -154,6 +181,21 @@ def shim_pid(directory: Path) -> int:
     finally:
         os.close(fd)
     return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+
+@contextmanager
+def shim_lock(directory: Path) -> Iterator[bool]:
+    """Keep a shim from starting for the length of a ``with`` block; False where another process has the lock."""
+    fd = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
 
 
 def process_start_ticks(pid: int) -> int | None:

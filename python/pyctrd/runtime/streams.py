@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pyctrd.errors import DetachedError
 from pyctrd.runtime import terminal as terminals
 from pyctrd.runtime.shim import Connection, Kind, encode
 
@@ -71,19 +72,23 @@ def _send(control: Connection, kind: Kind, payload: bytes) -> None:
         return  # the container has just ended: there is nobody to tell
 
 
-def copy_streams(connection: Connection, *, stdin: int | None, stdout: int, stderr: int) -> bytes | None:
+def copy_streams(
+    connection: Connection, *, stdin: int | None, stdout: int, stderr: int, detach: bytes = b""
+) -> bytes | None:
     """Copy until the container ends: the exit record, or None where the shim went first.
 
     Raises:
+        DetachedError: ``detach`` was among the input.
         OSError: Output cannot be written; the container runs on.
     """
-    return _Copier(connection, stdin, {Kind.STDOUT: stdout, Kind.STDERR: stderr}).run()
+    return _Copier(connection, stdin, {Kind.STDOUT: stdout, Kind.STDERR: stderr}, detach).run()
 
 
 class _Copier:
     """One attachment. Input never waits for output, nor output for input: either may be stuck."""
 
-    def __init__(self, connection: Connection, stdin: int | None, outputs: dict[int, int]) -> None:
+    def __init__(self, connection: Connection, stdin: int | None, outputs: dict[int, int], detach: bytes) -> None:
+        self._keys = terminals.Keys(detach)
         self._connection = connection
         self._stdin = stdin
         self._outputs = outputs
@@ -126,6 +131,14 @@ class _Copier:
             data = b""  # a terminal that hung up, or one that this process may not read in the background
         if not data:
             self._stdin = None
+        else:
+            data, is_left = self._keys.pass_on(data)
+            if is_left:
+                if data:
+                    self._connection.send(Kind.STDIN, data)
+                raise DetachedError("detached by keys; the container runs on")
+            if not data:
+                return  # what may be the beginning of the keys
         self._unsent = memoryview(encode(Kind.STDIN, data) if data else encode(Kind.STDIN_EOF))
         self._send()
 

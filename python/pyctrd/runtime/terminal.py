@@ -8,6 +8,11 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyctrd.errors import InvalidError
+
+# Docker's and Podman's.
+DETACH_KEYS = "ctrl-p,ctrl-q"
+
 
 def size(fd: int) -> tuple[int, int] | None:
     """Rows and columns; None where ``fd`` is no terminal."""
@@ -30,6 +35,57 @@ def raw(fd: int | None) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def parse_keys(text: str) -> bytes:
+    """What ``ctrl-p,ctrl-q`` or ``ctrl-],a`` sends on a terminal; b"" for "", which is no keys.
+
+    Raises:
+        InvalidError: A key is none.
+    """
+    return b"".join(_parse_key(word) for word in text.split(",")) if text else b""
+
+
+def _parse_key(word: str) -> bytes:
+    name = word.removeprefix("ctrl-")
+    if len(name) == 1 and name.isascii() and name.isprintable():
+        # A letter, or one of @ [ \\ ] ^ _: the keys that have a control code.
+        code = ord(name.upper()) - 64
+        if name == word:
+            return name.encode()
+        if 0 <= code < 32:
+            return bytes((code,))
+    raise InvalidError(
+        f"invalid detach keys: {word!r}: expected a character, or ctrl- and a letter or one of @ [ \\ ] ^ _",
+        field="detach_keys",
+        value=word,
+    )
+
+
+class Keys:
+    """Input that is looked through for a sequence of keys, which may come in any number of reads.
+
+    Args:
+        wanted: The sequence; b"" is never found.
+    """
+
+    def __init__(self, wanted: bytes) -> None:
+        self._wanted = wanted
+        self._held = b""
+
+    def pass_on(self, data: bytes) -> tuple[bytes, bool]:
+        """What is to be sent of this, and whether the sequence is whole: what comes behind it is dropped then."""
+        if not self._wanted:
+            return data, False
+        text = self._held + data
+        at = text.find(self._wanted)
+        if at >= 0:
+            self._held = b""
+            return text[:at], True
+        # The beginning of the sequence at the end of what was typed is not sent until it is known to be none.
+        length = next(n for n in range(len(self._wanted) - 1, -1, -1) if text.endswith(self._wanted[:n]))
+        self._held = text[len(text) - length :]
+        return text[: len(text) - length], False
 
 
 def encode_size(rows: int, columns: int) -> bytes:

@@ -3,7 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Command;
+use std::str::FromStr;
 use std::time::Duration;
+
+use crate::log::Form;
+use crate::rotate::Bounds;
 
 /// What to run and how to hold it.
 #[derive(Default)]
@@ -31,6 +35,10 @@ pub(crate) struct Args {
     pub(crate) process: Option<PathBuf>,
     /// How long that process, and what it starts, may run.
     pub(crate) timeout: Option<Duration>,
+    /// How the log is written.
+    pub(crate) log_form: Form,
+    /// How large it may become.
+    pub(crate) log_bounds: Bounds,
     /// A command to run when all is over.
     pub(crate) on_exit: Vec<OsString>,
 }
@@ -53,6 +61,9 @@ impl Args {
                 "--stdin" => args.stdin = true,
                 "--attached" => args.attached = true,
                 "--transient" => args.transient = true,
+                "--log-driver" => args.log_form = read(&word, &value()?, Form::parse)?,
+                "--log-max-bytes" => args.log_bounds.max_bytes = number(&word, &value()?)?,
+                "--log-max-files" => args.log_bounds.max_files = number(&word, &value()?)?,
                 "--" => {
                     args.on_exit = words.collect();
                     break;
@@ -86,4 +97,13 @@ impl Args {
 fn milliseconds(text: &OsStr) -> Result<Duration, String> {
     let number = text.to_str().and_then(|text| text.parse().ok());
     number.map(Duration::from_millis).ok_or_else(|| format!("{}: expected milliseconds", text.display()))
+}
+
+fn number<T: FromStr>(name: &OsStr, value: &OsStr) -> Result<T, String> {
+    read(name, value, |text| text.parse().ok())
+}
+
+fn read<T>(name: &OsStr, value: &OsStr, parse: impl Fn(&str) -> Option<T>) -> Result<T, String> {
+    let found = value.to_str().and_then(parse);
+    found.ok_or_else(|| format!("{}: cannot be {}", name.display(), value.display()))
 }

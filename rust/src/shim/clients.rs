@@ -31,6 +31,8 @@ pub(crate) struct Client {
     inbox: Vec<u8>,
     outbox: Vec<u8>,
     gone: bool,
+    /// It has said that no more input comes.
+    ended: bool,
 }
 
 /// What a client asks for.
@@ -50,11 +52,12 @@ pub(crate) struct Clients {
     listener: Option<UnixListener>,
     list: Vec<Client>,
     foreground_wanted: bool,
+    input_over: bool,
 }
 
 impl Clients {
     pub(crate) fn new(listener: UnixListener) -> Self {
-        Self { listener: Some(listener), list: Vec::new(), foreground_wanted: false }
+        Self { listener: Some(listener), list: Vec::new(), foreground_wanted: false, input_over: false }
     }
 
     /// Waits for the first client that wants the streams; false where the engine is gone instead.
@@ -171,11 +174,11 @@ impl Clients {
         self.list.iter().all(|c| !c.foreground || c.outbox.len() < FOREGROUND_HIGH_WATER_BYTES)
     }
 
-    /// Forgets those who left; whether the foreground client was among them.
+    /// Forgets those who left; whether the foreground client has left, or ended its input, be it in an earlier run.
     pub(crate) fn sweep(&mut self) -> bool {
-        let left = self.list.iter().any(|client| client.gone && client.foreground);
+        self.input_over |= self.list.iter().any(|client| client.foreground && (client.gone || client.ended));
         self.list.retain(|client| !client.gone);
-        left
+        self.input_over
     }
 
     /// Sends what fits, waiting for nobody.
@@ -228,6 +231,7 @@ impl Clients {
                     inbox: Vec::new(),
                     outbox: Vec::new(),
                     gone: false,
+                    ended: false,
                 });
             }
         }
@@ -298,7 +302,10 @@ impl Client {
                             to.push(Request::Stdin(payload));
                         }
                         // An onlooker's end is not the container's: only who started it may end its input.
-                        (Kind::StdinEof, _) if self.foreground => to.push(Request::StdinEof),
+                        (Kind::StdinEof, _) if self.foreground => {
+                            self.ended = true;
+                            to.push(Request::StdinEof);
+                        }
                         (Kind::StdinEof, _) => {}
                         (Kind::Resize, &[a, b, c, d]) => {
                             to.push(Request::Resize(u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])));

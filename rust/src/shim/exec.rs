@@ -76,7 +76,7 @@ fn hold(args: &Args, report: &mut Report) -> io::Result<bool> {
 fn start(args: &Args, report: &Report) -> io::Result<Launched> {
     let launched = launch::launch(args, report)?;
     if let Launched::Running(Container { init, .. }) = &launched {
-        record::write_running(*init, record::now_ns())?;
+        record::write_running(*init, record::now_ns(), 0)?;
     }
     Ok(launched)
 }

@@ -1,13 +1,37 @@
-//! The container's log: one JSON object a line, as Docker's json-file driver writes it.
+//! The container's log: a line for each line of output, in one of two forms.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::path::Path;
 
 use crate::record;
+use crate::rotate::{Bounds, Files};
 
 /// A longer line is written in parts, each without its newline, as Docker does.
 const LINE_MAX_BYTES: usize = 16 << 10;
+
+/// How a line is written.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One JSON object a line, as Docker's json-file driver writes it.
+    #[default]
+    JsonFile,
+    /// Time, stream, "F" for a whole line or "P" for a part of one, and the text, as the kubelet reads it.
+    Cri,
+    /// Nothing is written.
+    None,
+}
+
+impl Form {
+    /// Reads the name that a user gives.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        match name {
+            "json-file" => Some(Self::JsonFile),
+            "cri" => Some(Self::Cri),
+            "none" => Some(Self::None),
+            _ => None,
+        }
+    }
+}
 
 /// Where bytes came from.
 #[derive(Clone, Copy)]
@@ -27,31 +51,26 @@ impl Source {
     }
 }
 
-/// The log file, and the beginnings of lines that have not ended yet.
+/// The log's files, and the beginnings of lines that have not ended yet.
 pub(crate) struct Log {
-    file: File,
+    files: Option<Files>,
+    form: Form,
     partial: [Vec<u8>; 2],
     failure: Option<io::Error>,
 }
 
 impl Log {
-    /// Opens for appending. A line that a crash cut off is ended, so that the next one is whole.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut file = File::options().read(true).append(true).create(true).mode(0o600).open(path)?;
-        if file.metadata()?.len() > 0 {
-            let mut last = [0];
-            file.seek(SeekFrom::End(-1))?;
-            file.read_exact(&mut last)?;
-            if last != *b"\n" {
-                file.write_all(b"\n")?;
-            }
-        }
-        Ok(Self { file, partial: [Vec::new(), Vec::new()], failure: None })
+    /// Opens for appending.
+    pub(crate) fn open(path: &Path, form: Form, bounds: Bounds) -> io::Result<Self> {
+        let files = if form == Form::None { None } else { Some(Files::open(path, bounds)?) };
+        Ok(Self { files, form, partial: [Vec::new(), Vec::new()], failure: None })
     }
 
     /// Takes output; whether a line was written.
     pub(crate) fn write(&mut self, source: Source, mut bytes: &[u8]) -> bool {
+        if self.files.is_none() {
+            return false;
+        }
         let mut text = Vec::new();
         let now = record::now_ns();
         while !bytes.is_empty() {
@@ -63,11 +82,11 @@ impl Log {
             held.extend_from_slice(&bytes[..taken]);
             bytes = &bytes[taken..];
             if newline.is_some() {
-                write_line(&mut text, held, source, now);
+                write_line(&mut text, self.form, held, source, now);
                 held.clear();
             } else if held.len() == LINE_MAX_BYTES {
                 let cut = character_boundary(held);
-                write_line(&mut text, &held[..cut], source, now);
+                write_line(&mut text, self.form, &held[..cut], source, now);
                 held.drain(..cut);
             }
         }
@@ -80,7 +99,7 @@ impl Log {
         for source in [Source::Stdout, Source::Stderr] {
             let held = std::mem::take(&mut self.partial[source as usize]);
             if !held.is_empty() {
-                write_line(&mut text, &held, source, record::now_ns());
+                write_line(&mut text, self.form, &held, source, record::now_ns());
             }
         }
         self.append(&text);
@@ -92,7 +111,7 @@ impl Log {
             return false;
         }
         // A full disk must not stop the container; the exit record says that lines are missing.
-        if let Err(error) = self.file.write_all(text) {
+        if let Some(Err(error)) = self.files.as_mut().map(|files| files.append(text)) {
             self.failure.get_or_insert(error);
         }
         true
@@ -111,7 +130,15 @@ fn character_boundary(bytes: &[u8]) -> usize {
     if lead > 0 && lead + length > bytes.len() { lead } else { bytes.len() }
 }
 
-fn write_line(to: &mut Vec<u8>, line: &[u8], source: Source, now_ns: u64) {
+fn write_line(to: &mut Vec<u8>, form: Form, line: &[u8], source: Source, now_ns: u64) {
+    match form {
+        Form::JsonFile => write_json(to, line, source, now_ns),
+        Form::Cri => write_cri(to, line, source, now_ns),
+        Form::None => {}
+    }
+}
+
+fn write_json(to: &mut Vec<u8>, line: &[u8], source: Source, now_ns: u64) {
     to.reserve(line.len() + 80);
     to.extend_from_slice(b"{\"log\":\"");
     escape(to, line);
@@ -120,6 +147,18 @@ fn write_line(to: &mut Vec<u8>, line: &[u8], source: Source, now_ns: u64) {
     to.extend_from_slice(b"\",\"time\":\"");
     to.extend_from_slice(record::rfc3339(now_ns).as_bytes());
     to.extend_from_slice(b"\"}\n");
+}
+
+/// A part of a line is told apart by its tag, since every line of the file ends with a newline.
+fn write_cri(to: &mut Vec<u8>, line: &[u8], source: Source, now_ns: u64) {
+    let (text, tag) = line.strip_suffix(b"\n").map_or((line, " P "), |text| (text, " F "));
+    to.reserve(line.len() + 48);
+    to.extend_from_slice(record::rfc3339(now_ns).as_bytes());
+    to.push(b' ');
+    to.extend_from_slice(source.name().as_bytes());
+    to.extend_from_slice(tag.as_bytes());
+    to.extend_from_slice(text);
+    to.push(b'\n');
 }
 
 /// Appends the inside of a JSON string; what is not UTF-8 becomes U+FFFD.
@@ -139,5 +178,50 @@ pub(crate) fn escape(to: &mut Vec<u8>, bytes: &[u8]) {
         if !chunk.invalid().is_empty() {
             to.extend_from_slice("\u{fffd}".as_bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(form: Form, chunks: &[&[u8]]) -> String {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let mut log = Log::open(&path, form, Bounds::default()).expect("it opens");
+        for chunk in chunks {
+            log.write(Source::Stdout, chunk);
+        }
+        assert_eq!(log.close(), "");
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    #[test]
+    fn cri_lines_say_whether_they_are_whole() {
+        let text = written(Form::Cri, &[b"whole\nbe", b"gun\nleft \"open\""]);
+        let lines: Vec<&str> = text.lines().map(|line| &line[30..]).collect();
+        assert_eq!(lines, [" stdout F whole", " stdout F begun", " stdout P left \"open\""]);
+        assert_eq!(&text[4..5], "-");
+        assert_eq!(&text[29..30], "Z");
+    }
+
+    #[test]
+    fn a_long_line_is_parted_in_both_forms() {
+        let long = [b"x".repeat(LINE_MAX_BYTES + 3), b"\n".to_vec()].concat();
+        let cri = written(Form::Cri, &[&long]);
+        let tags: Vec<&str> = cri.lines().map(|line| &line[38..39]).collect();
+        assert_eq!(tags, ["P", "F"]);
+        assert_eq!(written(Form::JsonFile, &[&long]).lines().count(), 2);
+    }
+
+    #[test]
+    fn none_writes_nothing() {
+        assert_eq!(written(Form::None, &[b"lost\n"]), "");
+    }
+
+    #[test]
+    fn forms_are_read_by_name() {
+        assert!(Form::parse("cri") == Some(Form::Cri) && Form::parse("none") == Some(Form::None));
+        assert!(Form::parse("syslog").is_none());
     }
 }

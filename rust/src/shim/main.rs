@@ -13,11 +13,14 @@ mod args;
 mod clients;
 mod exec;
 mod frame;
+mod init;
 mod launch;
 mod log;
 mod oom;
 mod record;
 mod report;
+mod restart;
+mod rotate;
 mod stdin;
 mod supervisor;
 mod tree;
@@ -29,6 +32,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use crate::args::Args;
 use crate::clients::Clients;
@@ -37,6 +41,7 @@ use crate::log::Log;
 use crate::oom::Counter;
 use crate::record::Exit;
 use crate::report::Report;
+use crate::restart::Restarts;
 use crate::supervisor::Supervisor;
 
 /// The attach socket's name in the state directory, which is the working directory: a relative
@@ -44,7 +49,11 @@ use crate::supervisor::Supervisor;
 const SOCKET: &str = "attach.sock";
 
 fn main() -> ExitCode {
-    let args = match Args::parse(std::env::args_os().skip(1)) {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(command) = init::command(&words) {
+        return init::run(command);
+    }
+    let args = match Args::parse(words.into_iter()) {
         Ok(args) => args,
         Err(message) => {
             eprintln!("pyctrd-shim: {message}");
@@ -98,7 +107,7 @@ fn detach() -> io::Result<Side> {
 /// One container, from before its start until its last client has heard of its end.
 fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     let lock = take_directory(args)?;
-    let mut log = Log::open(&args.bundle.join("log"))?;
+    let mut log = Log::open(&args.bundle.join("log"), args.log_form, args.log_bounds)?;
     let mut clients = Clients::new(listen()?);
     report.ready();
     if args.attached && !clients.wait_for_foreground(report)? {
@@ -115,9 +124,11 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
         Launched::Cancelled => return remove(SOCKET),
     };
     let started_ns = record::now_ns();
-    record::write_running(launched.init, started_ns)?;
+    record::write_running(launched.init, started_ns, 0)?;
     report.started(launched.init)?;
-    let recorded = hold(args, launched, started_ns, &mut clients, &mut log)?;
+    let first = hold(args, launched, started_ns, &mut clients, &mut log)?;
+    let last = follow(args, first, report, &mut clients, &mut log)?;
+    let recorded = record(args, &last, &mut clients);
     delete(args);
     remove(SOCKET)?;
     clients.stop_listening();
@@ -145,7 +156,7 @@ fn take_directory(args: &Args) -> io::Result<OwnedFd> {
     Ok(lock)
 }
 
-/// The container's life, until its end is recorded and told; whether the record could be written.
+/// One run of the container, until its end.
 ///
 /// An error is the shim's own: the container may still run, and is left alone.
 fn hold(
@@ -154,20 +165,60 @@ fn hold(
     started_ns: u64,
     clients: &mut Clients,
     log: &mut Log,
-) -> io::Result<io::Result<()>> {
+) -> io::Result<Exit> {
     let oom = Counter::find(container.init, &args.id.to_string_lossy());
     let mut supervisor = Supervisor::new(container, args.attached, clients, Some(log));
     let status = supervisor.run()?;
     let exited_ns = record::now_ns();
     supervisor.drain()?;
-    let exit = Exit { status, started_ns, exited_ns, oom: oom.has_killed(), error: log.close() };
+    Ok(Exit { status, started_ns, exited_ns, oom: oom.has_killed(), error: log.close() })
+}
+
+/// The runs that the restart policy wants after the first: how the last one ended.
+fn follow(
+    args: &Args,
+    first: Exit,
+    report: &Report,
+    clients: &mut Clients,
+    log: &mut Log,
+) -> io::Result<Exit> {
+    let mut restarts = Restarts::new(&args.bundle);
+    let mut exit = first;
+    while restarts.follows(&exit)? {
+        delete(args);
+        if !restarts.rest(clients)? {
+            break;
+        }
+        match launch::launch(args, report)? {
+            Launched::Running(container) => {
+                let started_ns = record::now_ns();
+                record::write_running(container.init, started_ns, restarts.count)?;
+                if restarts.is_stopped() {
+                    // Whoever wanted that found nothing to send a signal to.
+                    let _ = rustix::process::pidfd_send_signal(&container.pidfd, Signal::KILL);
+                }
+                exit = hold(args, container, started_ns, clients, log)?;
+            }
+            Launched::Failed { message, .. } => {
+                let line = message.lines().last().unwrap_or_default().to_owned();
+                exit.error = format!("cannot be started again: {line}");
+                break;
+            }
+            Launched::Cancelled => break, // nobody can any more: the engine's pipe is closed
+        }
+    }
+    Ok(exit)
+}
+
+/// Writes down how the container ended, then tells it; whether it could be written.
+fn record(args: &Args, exit: &Exit, clients: &mut Clients) -> io::Result<()> {
     let text = exit.to_json();
     // On disk first: a waiter that was told may act on it, and a crash must not take it back.
     let write = if args.transient { record::write_whole } else { record::write_durably };
     let recorded = write(&args.bundle, "exit.json", text.as_bytes());
     clients.exit(text.as_bytes());
     clients.flush();
-    Ok(recorded)
+    recorded
 }
 
 fn listen() -> io::Result<UnixListener> {

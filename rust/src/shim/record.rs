@@ -25,6 +25,11 @@ pub(crate) struct Exit {
 }
 
 impl Exit {
+    /// Whether it ended otherwise than with status 0.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.status.and_then(WaitStatus::exit_status) != Some(0)
+    }
+
     /// The text of `exit.json`.
     pub(crate) fn to_json(&self) -> String {
         let signal = self.status.and_then(WaitStatus::terminating_signal).unwrap_or(0);
@@ -43,14 +48,22 @@ impl Exit {
 }
 
 /// Writes `shim.json` into the state directory, which is lost at reboot: so need not be durable.
-pub(crate) fn write_running(init: Pid, started_ns: u64) -> io::Result<()> {
+pub(crate) fn write_running(init: Pid, started_ns: u64, restarts: u32) -> io::Result<()> {
     // A pid may be used again; a pid with its start time is not, within one boot.
-    let ticks = start_ticks(init).unwrap_or(0);
+    write_state(init.as_raw_pid(), start_ticks(init).unwrap_or(0), started_ns, restarts, false)
+}
+
+/// The same while nothing runs and the next start is awaited; `started_ns` is of the run that has ended.
+pub(crate) fn write_restarting(started_ns: u64, restarts: u32) -> io::Result<()> {
+    write_state(0, 0, started_ns, restarts, true)
+}
+
+fn write_state(pid: i32, ticks: u64, started_ns: u64, restarts: u32, waits: bool) -> io::Result<()> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let text = format!(
-        "{{\"shim_pid\":{},\"pid\":{},\"start_ticks\":{ticks},\"boot_id\":\"{}\",\"started_ns\":{started_ns}}}\n",
+        "{{\"shim_pid\":{},\"pid\":{pid},\"start_ticks\":{ticks},\"boot_id\":\"{}\",\"started_ns\":{started_ns},\
+         \"restart_count\":{restarts},\"restarting\":{waits}}}\n",
         std::process::id(),
-        init.as_raw_pid(),
         boot.trim()
     );
     write_whole(Path::new("."), "shim.json", text.as_bytes())

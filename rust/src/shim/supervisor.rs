@@ -231,7 +231,7 @@ impl<'a> Supervisor<'a> {
     /// Reaps init and whatever else was left to this process.
     fn reap(&self) -> io::Result<Option<WaitStatus>> {
         let status = rustix::process::waitpid(Some(self.init), WaitOptions::empty())?;
-        while let Ok(Some(_)) = rustix::process::waitpid(None, WaitOptions::NOHANG) {}
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
         Ok(status.map(|(_, status)| status))
     }
 }
