@@ -13,6 +13,7 @@ import pyctrd
 from pyctrd.errors import UnsupportedError
 from pyctrd.runtime.init import INIT, find_init, is_static
 from pyctrd.runtime.shim import SHIM
+from tests.children import until
 from tests.images import Images
 from tests.integration.conftest import Cli, command
 
@@ -60,7 +61,9 @@ def test_orphans_are_reaped(cli: Cli, busybox: str) -> None:
 def test_signals_reach_the_command(engine: pyctrd.Engine, images: Images) -> None:
     """A command that is process 1 without a handler ignores SIGTERM; under an init it ends by it."""
     image = engine.images.pull(images.busybox.reference)
-    container = engine.containers.run(image, ["sleep", "600"], init=True)
+    container = engine.containers.run(image, ["sh", "-c", "echo ready; exec sleep 600"], init=True)
+    # The runtime ends before its child has become the init: until then, process 1 loses what it has no handler for.
+    until(lambda: container.logs() == "ready\n")
     ended = container.stop(timeout=WAIT_SECONDS)
     assert (ended.exit_code, ended.signal) == (143, 0)
 
