@@ -154,7 +154,8 @@ class Joined:
                 return True
             takes = not self._is_receiving
             if not takes and flags == select.POLLIN:
-                return self._changed.wait(left)
+                # Looked at under the lock: who gives this thread up sets it first, and then takes the lock to wake it.
+                return _is_given_up() or self._changed.wait(left)
             self._is_receiving = True
         try:
             events = self._poll(flags if takes else flags & ~select.POLLIN, left)
@@ -174,8 +175,11 @@ class Joined:
         try:
             if current_hold() is not None:
                 bell = os.eventfd(0, os.EFD_CLOEXEC)
-                self._bells.add(bell)
+                with self._changed:
+                    self._bells.add(bell)
                 poll.register(bell, select.POLLIN)
+                if _is_given_up():  # before there was a bell
+                    seconds = 0
             events = dict(poll.poll(None if seconds is None else seconds * 1000))
         finally:
             if bell >= 0:
@@ -275,6 +279,11 @@ class Input(io.RawIOBase):
     def __del__(self) -> None:
         # Collecting garbage waits for nobody; where the connection goes too, the process is told by that.
         self.let_go()
+
+
+def _is_given_up() -> bool:
+    hold = current_hold()
+    return hold is not None and hold.is_stopped
 
 
 def _frames(data: memoryview, *, is_end: bool) -> Iterator[memoryview]:
