@@ -73,12 +73,12 @@ def bring(engine: pyctrd.Engine, image: pyctrd.Image, state: str) -> pyctrd.Cont
     return container
 
 
-@pytest.mark.parametrize("state", ALLOWED)
-def test_each_state_is_told_and_allows_what_it_allows(engine: pyctrd.Engine, image: pyctrd.Image, state: str) -> None:
-    for name in sorted(ALLOWED[state]):
-        container = bring(engine, image, state)
-        assert container.status.state == state
-        if name == "wait" and state != "stopped":
+@pytest.mark.parametrize("phase", ALLOWED)
+def test_each_state_is_told_and_allows_what_it_allows(engine: pyctrd.Engine, image: pyctrd.Image, phase: str) -> None:
+    for name in sorted(ALLOWED[phase]):
+        container = bring(engine, image, phase)
+        assert container.status.state == phase
+        if name == "wait" and phase != "stopped":
             with pytest.raises(DeadlineError):
                 REQUESTS[name](container)
         else:
@@ -86,16 +86,16 @@ def test_each_state_is_told_and_allows_what_it_allows(engine: pyctrd.Engine, ima
         container.delete(force=True)
 
 
-@pytest.mark.parametrize(("state", "name"), REFUSED)
+@pytest.mark.parametrize(("phase", "name"), REFUSED)
 def test_what_a_state_does_not_allow_is_a_conflict_that_names_it(
-    engine: pyctrd.Engine, image: pyctrd.Image, state: str, name: str
+    engine: pyctrd.Engine, image: pyctrd.Image, phase: str, name: str
 ) -> None:
-    container = bring(engine, image, state)
+    container = bring(engine, image, phase)
     with pytest.raises(ConflictError) as refused:
         REQUESTS[name](container)
-    assert refused.value.state == state
+    assert refused.value.state == phase
     assert refused.value.name in {container.id, container.name}
-    assert container.status.state == state
+    assert container.status.state == phase
 
 
 def test_states_follow_one_another_as_the_requests_do(engine: pyctrd.Engine, image: pyctrd.Image) -> None:

@@ -111,7 +111,7 @@ def rollback_container(rooms: Rooms, record: ContainerRecord, name: str, *, rest
     """Set a container's files back to what they were; see ``Container.rollback``."""
     wanted = get_snapshot(rooms, record, name)
     state = container_status(rooms, record).state
-    was_running = state in ("running", "paused")
+    was_running = state in ("running", "paused", "restarting")
     if was_running and not restart:
         raise _must_be_stopped(record, state)
     if was_running:
@@ -183,7 +183,10 @@ def _standing_still(rooms: Rooms, record: ContainerRecord) -> Iterator[bool]:
         ConflictError: Somebody else writes to its mounted root file system.
     """
     with rootfs_lock(rooms, record, shared=False):
-        if container_status(rooms, record).state in ("running", "paused"):
+        state = container_status(rooms, record).state
+        if state == "restarting":  # its shim may start it at any time, and takes no lock
+            raise _must_be_stopped(record, state)
+        if state in ("running", "paused"):
             with held_still(rooms, record):
                 yield True
             return

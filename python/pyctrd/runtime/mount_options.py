@@ -54,10 +54,14 @@ class _Form:
     recursive: bool = True
     copy: bool = True
     flags: list[str] = field(default_factory=list)
+    mode: str = ""
 
     def take(self, word: str) -> None:
         """One option of ``-v``."""
         if word in ("ro", "rw", "rro"):
+            if self.mode not in ("", word):
+                raise _wrong("volume", self.text, f"{self.mode} and {word} contradict each other")
+            self.mode = word
             self.read_only, self.recursive_read_only = word != "rw", word == "rro"
         elif word in PROPAGATIONS:
             self.propagation = word
