@@ -10,6 +10,13 @@ import pyctrd
 if TYPE_CHECKING:
     from tests.faults.works import Shop
 
+UPDATE = """
+    made = engine.containers.get('made')
+    made.update(memory_bytes=64 << 20, pids=7)
+    say('updated')
+    made.rename('renamed')
+    say('renamed')"""
+
 
 def has_made(engine: pyctrd.Engine, shop: Shop) -> None:
     """A container that is to be changed."""

@@ -535,16 +535,7 @@ WORKS = [
     ),
     Work("fork", OPENED + forking.FORK, lambda _: [], _has_container, forking.judge_forked),
     Work("volume", OPENED + forking.VOLUME, lambda shop: [shop.reference("kept")], _nothing, forking.judge_volumes),
-    Work(
-        "update",
-        OPENED
-        + "    made = engine.containers.get('made')\n"
-        + "    made.update(memory_bytes=64 << 20, pids=7)\n    say('updated')\n"
-        + "    made.rename('renamed')\n    say('renamed')",
-        lambda shop: [],
-        updating.has_made,
-        updating.judge_updated,
-    ),
+    Work("update", OPENED + updating.UPDATE, lambda _: [], updating.has_made, updating.judge_updated),
     Work(
         "convert",
         OPENED
