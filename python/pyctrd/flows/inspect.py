@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyctrd.errors import NotFoundError, PyctrdError
 from pyctrd.flows.alter import read_spec
 from pyctrd.flows.run import bundle_path, container_status
+from pyctrd.runtime.life import read_policy
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -36,6 +37,7 @@ def inspect_container(rooms: Rooms, record: ContainerRecord) -> dict[str, Any]:
         "command": list(record.command),
         "labels": dict(record.labels),
         **_state(record, status),
+        "restart_policy": read_policy(bundle),
         "env": process.get("env", []),
         "working_dir": process.get("cwd", "/"),
         "user": {"uid": user.get("uid", 0), "gid": user.get("gid", 0), "groups": user.get("additionalGids", [])},
@@ -85,6 +87,7 @@ def _state(record: ContainerRecord, status: ContainerStatus) -> dict[str, Any]:
         "pid": status.pid,
         "started": rfc3339(status.started_ns),
         "started_ns": status.started_ns,
+        "restart_count": status.restart_count,
         "exited": rfc3339(exited_ns),
         "exited_ns": exited_ns or None,
         "exit_code": ended.exit_code if ended else None,

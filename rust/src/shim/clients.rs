@@ -53,11 +53,18 @@ pub(crate) struct Clients {
     list: Vec<Client>,
     foreground_wanted: bool,
     input_over: bool,
+    foreground_left: bool,
 }
 
 impl Clients {
     pub(crate) fn new(listener: UnixListener) -> Self {
-        Self { listener: Some(listener), list: Vec::new(), foreground_wanted: false, input_over: false }
+        Self {
+            listener: Some(listener),
+            list: Vec::new(),
+            foreground_wanted: false,
+            input_over: false,
+            foreground_left: false,
+        }
     }
 
     /// Waits for the first client that wants the streams; false where the engine is gone instead.
@@ -176,9 +183,16 @@ impl Clients {
 
     /// Forgets those who left; whether the foreground client has left, or ended its input, be it in an earlier run.
     pub(crate) fn sweep(&mut self) -> bool {
-        self.input_over |= self.list.iter().any(|client| client.foreground && (client.gone || client.ended));
+        self.foreground_left |= self.list.iter().any(|client| client.foreground && client.gone);
+        self.input_over |=
+            self.foreground_left || self.list.iter().any(|client| client.foreground && client.ended);
         self.list.retain(|client| !client.gone);
         self.input_over
+    }
+
+    /// Whether the client that the container was started for is gone.
+    pub(crate) fn foreground_left(&self) -> bool {
+        self.foreground_left
     }
 
     /// Sends what fits, waiting for nobody.

@@ -98,14 +98,18 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// The client that the container was started for is gone.
+    /// The client that the container was started for is gone, or has no more input.
     fn leave(&mut self) {
-        match (self.terminal, self.hang_up) {
-            (true, true) => drop(rustix::process::pidfd_send_signal(&self.pidfd, Signal::HUP)),
-            (true, false) => {}
-            (false, _) => self.stdin.end(),
+        if !self.terminal {
+            self.stdin.end();
         }
-        if self.hang_up && !self.terminal {
+        if !self.hang_up || !self.clients.foreground_left() {
+            return;
+        }
+        self.hang_up = false; // once is enough
+        if self.terminal {
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::HUP);
+        } else {
             (self.stdout, self.stderr) = (None, None);
         }
     }
