@@ -94,14 +94,14 @@ def _ours(
     def execute() -> None:
         assert running.exec_output(["true"]).exit_code == 0
 
-    yield Subject(f"pyctrd, {runtime}", run, execute if hasattr(running, "exec_output") else None)
+    yield Subject(f"pyctrd, {runtime}", run, execute)
     argv = [str(Path(sys.executable).with_name("pyctrd")), "--root", f"{store}/root", "--state", f"{store}/state"]
     yield Subject(
         f"pyctrd (command), {runtime}",
         lambda name: command(
             [*argv, "run", "--rm", "--runtime", runtime, "--network", "none", "--name", name, image.name, "true"]
         ),
-        (lambda: command([*argv, "exec", running.name, "true"])) if hasattr(running, "exec_output") else None,
+        lambda: command([*argv, "exec", running.name, "true"]),
     )
     bundle = store / "root/containers" / "default" / running.id
     spec = json.loads((bundle / "config.json").read_text())
