@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyctrd.registry.server.senders import THREADS_MAX, _free, _threads, send_without_pause
+from pyctrd.registry.server.senders import THREADS_MAX, _free, send_without_pause
 
 SIZE = 24 << 20
 
@@ -108,7 +108,6 @@ async def test_a_task_that_is_cancelled_leaves_no_descriptor(content: bytes, tmp
             sending.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await sending
-    _threads().submit(lambda: None).result(10)  # the threads' own
     for _ in range(THREADS_MAX):
         assert _free.acquire(timeout=10)
     for _ in range(THREADS_MAX):

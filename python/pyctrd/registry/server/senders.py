@@ -10,8 +10,8 @@ import asyncio
 import os
 import select
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import BinaryIO
 
 # As many as send at once; more have no processor, and are sent to by the loop.
@@ -38,26 +38,35 @@ async def send_without_pause(transport: asyncio.BaseTransport, file: BinaryIO, s
     if connected is None or queued or not _free.acquire(blocking=False):
         return 0
     descriptors: list[int] = []
-
-    def let_go(_: Future[int] | None) -> None:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        _free.release()
-
+    sending: Future[int] = Future()
+    sending.set_running_or_notify_cancel()  # the thread ends by itself, soon
     try:
-        descriptors.append(target := os.dup(connected.fileno()))
-        descriptors.append(source := os.dup(file.fileno()))
-        sending = _threads().submit(_send, target, source, start, count)
+        descriptors.append(os.dup(connected.fileno()))
+        descriptors.append(os.dup(file.fileno()))
+        # Of its own for each slice: a pool's would stay, and what takes milliseconds to send bears one's start.
+        threading.Thread(target=_work, args=(sending, descriptors, start, count), name="pyctrd-sender").start()
     except BaseException:
-        let_go(None)
+        _let_go(descriptors)
         raise
-    sending.add_done_callback(let_go)
     return await asyncio.wrap_future(sending)
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS_MAX, "pyctrd-sender")
+def _work(sending: Future[int], descriptors: Sequence[int], start: int, count: int) -> None:
+    target, source = descriptors
+    try:
+        sent = _send(target, source, start, count)
+    except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+        _let_go(descriptors)
+        sending.set_exception(error)
+    else:
+        _let_go(descriptors)
+        sending.set_result(sent)
+
+
+def _let_go(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+    _free.release()
 
 
 def _send(target: int, source: int, start: int, count: int) -> int:
