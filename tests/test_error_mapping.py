@@ -47,6 +47,7 @@ TREE: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "CommandNotFoundError": (("RuncError",), set()),
     "CommandNotExecutableError": (("RuncError",), set()),
     "NetlinkError": (("PyctrdError", "OSError"), {"request", "extack"}),
+    "DetachedError": (("PyctrdError",), set()),
     "DeadlineError": (("PyctrdError", "TimeoutError"), {"operation", "timeout_seconds"}),
     "CancelledError": (("PyctrdError",), set()),
 }

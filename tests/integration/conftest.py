@@ -22,6 +22,9 @@ DEADLINE_SECONDS = 120.0
 
 def forget_repositories(database: Database) -> None:
     """Undo the schema's last steps: a store of before had no repositories, and images of one platform."""
+    for table in ("container_volumes", "volumes", "container_snapshots"):
+        database._run(f"DROP TABLE {table}")
+    database._run("ALTER TABLE snapshots DROP COLUMN frozen")
     database._run("DROP INDEX images_by_root")
     database._run("ALTER TABLE images DROP COLUMN root")
     database._run("ALTER TABLE image_roots RENAME COLUMN manifests TO manifest_digest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import termios
+import tty
 
 import pytest
 
@@ -40,6 +41,7 @@ def test_a_user_leaves_and_comes_back(host: Host) -> None:
     bundle = host.prepare("left", "sh", "-c", "read x; echo got $x", terminal=True)
     master, slave = os.openpty()
     try:
+        tty.setraw(slave)  # or the line discipline would take ^Q before anybody reads
         before = termios.tcgetattr(slave)
         host.runtime.start("left", bundle, terminal=True, stdin=True, attached=True)
         os.write(master, b"wo\x10\x11")
