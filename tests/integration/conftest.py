@@ -20,11 +20,16 @@ from tests.registry_faults import FaultyRegistry
 DEADLINE_SECONDS = 120.0
 
 
-def forget_repositories(database: Database) -> None:
-    """Undo the schema's last steps: a store of before had no repositories, and images of one platform."""
+def forget_volumes(database: Database) -> None:
+    """Undo the schema's last two steps: a store of before had no volumes, and nothing frozen."""
     for table in ("container_volumes", "volumes", "container_snapshots"):
         database._run(f"DROP TABLE {table}")
     database._run("ALTER TABLE snapshots DROP COLUMN frozen")
+
+
+def forget_repositories(database: Database) -> None:
+    """Undo the schema's last steps: a store of before had no repositories, and images of one platform."""
+    forget_volumes(database)
     database._run("DROP INDEX images_by_root")
     database._run("ALTER TABLE images DROP COLUMN root")
     database._run("ALTER TABLE image_roots RENAME COLUMN manifests TO manifest_digest")

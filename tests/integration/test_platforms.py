@@ -11,6 +11,7 @@ import pyctrd
 from pyctrd.errors import DiffIDMismatchError, InvalidError, NotFoundError, PolicyError, QuotaError
 from pyctrd.metadata.database import Database
 from tests.images import BuiltImage, Images
+from tests.integration.conftest import forget_volumes
 from tests.platforms import (
     DEEP,
     HOST,
@@ -290,6 +291,7 @@ def test_a_store_of_before_learns_what_its_images_need(state: Path, root: Path, 
         engine.images.pull(reference, all_platforms=True)
         engine.gc()
     database = Database(root / "pyctrd.db")
+    forget_volumes(database)
     database._run("DROP INDEX images_by_root")
     database._run("ALTER TABLE images DROP COLUMN root")
     database._run("ALTER TABLE image_roots RENAME COLUMN manifests TO manifest_digest")
