@@ -223,8 +223,12 @@ def _ensure(path: Path) -> None:
 def _remove(rooms: Rooms, namespace: str, name: str) -> None:
     """Take one away: its files first, or the next of its name would have them."""
     _discard(rooms, volume_path(rooms, namespace, name))
-    with rooms.database.write() as tx:
-        tx.volumes.delete(namespace, name)
+    try:
+        with rooms.database.write() as tx:
+            tx.volumes.delete(namespace, name)
+    except BaseException:
+        rooms.removal.begin()  # what was taken goes all the same
+        raise
 
 
 def _discard(rooms: Rooms, path: Path) -> None:
