@@ -467,7 +467,9 @@ def test_metrics_are_prometheus_text(cli: Cli, sleeper: pyctrd.Container, engine
 
 
 def test_nothing_of_a_label_breaks_the_text(engine: pyctrd.Engine, busybox: pyctrd.Image) -> None:
-    engine.containers.create(busybox, ["true"], name='a"b\\c\nd')
+    container = engine.containers.create(busybox, ["true"])
+    with engine._rooms.database.write() as tx:  # as a store of before may have it
+        tx.containers._run("UPDATE containers SET name = ? WHERE id = ?", ('a"b\\c\nd', container.id))
     assert 'name="a\\"b\\\\c\\nd"' in engine.metrics()
 
 

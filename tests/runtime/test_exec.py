@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, ConflictError, InvalidError, UnsupportedError
+from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, ConflictError, InvalidError
 from pyctrd.runtime import state
-from pyctrd.runtime.cgroup import cgroup_form, check_runtime
 from pyctrd.runtime.exec_spec import ExecOptions, exec_spec
 from pyctrd.runtime.execs import Exec
 from pyctrd.runtime.joined import Joined, Output
@@ -25,8 +22,8 @@ from pyctrd.runtime.state import ExitStatus
 from pyctrd.runtime.users import User
 from tests.children import until
 from tests.runtime.conftest import BUSYBOX, WAIT_SECONDS, Host, make_rootfs
+from tests.runtimes import RUNTIMES, usable
 
-UNIFIED = "/sys/fs/cgroup/unified"
 # A shim's own memory, as the issue bounds it: private pages, and its part of those that it shares.
 SHIM_MAX_KIB = 2 << 10
 CONFIG = {
@@ -36,7 +33,7 @@ CONFIG = {
         "user": {"uid": 5, "gid": 6, "umask": 18},
         "args": ["init"],
         "env": ["PATH=/bin", "HOME=/srv", "A=1"],
-        "cwd": "/work",
+        "cwd": "/spot",
         "capabilities": {name: ["CAP_CHOWN", "CAP_KILL"] for name in ("bounding", "effective", "permitted")},
         "noNewPrivileges": True,
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}],
@@ -102,25 +99,13 @@ def test_what_cannot_be_passed_is_refused(options: dict[str, Any], field: str) -
     assert raised.value.field == field
 
 
-@pytest.fixture(params=["runc", "crun"])
+@pytest.fixture(params=RUNTIMES)
 def runtime(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a runtime; where crun refuses a hybrid host, it sees one that is not, in this mount namespace."""
-    name: str = request.param
-    if os.geteuid() != 0 or shutil.which(name) is None or not BUSYBOX.exists():
-        pytest.skip(f"needs root, {name} and busybox-static")
-    hidden = False
-    try:
-        check_runtime(name, cgroup_form())
-    except UnsupportedError:
-        hidden = subprocess.run(["umount", UNIFIED], check=False, capture_output=True).returncode == 0
-    try:
-        check_runtime(name, cgroup_form())
+    """The name of a runtime."""
+    if os.geteuid() != 0 or not BUSYBOX.exists():
+        pytest.skip("needs root and busybox-static")
+    with usable(request.param) as name:
         yield name
-    except UnsupportedError as error:
-        pytest.skip(str(error))
-    finally:
-        if hidden:
-            subprocess.run(["mount", "-t", "cgroup2", "cgroup2", UNIFIED], check=True)
 
 
 @pytest.fixture

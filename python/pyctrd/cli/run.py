@@ -18,7 +18,8 @@ from pyctrd.cli.sizes import limit_option
 from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, DetachedError, InvalidError, PyctrdError
 
 if TYPE_CHECKING:
-    from pyctrd import Limits, Policy
+    from collections.abc import Callable
+
     from pyctrd.container import Container
     from pyctrd.engine import Engine
     from pyctrd.image import Image
@@ -63,31 +64,29 @@ def making_options(function: Any) -> Any:
 @pass_globals
 @click.pass_context
 def run_command(
-    context: click.Context,
-    options: Globals,
-    /,
-    reference: str,
-    command: tuple[str, ...],
-    *,
-    registry: dict[str, Any],
-    verify: Policy | None,
-    runtime: str | None,
-    snapshotter: str | None,
-    limits: Limits | None,
-    **chosen: Any,
+    context: click.Context, options: Globals, /, reference: str, command: tuple[str, ...], **chosen: Any
 ) -> None:
     """Run a command in a new container; pulls the image if it is missing."""
+    context.exit(_in_engine(_run, reference, command, options, chosen))
+
+
+def _in_engine(
+    work: Callable[[Engine, Image | None, tuple[str, ...], Globals, dict[str, Any]], int],
+    reference: str,
+    command: tuple[str, ...],
+    options: Globals,
+    chosen: dict[str, Any],
+) -> int:
+    """Make a container as was chosen, do something with it, and tell how that ended as a shell's user expects it."""
+    settings = {name: chosen.pop(name) for name in ("runtime", "snapshotter", "limits")}
     try:
-        with options.engine(
-            **registry, policy=verify, limits=limits, runtime=runtime, snapshotter=snapshotter
-        ) as engine:
+        with options.engine(**chosen.pop("registry"), policy=chosen.pop("verify"), **settings) as engine:
             image, command = _choose(engine, reference, command, chosen)
-            status = _run(engine, image, command, options, chosen)
+            return work(engine, image, command, options, chosen)
     except (PyctrdError, OSError) as error:
         if options.debug:
             raise
-        status = complain(error, status=_status_of(error))
-    context.exit(status)
+        return complain(error, status=_status_of(error))
 
 
 def _run(
@@ -183,28 +182,13 @@ def _status_of(error: BaseException) -> int:
 @pass_globals
 @click.pass_context
 def create_command(
-    context: click.Context,
-    options: Globals,
-    /,
-    reference: str,
-    command: tuple[str, ...],
-    *,
-    registry: dict[str, Any],
-    verify: Policy | None,
-    runtime: str | None,
-    snapshotter: str | None,
-    limits: Limits | None,
-    **chosen: Any,
+    context: click.Context, options: Globals, /, reference: str, command: tuple[str, ...], **chosen: Any
 ) -> None:
     """Make a container, and start nothing; pulls the image if it is missing."""
-    try:
-        with options.engine(
-            **registry, policy=verify, limits=limits, runtime=runtime, snapshotter=snapshotter
-        ) as engine:
-            image, command = _choose(engine, reference, command, chosen)
-            status = _tell(_create(engine, image, command, chosen), options)
-    except (PyctrdError, OSError) as error:
-        if options.debug:
-            raise
-        status = complain(error, status=_status_of(error))
-    context.exit(status)
+    context.exit(_in_engine(_make, reference, command, options, chosen))
+
+
+def _make(
+    engine: Engine, image: Image | None, command: tuple[str, ...], options: Globals, chosen: dict[str, Any]
+) -> int:
+    return _tell(_create(engine, image, command, chosen), options)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyctrd.errors import ConflictError, InvalidError, NotFoundError, PyctrdError, naming
-from pyctrd.flows.run import bundle_path, container_status, resume_container, start_container, stop_container
+from pyctrd.flows.run import bundle_path, check_name, container_status, start_container, stop_container
 from pyctrd.flows.runs import tell
 from pyctrd.runtime.update import Changes, change_resources, check_use
 
@@ -20,16 +19,12 @@ if TYPE_CHECKING:
     from pyctrd.metadata.containers import ContainerRecord
 
 ALIVE = ("running", "paused")
-# What looks like an id would stand for another container than the one that has it.
-_ID = re.compile(r"[0-9a-f]{64}")
-# As Docker's.
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
 
 def update_container(rooms: Rooms, record: ContainerRecord, changes: Changes) -> None:
     """See ``Container.update``."""
     bundle = bundle_path(rooms, record)
-    with _updating(record, bundle):
+    with updating(record, bundle):
         spec = read_spec(record, bundle)
         linux = spec.setdefault("linux", {})
         before = linux.get("resources", {})
@@ -64,12 +59,7 @@ def _tell_kernel(rooms: Rooms, record: ContainerRecord, told: dict[str, Any], be
 
 def rename_container(rooms: Rooms, record: ContainerRecord, name: str) -> ContainerRecord:
     """See ``Container.rename``."""
-    if not _NAME.fullmatch(name) or _ID.fullmatch(name):
-        raise InvalidError(
-            f'invalid container name: {name!r}: expected letters, digits, "_", "." and "-", no sign first, no id',
-            field="name",
-            value=name,
-        )
+    check_name(name)
     with rooms.database.write() as tx:
         renamed = tx.containers.rename(record.namespace, record.id, name)
     if renamed is None:
@@ -89,8 +79,6 @@ def restart_container(rooms: Rooms, record: ContainerRecord, *, timeout: float, 
             hint="make it without --rm",
         )
     status = container_status(rooms, record)
-    if status.state == "paused":
-        resume_container(rooms, record)  # frozen, it could not answer its stop signal
     if status.state not in ("created", "stopped"):
         stop_container(rooms, record, timeout=timeout)
     spec = read_spec(record, bundle_path(rooms, record))
@@ -120,7 +108,7 @@ def read_spec(record: ContainerRecord, bundle: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _updating(record: ContainerRecord, bundle: Path) -> Iterator[None]:
+def updating(record: ContainerRecord, bundle: Path) -> Iterator[None]:
     """One update of a container at a time, or one would undo another's."""
     try:
         fd = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

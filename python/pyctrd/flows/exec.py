@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import orjson
-
 from pyctrd.errors import ConflictError
+from pyctrd.flows.alter import read_spec
 from pyctrd.flows.freeze import thaw
 from pyctrd.flows.run import bundle_path, mount_rootfs
 from pyctrd.runtime.exec_spec import ExecOptions, exec_spec
@@ -60,7 +59,7 @@ def exec_process(
             allowed="running",
             hint=_HINTS.get(status.state, "start it again: pyctrd start"),
         )
-    config = orjson.loads((bundle / "config.json").read_bytes())
+    config = read_spec(record, bundle)
     found = find_user(mount_rootfs(rooms, record), user) if user else None
     process = exec_spec(config, options, found)
     return runtime.execs(record.id).start(process, stdin=stdin, attached=attached, timeout=timeout)

@@ -15,6 +15,7 @@ from pyctrd.flows.mount import remove_frozen, rootfs_lock
 from pyctrd.flows.run import (
     SHORT_ID_CHARS,
     bundle_path,
+    check_name,
     container_status,
     delete_container,
     make_bundle_directory,
@@ -42,6 +43,8 @@ _NAME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 
 def fork_container(rooms: Rooms, source: ContainerRecord, *, name: str = "") -> ContainerRecord:
     """Make a container that begins with what another one has written; see ``Container.fork``."""
+    if name:
+        check_name(name)
     container_id = os.urandom(32).hex()
     record = source._replace(
         id=container_id,

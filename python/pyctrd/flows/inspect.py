@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from pyctrd.errors import NotFoundError, PyctrdError
 from pyctrd.flows.alter import read_spec
 from pyctrd.flows.run import bundle_path, container_status
 from pyctrd.runtime.life import read_policy
+from pyctrd.runtime.logs import rfc3339
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -69,26 +69,23 @@ def written_bytes(rooms: Rooms, record: ContainerRecord) -> int | None:
     return None
 
 
-def rfc3339(time_ns: int) -> str | None:
-    """A time in UTC with nine digits; None for 0, which is none."""
-    if not time_ns:
-        return None
-    seconds, nanoseconds = divmod(time_ns, _SECOND_NS)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09}Z"
+def _time(time_ns: int) -> str | None:
+    """As text; None for 0, which is none."""
+    return rfc3339(time_ns) if time_ns else None
 
 
 def _state(record: ContainerRecord, status: ContainerStatus) -> dict[str, Any]:
     ended = status.exit
     exited_ns = ended.exited_ns if ended else 0
     return {
-        "created": rfc3339(record.created_ns),
+        "created": _time(record.created_ns),
         "created_ns": record.created_ns,
         "state": status.state,
         "pid": status.pid,
-        "started": rfc3339(status.started_ns),
+        "started": _time(status.started_ns),
         "started_ns": status.started_ns,
         "restart_count": status.restart_count,
-        "exited": rfc3339(exited_ns),
+        "exited": _time(exited_ns),
         "exited_ns": exited_ns or None,
         "exit_code": ended.exit_code if ended else None,
         "signal": ended.signal if ended else None,

@@ -9,6 +9,7 @@ root takes one; ``gc``, and a pull that finds the disk full, remove all.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import suppress
@@ -21,6 +22,8 @@ from pyctrd.flows.objects import sweep_objects
 from pyctrd.flows.threads import OwnThread
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyctrd.flows.rooms import Rooms
 
 # At once: some 20,000 names, which most images have not. More would make `rmi` seem to hang.
@@ -33,6 +36,20 @@ REST = 4
 LOOK_SECONDS = 0.5
 # What closing an engine may take at most: a million names are left to others, a common image is not.
 CLOSE_SECONDS = 2.0
+
+
+def take_away(root: Path, path: Path) -> Path | None:
+    """Give something of a root another place, in ``trash/``, in one step; None where it is missing.
+
+    Who removes it may be killed: all that empty the trash find it.
+    """
+    trash = root / "trash"
+    trash.mkdir(mode=0o700, exist_ok=True)
+    taken = trash / os.urandom(16).hex()
+    try:
+        return path.rename(taken)
+    except FileNotFoundError:
+        return None
 
 
 def empty_trash(rooms: Rooms) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundEr
 from pyctrd.flows.freeze import thaw
 from pyctrd.flows.load import ensure_unpacked, image_layers, load_config
 from pyctrd.flows.mount import record_snapshot, remove_frozen, rootfs_lock
+from pyctrd.flows.removal import take_away
 from pyctrd.flows.runs import notice, tell
 from pyctrd.flows.settle import join_again, name_files, settle_options
 from pyctrd.metadata.containers import ContainerRecord
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from pyctrd.snapshots.protocol import LayerRef, Snapshotter
 
 SHORT_ID_CHARS = 12
+# What looks like an id would stand for another container than the one that has it.
+_ID = re.compile(r"[0-9a-f]{64}")
+# As Docker's.
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 PRIVATE_MODE = 0o700
 SIGKILL = 9
 # After SIGKILL only the kernel is waited for: processes in uninterruptible sleep.
@@ -94,6 +100,7 @@ def create_container(
         runtime=rooms.settings.runtime,
         created_ns=time.time_ns(),
     )
+    check_name(record.name)
     signal_number(record.stop_signal)  # a wrong one is told now, not when it is needed
     if image is not None:
         ensure_unpacked(rooms, image)
@@ -119,6 +126,20 @@ def create_container(
             delete_container(rooms, record, force=True, volumes=True)
             raise
     return record
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no container's name.
+
+    Raises:
+        InvalidError: It has other characters than Docker's have, or could be taken for an id.
+    """
+    if not _NAME.fullmatch(name) or _ID.fullmatch(name):
+        raise InvalidError(
+            f'invalid container name: {name!r}: expected letters, digits, "_", "." and "-", no sign first, no id',
+            field="name",
+            value=name,
+        )
 
 
 def _bare_config() -> ImageConfig:
@@ -165,7 +186,7 @@ def start_container(
     # Nobody may freeze or reset its files between their mount and its start.
     with rootfs_lock(rooms, record, shared=True):
         mount_rootfs(rooms, record)
-        join_again(rooms, bundle_path(rooms, record))
+        join_again(rooms, record, bundle_path(rooms, record))
         rooms.runtime(record.runtime).start(
             record.id,
             bundle_path(rooms, record),
@@ -370,14 +391,9 @@ def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, opt
 
 
 def _remove_bundle(rooms: Rooms, bundle: Path) -> None:
-    trash = rooms.root / "trash"
-    trash.mkdir(mode=PRIVATE_MODE, exist_ok=True)
-    name = os.urandom(16).hex()
-    try:
-        bundle.rename(trash / name)
-    except FileNotFoundError:
-        return
-    _core.remove_tree(trash, name)
+    taken = take_away(rooms.root, bundle)
+    if taken is not None:
+        _core.remove_tree(taken.parent, taken.name)
 
 
 def _require(status: ContainerStatus, record: ContainerRecord, verb: str, *allowed: State) -> None:

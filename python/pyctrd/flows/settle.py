@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pyctrd.errors import ConflictError
+from pyctrd.runtime.life import replace_durably
 from pyctrd.runtime.mounts import HOST_NETWORK_FILES, Bind
 from pyctrd.runtime.namespaces import joined, namespace_path
 from pyctrd.runtime.resources import NO_LIMITS
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 # Which namespaces are whose, by the options' field: a container that is started again has to find them anew.
 JOINS = "joins.json"
-JOINS_MODE = 0o600
 
 
 def settle_options(rooms: Rooms, record: ContainerRecord, options: RunOptions, bundle: Path) -> RunOptions:
@@ -47,37 +47,37 @@ def settle_options(rooms: Rooms, record: ContainerRecord, options: RunOptions, b
     if not names:
         return options
     found = {field: _running(rooms, name) for field, name in names.items()}
-    path = bundle / JOINS
-    path.write_bytes(orjson.dumps({field: other.id for field, (other, _) in found.items()}))
-    path.chmod(JOINS_MODE)
+    replace_durably(bundle / JOINS, orjson.dumps({field: other.id for field, (other, _) in found.items()}))
     paths: dict[str, Any] = {field: namespace_path(field, pid) for field, (_, pid) in found.items()}
     return replace(options, **paths)
 
 
-def join_again(rooms: Rooms, bundle: Path) -> None:
+def join_again(rooms: Rooms, record: ContainerRecord, bundle: Path) -> None:
     """Write the namespaces of other containers into ``config.json`` anew: those may have been started again since.
 
     Raises:
         NotFoundError: One of them is gone.
         ConflictError: It does not run.
     """
+    from pyctrd.flows.alter import read_spec, updating
+
     try:
         joins = orjson.loads((bundle / JOINS).read_bytes())
     except FileNotFoundError:
         return
-    config = bundle / "config.json"
-    spec = orjson.loads(config.read_bytes())
+    paths = {}
     for field, identity in joins.items():
         _, pid = _running(rooms, identity)
-        path = namespace_path(field, pid)
-        kind = "cgroup" if field == "cgroupns" else field
-        for entry in spec["linux"]["namespaces"]:
-            if entry["type"] == kind:
-                entry["path"] = path
-    staged = bundle / "config.json.tmp"
-    staged.write_bytes(orjson.dumps(spec))
-    staged.chmod(JOINS_MODE)
-    staged.replace(config)
+        paths["cgroup" if field == "cgroupns" else field] = namespace_path(field, pid)
+    with updating(record, bundle):
+        spec = read_spec(record, bundle)
+        stale = [
+            one for one in spec["linux"]["namespaces"] if one.get("path") != paths.get(one["type"], one.get("path"))
+        ]
+        for entry in stale:
+            entry["path"] = paths[entry["type"]]
+        if stale:
+            rooms.runtime(record.runtime).create_bundle(bundle, spec, transient=record.auto_remove)
 
 
 def name_files(rooms: Rooms, options: RunOptions, bundle: Path, container_id: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import ConflictError, InvalidError
+from pyctrd.flows.removal import take_away
 from pyctrd.metadata.namespaces import check_labels
 from pyctrd.metadata.salvage import flush_directory
 from pyctrd.snapshots.copies import TreeCopy, opened
@@ -155,7 +156,7 @@ def sweep_volumes(rooms: Rooms) -> None:
         return
     try:
         for path in (rooms.root / "volumes").glob(f"*/{FILLING}*"):
-            _discard(rooms, path)
+            take_away(rooms.root, path)
     finally:
         lock.release()
 
@@ -195,7 +196,7 @@ def _fill(rooms: Rooms, path: Path, rootfs: Path, destination: str) -> None:
         if not stat.S_ISDIR(os.fstat(node).st_mode):
             return
         staged = path.with_name(f"{FILLING}{path.name}")
-        _discard(rooms, staged)
+        take_away(rooms.root, staged)
         staged.mkdir(mode=PRIVATE_MODE)
         with opened(b".", _DIRECTORY, node) as source, opened(os.fspath(staged), _DIRECTORY) as target:
             copy = TreeCopy(target)
@@ -204,7 +205,7 @@ def _fill(rooms: Rooms, path: Path, rootfs: Path, destination: str) -> None:
         _core.flush_tree(staged)
         _core.exchange(path, staged)
         flush_directory(path.parent)
-        _discard(rooms, staged)
+        take_away(rooms.root, staged)
     finally:
         os.close(node)
 
@@ -222,20 +223,13 @@ def _ensure(path: Path) -> None:
 
 def _remove(rooms: Rooms, namespace: str, name: str) -> None:
     """Take one away: its files first, or the next of its name would have them."""
-    _discard(rooms, volume_path(rooms, namespace, name))
+    take_away(rooms.root, volume_path(rooms, namespace, name))
     try:
         with rooms.database.write() as tx:
             tx.volumes.delete(namespace, name)
     except BaseException:
         rooms.removal.begin()  # what was taken goes all the same
         raise
-
-
-def _discard(rooms: Rooms, path: Path) -> None:
-    trash = rooms.root / "trash"
-    trash.mkdir(mode=PRIVATE_MODE, exist_ok=True)
-    with suppress(FileNotFoundError):
-        path.rename(trash / os.urandom(16).hex())
 
 
 @contextmanager

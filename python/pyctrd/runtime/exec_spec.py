@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyctrd.errors import InvalidError
 from pyctrd.oci.value import dataclass
+from pyctrd.runtime.words import passable
 
 if TYPE_CHECKING:
     from pyctrd.runtime.users import User
@@ -73,7 +74,7 @@ def exec_spec(config: Mapping[str, Any], options: ExecOptions, user: User | None
     if not options.command or not options.command[0]:
         raise InvalidError("command: expected a program", field="command", hint="give a command after the container")
     for word in options.command:
-        _passable("command", word)
+        passable("command", word)
     process: dict[str, Any] = dict(config["process"])
     process["args"] = list(options.command)
     process["terminal"] = options.terminal
@@ -89,7 +90,7 @@ def exec_spec(config: Mapping[str, Any], options: ExecOptions, user: User | None
                 field="working_dir",
                 value=options.working_dir,
             )
-        _passable("working directory", options.working_dir)
+        passable("working directory", options.working_dir)
         process["cwd"] = options.working_dir
     if user is not None:
         umask = process.get("user", {}).get("umask")
@@ -111,7 +112,7 @@ def _environment(inherited: Sequence[str], options: ExecOptions, user: User | No
         name, equals, value = entry.partition("=")
         if not name or not equals:
             raise InvalidError(f"env: {entry!r}: expected NAME=value", field="env", value=entry)
-        _passable("env", entry)
+        passable("env", entry)
         values[name] = value
     return [f"{name}={value}" for name, value in values.items()]
 
@@ -144,13 +145,3 @@ def _capability(name: str) -> str:
             f"invalid capability: {name!r}: expected a name as NET_ADMIN, or ALL", field="capability", value=name
         )
     return full
-
-
-def _passable(field: str, text: str) -> None:
-    """Refuse what a process, or the JSON that describes it, cannot take."""
-    if "\0" in text:
-        raise InvalidError(f"{field}: {text!r}: a NUL character cannot be passed", field=field, value=text)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidError(f"{field}: {text!r}: expected UTF-8", field=field, value=text) from error

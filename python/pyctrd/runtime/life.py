@@ -171,8 +171,14 @@ def replace_durably(path: Path, body: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    flush_directory(path.parent)
+
+
+def flush_directory(directory: Path) -> None:
+    """Make what was renamed in it survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with naming(directory):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

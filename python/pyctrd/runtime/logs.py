@@ -58,7 +58,7 @@ def read_log(
     """
     # Connected before the first read: what is written between the two is told.
     connection = Connection.open(directory, Mode.LOG) if follow else None
-    since, until = _rfc3339(since_ns), None if until_ns is None else _rfc3339(until_ns)
+    since, until = rfc3339(since_ns), None if until_ns is None else rfc3339(until_ns)
 
     def wanted(line: LogLine) -> bool:
         return line.time >= since and (until is None or line.time < until)
@@ -228,6 +228,7 @@ def _parse_cri(line: bytes) -> LogLine:
     return LogLine(text=text if tag.split(":", 1)[0] == "F" else text[:-1], stream=stream, time=when)
 
 
-def _rfc3339(ns: int) -> str:
+def rfc3339(ns: int) -> str:
+    """A time in UTC with nine digits."""
     seconds, nanos = divmod(max(0, ns), 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanos:09d}Z"

@@ -95,7 +95,7 @@ class Runtime:
                 staged.replace(directory / "config.json")
                 taken = True
                 if replaces:
-                    _flush_directory(directory)
+                    life.flush_directory(directory)
                 elif not transient:
                     # With the file goes its new name. A cut before that may leave an empty one, which counts as none.
                     os.fsync(file.fileno())
@@ -557,15 +557,6 @@ class Runtime:
                 raise _not_ended(container_id, None)
             pause(RECORD_SECONDS)
         return ended
-
-
-def _flush_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with naming(directory):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _not_ended(container_id: str, timeout: float | None) -> DeadlineError:
