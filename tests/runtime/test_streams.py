@@ -10,7 +10,9 @@ import struct
 import termios
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
@@ -185,6 +187,22 @@ def test_terminal_has_the_users_size_and_is_put_back(host: Host) -> None:
         os.close(master)
         os.close(slave)
     assert "33 99\r\nword\r\n" in host.output("tty")
+
+
+def test_a_thread_gives_the_terminals_size_too(host: Host) -> None:
+    bundle = host.prepare("tty", "sh", "-c", "read x && stty size", terminal=True)
+    master, slave = os.openpty()
+    try:
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
+        host.runtime.start("tty", bundle, terminal=True, stdin=True, attached=True)
+        os.write(master, b"word\n")
+        joined = partial(host.runtime.attach, "tty", bundle, stdin=slave, stdout=slave, stderr=slave, terminal=True)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(joined).result(WAIT_SECONDS).exit_code == 0
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert "33 99" in host.output("tty")
 
 
 def test_terminal_size_of_the_spec_is_there_at_the_start(host: Host) -> None:

@@ -140,13 +140,14 @@ class Exec:
         """Join this process's streams and signals to it until it ends, as ``Runtime.attach`` does a container's."""
         control = Connection.open(self._directory, Mode.CONTROL)
         try:
-            size_of = next((fd for fd in (1, stdin) if fd is not None and os.isatty(fd)), None)
+            ours = next((fd for fd in (1, stdin) if fd is not None and os.isatty(fd)), None)
+            size_of = ours if terminal else None
             with (
                 terminals.raw(stdin if terminal else None),
-                forward_signals(control, size_of=size_of if terminal else None),
+                forward_signals(control, size_of=size_of),
                 waiting(connection.interrupt),
             ):
-                record = copy_streams(connection, stdin=stdin, stdout=1, stderr=2)
+                record = copy_streams(connection, stdin=stdin, stdout=1, stderr=2, size_of=size_of)
         finally:
             connection.close()
             if control is not None:

@@ -283,13 +283,16 @@ class Runtime:
             return self._ended(container_id, bundle)
         control = Connection.open(directory, Mode.CONTROL)
         try:
-            size_of = next((fd for fd in (stdout, stdin) if fd is not None and os.isatty(fd)), None)
+            ours = next((fd for fd in (stdout, stdin) if fd is not None and os.isatty(fd)), None)
+            size_of = ours if terminal else None
             with (
                 terminals.raw(stdin if terminal else None),
-                forward_signals(control, size_of=size_of if terminal else None),
+                forward_signals(control, size_of=size_of),
                 waiting(connection.interrupt),
             ):
-                record = copy_streams(connection, stdin=stdin, stdout=stdout, stderr=stderr, detach=keys)
+                record = copy_streams(
+                    connection, stdin=stdin, stdout=stdout, stderr=stderr, detach=keys, size_of=size_of
+                )
         finally:
             connection.close()
             if control is not None:

@@ -33,7 +33,7 @@ def forward_signals(control: Connection | None, *, size_of: int | None) -> Itera
 
     Args:
         control: Not the connection of the streams: that one may be waiting for the container to read.
-        size_of: The terminal whose size is the container's; None is none.
+        size_of: The terminal whose later sizes are the container's; None is none.
     """
     if control is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -56,7 +56,6 @@ def forward_signals(control: Connection | None, *, size_of: int | None) -> Itera
     before = {number: signal.signal(number, pass_on) for number in FORWARDED}
     if size_of is not None:
         before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, resize)
-        resize()
     try:
         yield
     finally:
@@ -73,14 +72,31 @@ def _send(control: Connection, kind: Kind, payload: bytes) -> None:
 
 
 def copy_streams(
-    connection: Connection, *, stdin: int | None, stdout: int, stderr: int, detach: bytes = b""
+    connection: Connection,
+    *,
+    stdin: int | None,
+    stdout: int,
+    stderr: int,
+    detach: bytes = b"",
+    size_of: int | None = None,
 ) -> bytes | None:
     """Copy until the container ends: the exit record, or None where the shim went first.
+
+    Args:
+        connection: To the shim.
+        stdin: Read from; None is no input.
+        stdout: Written to.
+        stderr: Written to.
+        detach: Keys among the input at which it is left; b"" for none.
+        size_of: The terminal whose size the container's has before it gets any input; None is none.
 
     Raises:
         DetachedError: ``detach`` was among the input.
         OSError: Output cannot be written; the container runs on.
     """
+    found = None if size_of is None else terminals.size(size_of)
+    if found:
+        _send(connection, Kind.RESIZE, terminals.encode_size(*found))
     return _Copier(connection, stdin, {Kind.STDOUT: stdout, Kind.STDERR: stderr}, detach).run()
 
 
