@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -256,6 +257,32 @@ def test_start_that_is_given_up_ends_a_runtime_that_hangs(host: Host, tmp_path: 
     wait_readable(pidfd, time.monotonic() + WAIT_SECONDS, WAIT_SECONDS, "end of the runtime")
     os.close(pidfd)
     assert hanging.status("hanging", bundle).state == "created"
+
+
+def test_end_is_known_where_the_runtime_leaves_the_container_to_a_helper_of_its_own(host: Host, tmp_path: Path) -> None:
+    runtime = tmp_path / "forking-runtime"
+    runtime.write_text(
+        f"""#!{sys.executable}
+import ctypes, os, subprocess, sys, time
+if "run" not in sys.argv:
+    os.execvp("runc", ["runc", *sys.argv[1:]])
+reading, writing = os.pipe()
+if os.fork() == 0:
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what runc leaves becomes its child
+    os.write(writing, bytes((subprocess.run(["runc", *sys.argv[1:]]).returncode,)))
+    time.sleep(0.3)  # by then the container has ended
+    os._exit(0)
+os._exit(os.read(reading, 1)[0])
+"""
+    )
+    runtime.chmod(0o755)
+    forking = Runtime(str(runtime), state=tmp_path / "other")
+    bundle = host.prepare("forked", "sh", "-c", "exit 7")
+    forking.start("forked", bundle)
+    try:
+        assert forking.wait("forked", bundle, timeout=WAIT_SECONDS).exit_code == 7
+    finally:
+        forking.delete("forked", bundle, force=True)
 
 
 def test_attach_refuses_what_does_not_run_and_tells_what_has_ended(host: Host) -> None:

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -25,6 +26,12 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Reads after init's end: as many as the largest pipe holds, 1 MiB, twice. What still writes then, and would go on, is
 /// something that an exec'd process left behind.
 const DRAIN_READS_MAX: usize = 64;
+
+/// How long init's end may precede its becoming this process's child.
+const HANDOVER: Duration = Duration::from_secs(10);
+
+/// How often that is looked at.
+const HANDOVER_LOOK: Duration = Duration::from_millis(1);
 
 /// The container, its log and its clients.
 pub(crate) struct Supervisor<'a> {
@@ -234,7 +241,16 @@ impl<'a> Supervisor<'a> {
 
     /// Reaps init and whatever else was left to this process.
     fn reap(&self) -> io::Result<Option<WaitStatus>> {
-        let status = rustix::process::waitpid(Some(self.init), WaitOptions::empty())?;
+        let end = Instant::now() + HANDOVER;
+        let status = loop {
+            match rustix::process::waitpid(Some(self.init), WaitOptions::empty()) {
+                Ok(status) => break status,
+                // A helper of the runtime may outlive it (crun's does), and be the parent until it ends as well.
+                Err(Errno::CHILD) if Instant::now() < end => thread::sleep(HANDOVER_LOOK),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
         Ok(status.map(|(_, status)| status))
     }
