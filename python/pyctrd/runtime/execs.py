@@ -133,8 +133,8 @@ class Exec:
         """Set the size of its terminal; nothing is done where it has ended."""
         connection = Connection.open(self._directory, Mode.CONTROL)
         if connection is not None:
-            with connection, contextlib.suppress(ConnectionError):
-                connection.send(Kind.RESIZE, terminals.encode_size(rows, columns))
+            with connection:
+                connection.request(Kind.RESIZE, terminals.encode_size(rows, columns), terminals.RESIZE_SECONDS)
 
     def join(self, connection: Connection, *, stdin: int | None, terminal: bool) -> ExitStatus:
         """Join this process's streams and signals to it until it ends, as ``Runtime.attach`` does a container's."""

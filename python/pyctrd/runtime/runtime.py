@@ -309,7 +309,7 @@ class Runtime:
         connection = Connection.open(self._directory(container_id), Mode.CONTROL)
         if connection is not None:
             with connection:
-                connection.send(Kind.RESIZE, terminals.encode_size(rows, columns))
+                connection.request(Kind.RESIZE, terminals.encode_size(rows, columns), terminals.RESIZE_SECONDS)
 
     def logs(
         self,

@@ -101,6 +101,20 @@ class Connection:
         """
         self._socket.sendall(encode(kind, payload))
 
+    def request(self, kind: Kind, payload: bytes, timeout: float) -> None:
+        """Send one small frame, the last, and wait until the shim has done what it says; or has ended.
+
+        Raises:
+            DeadlineError: ``timeout`` seconds went by.
+        """
+        try:
+            self.send(kind, payload)
+            # The shim reads the end in another turn than the frame, and hangs up then.
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+        self.wait_closed(timeout)
+
     def send_some(self, data: bytes | memoryview) -> int:
         """Send what fits now of frames already encoded; 0 where nothing does."""
         try:

@@ -12,6 +12,7 @@ from pyctrd.errors import InvalidError
 
 # Docker's and Podman's.
 DETACH_KEYS = "ctrl-p,ctrl-q"
+RESIZE_SECONDS = 30.0  # for a shim on the busiest machine
 
 
 def size(fd: int) -> tuple[int, int] | None:
