@@ -68,7 +68,8 @@ def command(words: list[str], environment: dict[str, str] | None = None) -> None
         words, stdin=subprocess.DEVNULL, capture_output=True, check=False, env={**os.environ, **(environment or {})}
     )
     if done.returncode:
-        raise RuntimeError(f"{words[0]}: {done.stderr.decode(errors='replace')[-500:]}")
+        said = (done.stderr or done.stdout).decode(errors="replace")[-500:]
+        raise RuntimeError(f"{' '.join(words)}: status {done.returncode}: {said}")
 
 
 @contextmanager
@@ -118,7 +119,7 @@ def _ours(
         (directory / "config.json").write_text(json.dumps(spec))
         command([runtime, "--root", f"{store}/runtime", "run", "--bundle", str(directory), name])
 
-    states = next(iter((store / "state").rglob(f"*/{running.id}/state.json"))).parents[1]
+    states = next(iter((store / "state").rglob(f"runtimes/*/{running.id}"))).parent
     yield Subject(
         f"bare {runtime}", bare, lambda: command([runtime, "--root", str(states), "exec", running.id, "true"])
     )
@@ -128,11 +129,12 @@ def _ours(
 def peer(kind: type[Containerd | Podman | Docker], disk: Path, reference: str) -> Iterator[Subject]:
     """A peer with a store of its own, and a container that runs."""
     group = Group(f"pyctrd-life-{kind.name}-{os.getpid()}")
+    held = f"long-{os.getpid()}"  # containerd's runtime keeps it outside the store
     tool = kind(disk / kind.name, group)
     try:
         tool.start()
         command(tool.pull(reference))
-        argv = tool.run_true(reference, "long")
+        argv = tool.run_true(reference, held)
         assert argv is not None
         long_lived = [word for word in argv if word not in ("--rm", "/bin/true")]
         long_lived.insert(long_lived.index("run") + 1, "-d")
@@ -142,17 +144,15 @@ def peer(kind: type[Containerd | Podman | Docker], disk: Path, reference: str) -
 
         def execute() -> None:
             if kind is Containerd:
-                command([*program, "tasks", "exec", "--exec-id", f"exec-{next(numbers)}", "long", "true"])
+                command([*program, "tasks", "exec", "--exec-id", f"exec-{next(numbers)}", held, "true"])
             else:
-                command([*program, "exec", "long", "true"])
+                command([*program, "exec", held, "true"])
 
         try:
             yield Subject(kind.name, lambda name: command(tool.run_true(reference, name) or []), execute)
         finally:
-            ends = [["tasks", "kill", "-s", "KILL", "long"]] if kind is Containerd else [["rm", "-f", "long"]]
-            for end in ends:
-                with suppress(RuntimeError):
-                    command([*program, *end])
+            with suppress(RuntimeError):
+                command([*program, *(["tasks", "rm"] if kind is Containerd else ["rm"]), "-f", held])
     finally:
         tool.stop()
         group.close()
@@ -206,12 +206,15 @@ def main() -> None:
         registry = stack.enter_context(Registry(Path(directory) / "registry"))
         reference = Images(registry).busybox.reference
         disk = stack.enter_context(fresh_disk(Path(directory), size_gib=DISK_GIB))
+        runtimes = []
         for runtime in RUNTIMES:
             try:
-                stack.enter_context(usable(runtime))
+                stack.enter_context(usable(runtime))  # all before the first container: it takes a hierarchy away
             except pytest.skip.Exception as error:
                 notes.append(f"{runtime} is left out: {error}")
-                continue
+            else:
+                runtimes.append(runtime)
+        for runtime in runtimes:
             subjects += stack.enter_context(ours(disk, runtime, reference))
         for kind in (Containerd, Podman, Docker):
             if missing := missing_programs(kind.name):
