@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -333,3 +334,40 @@ def test_shim_stays_within_its_memory(host: Host) -> None:
     rollup = Path(f"/proc/{state.shim_pid(host.shim_directory('small'))}/smaps_rollup").read_text()
     pss_kib = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     assert pss_kib <= 2048
+
+
+def test_nothing_of_the_runtime_is_left_when_the_shim_has_ended(host: Host) -> None:
+    bundle = host.prepare("gone", "cat")
+    host.runtime.start("gone", bundle, stdin=True)
+    record = host.state / "runtimes/runc" / "gone"
+    groups = {Path(path) for path in json.loads((record / "state.json").read_text())["cgroup_paths"].values()}
+    assert groups
+    assert all(group.is_dir() for group in groups)
+    watching = Connection.open(host.shim_directory("gone"), Mode.CONTROL)
+    assert watching is not None
+    with watching:
+        host.runtime.kill("gone", signal.SIGKILL)
+        watching.wait_closed(WAIT_SECONDS)
+    assert not record.exists()
+    assert not [group for group in groups if group.exists()]
+
+
+def test_hook_after_the_end_runs(host: Host, tmp_path: Path) -> None:
+    bundle, told = host.prepare("hooked", "true"), tmp_path / "told"
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["hooks"] = {"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", f"cat > {told}"]}]}
+    (bundle / "config.json").write_text(json.dumps(spec))
+    host.runtime.start("hooked", bundle)
+    host.runtime.wait("hooked", bundle, timeout=WAIT_SECONDS)
+    host.runtime.delete("hooked", bundle)
+    assert json.loads(told.read_text())["id"] == "hooked"
+
+
+def test_process_that_outlives_init_among_the_hosts_processes_is_ended(host: Host) -> None:
+    bundle = host.prepare("outlived", "sh", "-c", "sleep 1000 & echo $!", pid="host")
+    host.runtime.start("outlived", bundle)
+    host.runtime.wait("outlived", bundle, timeout=WAIT_SECONDS)
+    left = int(host.output("outlived"))
+    host.runtime.delete("outlived", bundle)
+    until(lambda: not Path(f"/proc/{left}").exists())
+    assert not list(Path("/sys/fs/cgroup").glob("*/pyctrd/outlived"))

@@ -163,7 +163,8 @@ fn complaint(pipes: &Pipes, args: &Args) -> String {
     String::from_utf8_lossy(&text[from..]).into_owned()
 }
 
-fn read_pid() -> io::Result<Pid> {
+/// The container's init, as the runtime wrote it down at the last start.
+pub(crate) fn read_pid() -> io::Result<Pid> {
     let text = fs::read_to_string("init.pid")?;
     let number = text.trim().parse().ok().and_then(Pid::from_raw);
     number.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "init.pid: expected a process id"))

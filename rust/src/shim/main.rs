@@ -18,6 +18,7 @@ mod launch;
 mod log;
 mod oom;
 mod record;
+mod remove;
 mod report;
 mod restart;
 mod rotate;
@@ -239,6 +240,9 @@ fn remove(name: &str) -> io::Result<()> {
 
 /// Gives back the runtime's own state and the cgroup. The engine's delete tries again if this fails.
 fn delete(args: &Args) {
+    if launch::read_pid().is_ok_and(|init| remove::remove(&args.root.join(&args.id), init)) {
+        return;
+    }
     let mut command = args.runtime_command();
     command.args(["delete", "--force"]).arg(&args.id);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
