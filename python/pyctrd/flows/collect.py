@@ -7,7 +7,6 @@ what it wants by a lease before it looks for it; so it never finds what goes, an
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from pyctrd.errors import ConflictError, PyctrdError
 from pyctrd.flows.choose import SNAPSHOTTERS, open_snapshotter
 from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.load import get_image
+from pyctrd.flows.log import logger
 from pyctrd.flows.objects import SweptObjects, sweep_objects, sweep_stacks
 from pyctrd.flows.reach import learn_needs, learn_new_needs
 from pyctrd.flows.recover import recover
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.database import Tables
 
-logger = logging.getLogger("pyctrd.flows")
 # Whoever reads layers or makes a container holds the lock for milliseconds, a check for minutes; waiting longer for it
 # would make `rmi` seem to hang.
 COLLECTION_WAIT_SECONDS = 2.0

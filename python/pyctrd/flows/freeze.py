@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError, NotFoundError, PyctrdError, naming
+from pyctrd.flows.log import logger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.runtime.state import ContainerStatus
 
-logger = logging.getLogger("pyctrd.flows")
 # In a container's bundle. Whoever freezes it has the file locked, and a mark in it for as long as it may be frozen; the
 # kernel lets go of the lock with the process. The file stays: to remove a lock's file is a race.
 FREEZER = "freezer"

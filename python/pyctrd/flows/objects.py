@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import InvalidError, NotFoundError, PyctrdError
 from pyctrd.flows.load import load_config
+from pyctrd.flows.log import logger
 from pyctrd.metadata.events import STORE
 from pyctrd.oci.value import NamedTuple
 from pyctrd.snapshots.imaged import Stacks
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from pyctrd.flows.rooms import Rooms
 
-logger = logging.getLogger("pyctrd.flows")
 BEING_WRITTEN = "objects not swept: a layer is being written"
 
 

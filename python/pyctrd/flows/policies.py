@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError, PyctrdError
+from pyctrd.flows.log import logger
 from pyctrd.flows.run import bundle_path, container_status, start_container
 from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
-
-logger = logging.getLogger("pyctrd.flows")
 
 
 class RestoredContainers(NamedTuple):

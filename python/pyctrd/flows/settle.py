@@ -59,12 +59,12 @@ def join_again(rooms: Rooms, record: ContainerRecord, bundle: Path) -> None:
         NotFoundError: One of them is gone.
         ConflictError: It does not run.
     """
-    from pyctrd.flows.alter import read_spec, updating
-
     try:
         joins = orjson.loads((bundle / JOINS).read_bytes())
     except FileNotFoundError:
         return
+    from pyctrd.flows.alter import read_spec, updating
+
     paths = {}
     for field, identity in joins.items():
         _, pid = _running(rooms, identity)

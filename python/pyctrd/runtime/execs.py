@@ -28,7 +28,6 @@ from pyctrd.runtime.streams import copy_streams, forward_signals
 if TYPE_CHECKING:
     from pyctrd.runtime.state import Running
 
-DIRECTORY = "exec"
 SPEC = "process.json"
 START_SECONDS = 120.0  # as a container's
 # How a record begins of a process that was killed since it took too long; the shim writes it.
@@ -44,10 +43,9 @@ RECORD_SECONDS = 0.01
 ID_BYTES = 16
 
 _starting = threading.BoundedSemaphore(STARTS_MAX)
-_NOT_RUNNING = re.compile(
-    r"in a (stopped|paused) container|(container|does) .*not (running|exist)|is (stopped|paused)|not running"
-    r"|pidns.*terminated|No such file or directory: .*cgroup",
-    re.IGNORECASE,
+_NOT_RUNNING = (
+    r"(?i:in a (stopped|paused) container|(container|does) .*not (running|exist)|is (stopped|paused)|not running"
+    r"|pidns.*terminated|No such file or directory: .*cgroup)"
 )
 
 
@@ -177,7 +175,7 @@ class Execs:
     def __init__(self, container_id: str, directory: Path, *, runtime: str, root: Path) -> None:
         self._container_id = container_id
         self._container = directory
-        self._directory = directory / DIRECTORY
+        self._directory = directory / state.EXECS
         self._runtime = runtime
         self._root = root
 
@@ -301,7 +299,7 @@ class Execs:
     def _refusal(self, argv: Sequence[str], error: ShimFailedError) -> Exception:
         line = clean(error.text)
         found = start_error(argv, error.status, error.text, container_id=self._container_id, verb="exec")
-        if type(found) is RuncError and (_NOT_RUNNING.search(line) or not (self._root / self._container_id).exists()):
+        if type(found) is RuncError and (re.search(_NOT_RUNNING, line) or not (self._root / self._container_id).exists()):
             return _conflict(self._container_id, line)
         return found
 
@@ -314,7 +312,7 @@ def end_execs(container: Path) -> None:
     """
     deadline = time.monotonic() + LAST_SECONDS
     with contextlib.suppress(FileNotFoundError):
-        for directory in (container / DIRECTORY).iterdir():
+        for directory in (container / state.EXECS).iterdir():
             _end_shim(directory, deadline)
 
 

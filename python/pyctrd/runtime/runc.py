@@ -20,20 +20,20 @@ from pyctrd.errors import (
 STDERR_LINES = 5
 RUN_SECONDS = 60.0  # runc itself answers within milliseconds; a frozen host must not hold the caller for ever
 
-_NOISE = re.compile(
+# Of errors alone: compiled where one is read.
+_NOISE = (
     r"^(runc (run|create|start) failed: |exec failed: |unable to start container process: |container_linux\.go:\d+: )+"
 )
-_LOGRUS = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')
-_MISSING = re.compile(r"executable file.* not found|exec: \"[^\"]*\": (stat .*: )?no such file or directory")
-_NOT_EXECUTABLE = re.compile(
-    r"exec: \"[^\"]*\": (permission denied|is a directory)|exec format error|exec(utable|\b.*): Permission denied",
-    re.IGNORECASE,
+_LOGRUS = r'^time="[^"]*" level=(\w+) msg="(.*)"$'
+_MISSING = r"executable file.* not found|exec: \"[^\"]*\": (stat .*: )?no such file or directory"
+_NOT_EXECUTABLE = (
+    r"(?i:exec: \"[^\"]*\": (permission denied|is a directory)|exec format error|exec(utable|\b.*): Permission denied)"
 )
 # With version 1's cgroups runc gives up after some tries, and thaws: on a busy host nothing had its turn to stop in.
 _UNFROZEN = "unable to freeze"
 FREEZE_SECONDS = 10.0
-_GONE = re.compile(r"does not exist|container .* not found|No such file or directory", re.IGNORECASE)
-_NOT_RUNNING = re.compile(r"not running|already finished|cannot (pause|resume)|not paused", re.IGNORECASE)
+_GONE = r"(?i:does not exist|container .* not found|No such file or directory)"
+_NOT_RUNNING = r"(?i:not running|already finished|cannot (pause|resume)|not paused)"
 
 
 def find_binary(binary: str) -> str:
@@ -164,12 +164,12 @@ class Runc:
 
 def _refusal(argv: Sequence[str], status: int, text: str, *, verb: str, container_id: str) -> Exception:
     line = clean(text)
-    if _NOT_RUNNING.search(line):
+    if re.search(_NOT_RUNNING, line):
         return ConflictError(
             f"container {container_id}: cannot {verb}: {line}", kind="container", name=container_id, state="stopped",
             allowed="paused" if verb == "resume" else "running",
         )  # fmt: skip
-    if _GONE.search(line):
+    if re.search(_GONE, line):
         return NotFoundError(f"container not found: {container_id}", kind="container", name=container_id)
     return RuncError(
         f"container {container_id}: cannot {verb}: {line}", argv=argv, exit_status=status, stderr=last_lines(text)
@@ -181,9 +181,9 @@ def start_error(argv: Sequence[str], status: int, text: str, *, container_id: st
     line = clean(text)
     kind: type[RuncError] = RuncError
     hint = ""
-    if _MISSING.search(line):
+    if re.search(_MISSING, line):
         kind, hint = CommandNotFoundError, "the image has no such command: check its name and the image's PATH"
-    elif _NOT_EXECUTABLE.search(line):
+    elif re.search(_NOT_EXECUTABLE, line):
         kind, hint = CommandNotExecutableError, "the file is there, and cannot be run: check its mode and platform"
     return kind(
         f"container {container_id}: cannot {verb}: {line}",
@@ -196,10 +196,10 @@ def start_error(argv: Sequence[str], status: int, text: str, *, container_id: st
 
 def clean(text: str) -> str:
     """The one line of a runtime's words that says what was wrong."""
-    lines = [_LOGRUS.sub(r"\2", line.strip()).replace('\\"', '"') for line in text.splitlines() if line.strip()]
+    lines = [re.sub(_LOGRUS, r"\2", line.strip()).replace('\\"', '"') for line in text.splitlines() if line.strip()]
     if not lines:
         return "the runtime gave no reason"
-    return _NOISE.sub("", lines[-1]).removesuffix(": unknown")
+    return re.sub(_NOISE, "", lines[-1]).removesuffix(": unknown")
 
 
 def last_lines(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -19,12 +19,14 @@ from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundEr
 from pyctrd.oci.hold import pause, waiting
 from pyctrd.runtime import cgroup, life, state
 from pyctrd.runtime import terminal as terminals
-from pyctrd.runtime.execs import Execs, end_execs
-from pyctrd.runtime.logs import LogLine, read_log
 from pyctrd.runtime.runc import Runc, start_error
 from pyctrd.runtime.shim import SHIM, Connection, Kind, Mode, ShimFailedError, Start
 from pyctrd.runtime.state import ContainerStatus, ExitStatus
 from pyctrd.runtime.streams import copy_streams, forward_signals
+
+if TYPE_CHECKING:
+    from pyctrd.runtime.execs import Execs
+    from pyctrd.runtime.logs import LogLine
 
 START_SECONDS = 120.0  # a hook, or a host that swaps; a start without them takes milliseconds
 FINISH_SECONDS = 60.0  # the shim's own clean-up after the exit: one "runc delete"
@@ -301,6 +303,8 @@ class Runtime:
 
     def execs(self, container_id: str) -> Execs:
         """The processes that were started in a container beside its init."""
+        from pyctrd.runtime.execs import Execs
+
         directory = self._directory(container_id)
         return Execs(container_id, directory, runtime=self._runc.path, root=self._root)
 
@@ -334,6 +338,8 @@ class Runtime:
         Raises:
             UnsupportedError: It was made with the log driver "none".
         """
+        from pyctrd.runtime.logs import read_log
+
         if life.read_life(bundle).log_driver == "none":
             raise UnsupportedError(
                 f"container {container_id}: has no log: it was made with the log driver none",
@@ -379,7 +385,10 @@ class Runtime:
             with connection:
                 connection.wait_closed(FINISH_SECONDS)
         self._runc.delete(container_id)
-        end_execs(directory)
+        if (directory / state.EXECS).exists():
+            from pyctrd.runtime.execs import end_execs
+
+            end_execs(directory)
         with suppress(FileNotFoundError):
             _core.remove_tree(directory.parent, directory.name)
 

@@ -8,7 +8,7 @@ load code into the kernel need a capability here as they do there; ``io_uring`` 
 from __future__ import annotations
 
 import errno
-import platform
+import os
 from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
@@ -100,7 +100,7 @@ def default_profile(capabilities: Collection[str], *, machine: str = "") -> dict
     Raises:
         UnsupportedError: There is no profile for the machine.
     """
-    return _profile(frozenset(capabilities), machine or platform.machine())
+    return _profile(frozenset(capabilities), machine or os.uname().machine)
 
 
 @cache

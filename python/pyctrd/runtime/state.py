@@ -19,6 +19,7 @@ from pyctrd.runtime.life import RUNS
 
 EXIT_RECORD = "exit.json"
 RUNNING_RECORD = "shim.json"
+EXECS = "exec"  # a directory for each process beside the init
 LOCK = "lock"
 RECORD_MAX_BYTES = 64 << 10
 UNKNOWN_EXIT_CODE = 255
