@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import InvalidError, UnsupportedError
-from pyctrd.runtime.boot import BOOT_ID
+from pyctrd.runtime.boot import boot_id
 from pyctrd.snapshots.composefs import Composefs
 from pyctrd.snapshots.erofs import Erofs
 from pyctrd.snapshots.imaged import Imaged
@@ -71,6 +71,10 @@ def choose_for(rooms: Rooms, layers: Sequence[LayerRef]) -> Snapshotter:
 
 def open_snapshotter(rooms: Rooms, name: str) -> Snapshotter:
     """One of them over the engine's directories, with no look at whether it works here."""
+    return rooms.opened_snapshotters.get(name) or rooms.opened_snapshotters.setdefault(name, _open(rooms, name))
+
+
+def _open(rooms: Rooms, name: str) -> Snapshotter:
     if name.startswith(DIRECTORY):
         from pyctrd.snapshots.directory import Directory, DirectoryOverlay
 
@@ -103,7 +107,7 @@ def _why_not(rooms: Rooms, name: str) -> str | None:
 
 def _mark_of(rooms: Rooms, name: str) -> Path:
     stat = rooms.root.stat()
-    subject = f"{BOOT_ID.read_text()} {stat.st_dev} {stat.st_ino} {os.geteuid()} {in_user_namespace()}"
+    subject = f"{boot_id()} {stat.st_dev} {stat.st_ino} {os.geteuid()} {in_user_namespace()}"
     return rooms.settings.state / "probed" / f"{name}-{_core.digest_bytes(subject.encode()).partition(':')[2][:16]}"
 
 

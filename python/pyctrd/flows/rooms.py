@@ -63,6 +63,8 @@ class Rooms:
         self._is_recovered = False
         self._began_new = False
         self._runtimes: dict[str, Runtime] = {}
+        # By name, those that were used: to make one asks the file system.
+        self.opened_snapshotters: dict[str, Snapshotter] = {}
         self._locked_kinds: set[str] = set()
         # What had to be repaired of them is told as soon as there is a database to tell it in.
         self._repaired = {
@@ -262,7 +264,7 @@ class Rooms:
 
     def bundle(self, namespace: str, container_id: str) -> Path:
         """A container's directory: bundle, log and exit record."""
-        return self.root / "containers" / namespace / container_id
+        return self.root / f"containers/{namespace}/{container_id}"
 
     def arrival_lock(self, *, shared: bool) -> FileLock:
         """The lock between those that bring content in (shared) and a repair (exclusive)."""

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -406,6 +406,8 @@ class Runtime:
 
     def is_orphan(self, container_id: str, bundle: Path) -> bool:
         """Whether its shim was killed: it started the container in this boot, holds it no more, and recorded no end."""
+        if (bundle / state.EXIT_RECORD).exists():
+            return False
         directory = self._directory(container_id)
         running = state.read_running(directory)
         if running is None or not running.is_of_this_boot() or state.shim_pid(directory):
@@ -490,14 +492,8 @@ class Runtime:
         return [str(SHIM), *words, *(f"--{flag}" for flag in flags)]
 
     def _directory(self, container_id: str) -> Path:
-        plain = container_id.replace("_", "a").replace("-", "a").replace(".", "a")
-        if not (plain.isascii() and plain.isalnum() and container_id[0].isalnum()) or len(container_id) > ID_MAX_CHARS:
-            raise InvalidError(
-                f'container id: {container_id!r}: expected letters, digits, "_", "-" and "."',
-                field="container_id",
-                value=container_id,
-            )
-        return self._state / "shims" / container_id
+        check_id(container_id)
+        return self._state / f"shims/{container_id}"
 
     def _ended(self, container_id: str, bundle: Path) -> ExitStatus:
         """The exit of a container that nobody can attach to."""
@@ -569,6 +565,22 @@ class Runtime:
                 raise _not_ended(container_id, None)
             pause(RECORD_SECONDS)
         return ended
+
+
+@lru_cache(1024)
+def check_id(container_id: str) -> None:
+    """Refuse what cannot be a container's directory, nor its name for the runtime.
+
+    Raises:
+        InvalidError: It has other characters than letters, digits, "_", "-" and ".", or too many.
+    """
+    plain = container_id.replace("_", "a").replace("-", "a").replace(".", "a")
+    if not (plain.isascii() and plain.isalnum() and container_id[0].isalnum()) or len(container_id) > ID_MAX_CHARS:
+        raise InvalidError(
+            f'container id: {container_id!r}: expected letters, digits, "_", "-" and "."',
+            field="container_id",
+            value=container_id,
+        )
 
 
 def _not_ended(container_id: str, timeout: float | None) -> DeadlineError:

@@ -14,7 +14,7 @@ import orjson
 
 from pyctrd.errors import InvalidError
 from pyctrd.oci.value import NamedTuple
-from pyctrd.runtime.boot import BOOT_ID
+from pyctrd.runtime.boot import boot_id
 from pyctrd.runtime.life import RUNS
 
 EXIT_RECORD = "exit.json"
@@ -126,11 +126,11 @@ class Running(NamedTuple):
 
     def is_alive(self) -> bool:
         """Whether this very process still runs; one that has ended and waits to be reaped does not."""
-        return process_start_ticks(self.pid) == self.start_ticks and BOOT_ID.read_text().strip() == self.boot_id
+        return process_start_ticks(self.pid) == self.start_ticks and boot_id() == self.boot_id
 
     def is_of_this_boot(self) -> bool:
         """Whether the machine has been up since."""
-        return BOOT_ID.read_text().strip() == self.boot_id
+        return boot_id() == self.boot_id
 
     def lost(self) -> ExitStatus:
         """The status of a container whose end nobody saw."""
