@@ -69,6 +69,7 @@ __all__ = [
     "rebuild_layer",
     "remove_tree",
     "retire_mount",
+    "send_part",
     "settle_layers",
     "spawn_shim",
     "sweep_ingests",
@@ -534,6 +535,10 @@ def mount_erofs(image: _Path, target: _Path, *, devices: Sequence[_Path] = ..., 
 def mount_bind(source: _Path, target: _Path, *, readonly: bool = False, ids: int | None = None) -> None: ...
 def unmount(target: _Path, *, lazy: bool = False) -> bool: ...
 def retire_mount(target: _Path) -> int | None: ...
+
+# --- send -----------------------------------------------------------------------------------------
+
+def send_part(target: int, source: int, *, start: int, count: int, pause_ms: int, turn_ms: int) -> int: ...
 
 # --- spawn ----------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ pub mod pipeline;
 #[cfg(feature = "engine")]
 pub mod root;
 #[cfg(feature = "engine")]
+pub mod send;
+#[cfg(feature = "engine")]
 pub mod spawn;
 #[cfg(feature = "engine")]
 pub mod tar;

@@ -17,7 +17,7 @@ TAR = Tar().directory("d").file("d/f", b"content").build()
 
 # Python never takes the interpreter from a thread here: another runs only if a call lets go of it.
 HARNESS = """
-import os, sys, threading, time
+import os, socket, sys, threading, time
 from pyctrd import _core
 sys.setswitchinterval(1000)
 root, tar, digest = sys.argv[1:4]
@@ -147,6 +147,9 @@ def upload():
     made_now.write(content)
     return made_now
 
+ends = socket.socketpair()
+line = ends[0].fileno()
+
 prepare, call = lambda: None, lambda _: None
 CASE
 for _ in range(4000):
@@ -237,6 +240,8 @@ CASES = {
     "retire_mount": "call = lambda _: often(lambda: attempt(lambda: _core.retire_mount(absent)))",
     "mount_bind": "call = lambda _: often(lambda: attempt(lambda: _core.mount_bind(absent, absent)))",
     "unmount": "call = lambda _: often(lambda: attempt(lambda: _core.unmount(absent)))",
+    "send_part": "prepare, call = lambda: os.open(root + '/layer.tar', 0), lambda fd: often(lambda: _core.send_part("
+    "line, fd, start=0, count=1, pause_ms=1, turn_ms=1000))",
     "spawn_shim": "call = lambda _: attempt(lambda: _core.spawn_shim([b'/absent'], report=2))",
     "ArchiveReader": "prepare, call = descriptor, lambda fd: _core.ArchiveReader(fd)",
     "ArchiveReader.next": "prepare, call = archive, lambda reader: reader.next()",

@@ -13,6 +13,7 @@ mod layer;
 mod mount;
 mod pipeline;
 mod root;
+mod send;
 mod spawn;
 mod toc;
 
@@ -35,6 +36,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     mount::register(module)?;
     pipeline::register(module)?;
     root::register(module)?;
+    send::register(module)?;
     spawn::register(module)?;
     toc::register(module)
 }
