@@ -54,6 +54,7 @@ __all__ = [
     "flatten_layers",
     "flush_file_system",
     "flush_tree",
+    "join_namespace",
     "layer_forms",
     "layer_objects",
     "list_changes",
@@ -69,6 +70,7 @@ __all__ = [
     "rebuild_layer",
     "remove_tree",
     "retire_mount",
+    "set_file_ids",
     "settle_layers",
     "spawn_shim",
     "sweep_ingests",
@@ -539,6 +541,8 @@ def retire_mount(target: _Path) -> int | None: ...
 
 def spawn_shim(argv: list[bytes], *, report: int) -> None: ...
 def enter_user_namespace(*, parent: int) -> None: ...
+def join_namespace(namespace: int) -> None: ...
+def set_file_ids(uid: int, gid: int) -> None: ...
 
 # --- root -----------------------------------------------------------------------------------------
 

@@ -43,6 +43,8 @@ _ID = re.compile(r"[0-9a-f]{64}")
 # As Docker's.
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 PRIVATE_MODE = 0o700
+# In the bundle, of a container with a user namespace of its own: what it was asked for, and the ids that it has.
+USERNS = "userns.json"
 SIGKILL = 9
 # After SIGKILL only the kernel is waited for: processes in uninterruptible sleep.
 KILL_SECONDS = 30.0
@@ -260,6 +262,10 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
         rooms.runtime(record.runtime).delete(record.id, bundle, force=force)
         notice(rooms, record)  # how it ended is known from here on by the event alone
         snapshotter.unmount(bundle / "rootfs")
+        if (bundle / "rootfs").is_symlink():
+            from pyctrd.flows.userns import remove_place
+
+            remove_place(record)
     # The bundle goes first, in one step: a record without one is what recovery finishes to delete.
     _remove_bundle(rooms, bundle)
     snapshotter.delete(record.snapshot_key)
@@ -353,9 +359,13 @@ def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> Path:
             name=record.snapshot_key,
             hint=f"the container cannot be used any more: pyctrd rm {record.name}",
         )
+    target = bundle_path(rooms, record) / "rootfs"
+    if target.is_symlink():
+        from pyctrd.flows.userns import mount_mapped
+
+        return mount_mapped(record, snapshotter, snapshot, target.parent)
     if snapshot.path is not None:
         return snapshot.path
-    target = bundle_path(rooms, record) / "rootfs"
     if not target.is_mount():
         snapshotter.mount(snapshot, target)
     return target
@@ -373,17 +383,25 @@ def make_bundle_directory(rooms: Rooms, record: ContainerRecord) -> Path:
 
 def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
     bundle = make_bundle_directory(rooms, record)
+    if options.userns_request is not None:
+        from pyctrd.flows.userns import settle_userns
+
+        options = settle_userns(rooms, record, options, bundle)
     rootfs = mount_rootfs(rooms, record)
     if config.volumes or any(isinstance(mount, Volume) for mount in options.mounts):
         from pyctrd.flows.volumes import resolve_volumes
 
-        mounts = resolve_volumes(rooms, record, options.mounts, rootfs=rootfs, declared=config.volumes)
+        mounts = resolve_volumes(
+            rooms, record, options.mounts, rootfs=rootfs, declared=config.volumes, ids=options.id_mappings
+        )
         options = replace(options, mounts=mounts)
     user = find_user(rootfs, options.user or config.user)
     if options.groups:
         user = user._replace(
             additional_gids=tuple(sorted({*user.additional_gids, *find_groups(rootfs, options.groups)}))
         )
+    if options.id_mappings is not None:
+        options.id_mappings.check(uid=user.uid, gids=(user.gid, *user.additional_gids))
     files = name_files(rooms, options, bundle, record.id)
     settled = settle_options(rooms, record, options, bundle)
     spec = build_spec(config, settled, container_id=record.id, rootfs=rootfs, user=user, files=files)

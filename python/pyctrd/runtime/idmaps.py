@@ -23,6 +23,7 @@ SUBGID = Path("/etc/subgid")
 MAP_SECONDS = 30.0  # newuidmap answers within milliseconds; a directory service that it asks may be slow
 _RANGES_MAX = 340  # the kernel's
 _ID_MAX = 2**32 - 1  # this one is nobody, and "unchanged"
+OVERFLOW_ID = 65534  # whose all is that a namespace has no id for
 _ENOUGH = 65536  # ids that images are made with: 0 to nobody's
 
 
@@ -152,6 +153,25 @@ def map_ids(pid: int, maps: IdMaps) -> None:
                 f"{program} to work: {said}",
                 f"{program} must be set-uid root or have cap_setuid or cap_setgid, and no range may be another's",
             )
+
+
+def named_ranges(name: str, *, groups: bool = False) -> list[Range]:
+    """What a user has in /etc/subuid, or in /etc/subgid.
+
+    Raises:
+        UnsupportedError: Nothing.
+        InvalidError: A line cannot be read.
+    """
+    path = SUBGID if groups else SUBUID
+    if found := _read_ranges(path, {name}):
+        return found
+    needs = f"a range of ids for {name} in {path}"
+    raise UnsupportedError(
+        f"unsupported: user namespaces of {name}: needs {needs}",
+        feature=f"user namespaces of {name}",
+        needs=needs,
+        hint=f"as root add a line with ids that nobody has to {path}, as {name}:2147483648:1073741824",
+    )
 
 
 def _arguments(ranges: Sequence[Range]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import InvalidError, UnsupportedError
+from pyctrd.errors import InvalidError
 from pyctrd.runtime.words import passable
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 JOINED = "container:"
 # Field of the options → the spec's type, which is a path's last part too (``/proc/1/ns/net``).
-KINDS = {"pid": "pid", "ipc": "ipc", "uts": "uts", "cgroupns": "cgroup", "network": "network"}
+KINDS = {"pid": "pid", "ipc": "ipc", "uts": "uts", "cgroupns": "cgroup", "network": "network", "userns": "user"}
 # What a namespace of its own is called: Docker says "none" for a network with loopback alone.
 _OWN = {"network": ("none",), "ipc": ("private", "none", "shareable")}
 _PRIVATE = ("private",)
@@ -78,18 +78,6 @@ def joined(options: RunOptions) -> dict[str, str]:
 def namespace_path(field: str, pid: int) -> str:
     """Where a process's namespace is."""
     return f"/proc/{pid}/ns/{'net' if field == 'network' else KINDS[field]}"
-
-
-def check_userns(text: str) -> None:
-    """Refuse what is not done yet: "" and "host" are the namespace that the engine is in.
-
-    Raises:
-        UnsupportedError: Any other.
-    """
-    if text not in ("", "host"):
-        raise UnsupportedError(
-            f"unsupported: userns: {text}", feature="user namespaces", needs="host", hint="leave --userns out"
-        )
 
 
 def sysctls(values: Mapping[str, str], options: RunOptions) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pyctrd.errors import InvalidError
 from pyctrd.oci.config import ImageConfig
 from pyctrd.runtime.cgroup import cgroups_path
 from pyctrd.runtime.limits import clamp_oom_score_adj, clamp_rlimit
-from pyctrd.runtime.mounts import Bind, container_mounts, rootfs_propagation
+from pyctrd.runtime.mounts import TTY_GROUP, Bind, MappedSystem, container_mounts, rootfs_propagation
 from pyctrd.runtime.namespaces import DOMAIN_NAME, namespaces
 from pyctrd.runtime.options import RunOptions
 from pyctrd.runtime.resources import resources
@@ -66,6 +66,7 @@ def build_spec(
             shm_bytes=None if options.ipc == "none" else options.shm_bytes,
             host_ipc=options.ipc == "host",
             writable_system=options.privileged,
+            userns=_userns(options),
         ),
         "linux": _linux(options, container_id),
     }
@@ -80,6 +81,14 @@ def build_spec(
     if options.hooks or options.patches:
         return _as_the_caller_says(spec, options)
     return spec
+
+
+def _userns(options: RunOptions) -> MappedSystem | None:
+    """What a user namespace of its own may not mount anew."""
+    if options.id_mappings is None:
+        return None
+    has_tty = options.id_mappings.has_group(TTY_GROUP)
+    return MappedSystem(host_network=options.network != "none", host_pids=options.pid != "private", has_tty=has_tty)
 
 
 def host_name(options: RunOptions, container_id: str) -> str:
@@ -192,6 +201,8 @@ def _linux(options: RunOptions, container_id: str) -> dict[str, Any]:
             capabilities=options.capabilities,
         ),
     }
+    if options.id_mappings is not None:
+        linux |= options.id_mappings.spec()
     if propagation := rootfs_propagation(options.mounts):
         linux["rootfsPropagation"] = propagation
     wanted = dict(options.sysctls or {})
