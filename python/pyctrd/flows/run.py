@@ -23,6 +23,7 @@ from pyctrd.flows.runs import notice, tell
 from pyctrd.flows.settle import join_again, name_files, settle_options
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
+from pyctrd.runtime.cgroup import require
 from pyctrd.runtime.life import Life, is_wanted_stopped, write_life, write_policy
 from pyctrd.runtime.mounts import Volume
 from pyctrd.runtime.signals import signal_number
@@ -86,6 +87,8 @@ def create_container(
         AlreadyExistsError: The name is taken.
         InvalidError, NotFoundError: An option, or what it names, cannot be used. Nothing is left then.
     """
+    if os.geteuid() != 0:
+        _refuse_unprivileged()
     config = _bare_config() if image is None else load_config(rooms, image)
     container_id = os.urandom(32).hex()
     record = ContainerRecord(
@@ -128,6 +131,12 @@ def create_container(
             delete_container(rooms, record, force=True, volumes=True)
             raise
     return record
+
+
+def _refuse_unprivileged() -> None:
+    from pyctrd.flows.rootless import refuse_without_namespace
+
+    refuse_without_namespace()
 
 
 def check_name(name: str) -> None:
@@ -182,6 +191,8 @@ def start_container(
         ConflictError: It runs.
         RuncError: The runtime refused; the container stays, to be looked at and deleted.
     """
+    if os.geteuid() != 0:
+        _refuse_unprivileged()
     rooms.runtime(record.runtime).end_orphan(record.id, bundle_path(rooms, record))
     if (bundle_path(rooms, record) / EXIT_RECORD).exists():
         notice(rooms, record)  # the next start removes what the last one left, and with it how its runs ended
@@ -327,6 +338,7 @@ def pause_container(rooms: Rooms, record: ContainerRecord) -> None:
     """
     # What a killed process left frozen goes on first: or the next engine would take this for that.
     _require(container_status(rooms, record), record, "pause", "running")
+    require("pausing")
     rooms.runtime(record.runtime).pause(record.id)
     tell(rooms, record, "paused")
 

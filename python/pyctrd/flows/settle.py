@@ -39,9 +39,10 @@ def settle_options(rooms: Rooms, record: ContainerRecord, options: RunOptions, b
 
         check_recursive_read_only(find_binary(record.runtime))
     if options.limits is not NO_LIMITS:
-        from pyctrd.runtime.cgroup import cgroup_form
+        from pyctrd.runtime.cgroup import cgroup_form, require
         from pyctrd.runtime.resources import check_controllers
 
+        require("limits")
         check_controllers(options.limits, cgroup_form())
     names = joined(options)
     if not names:
