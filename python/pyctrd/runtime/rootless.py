@@ -25,6 +25,8 @@ from pyctrd.runtime.shim import SHIM
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pyctrd.runtime.idmaps import IdMaps
+
 FEATURE = "containers without root rights"
 _RECORD = "holder"
 _LOCK = "holder.lock"
@@ -51,10 +53,12 @@ def enter(directory: Path) -> None:
             allowed="one thread",
             hint="enter it first, or start the program by pyctrd unshare",
         )
+    # Asked first: a user who cannot have them is left nothing behind.
+    maps = None if (directory / _RECORD).exists() else find_id_maps(feature=FEATURE)
     where = os.getcwd()  # noqa: PTH109 - it may be gone: then this says so
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(directory):
-        found = _find(directory) or _make(directory)
+        found = _find(directory) or _make(directory, maps or find_id_maps(feature=FEATURE))
     users, mounts = found
     try:
         _core.join_namespace(users)
@@ -115,8 +119,7 @@ def _open(pid: int) -> tuple[int, int]:
         raise
 
 
-def _make(directory: Path) -> tuple[int, int]:
-    maps = find_id_maps(feature=FEATURE)
+def _make(directory: Path, maps: IdMaps) -> tuple[int, int]:
     pipe = subprocess.PIPE
     # Not waited for: it stays. No signal of this process's terminal reaches it once it has said so.
     child = subprocess.Popen([str(SHIM), "--as-holder"], stdin=pipe, stdout=pipe)
