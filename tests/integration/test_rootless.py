@@ -178,6 +178,7 @@ def test_what_takes_a_control_group_or_root_is_refused(nobody: Nobody, images: I
         (("pause", "a"), "pausing: needs a control group"),
         (("commit", "a", "example.com/made:1"), "holding a container still: needs a control group"),
         (("update", "--memory", "10m", "a"), "limits: needs a control group"),
+        (("run", "--rm", "--network", "pasta", reference, "true"), "unsupported: network: pasta"),
         (("run", "--rm", "--userns", "auto", reference, "true"), "a user namespace within another: needs root"),
     ):
         done = nobody.run(*words)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pyctrd.errors import InvalidError
+from pyctrd.errors import InvalidError, UnsupportedError
 from pyctrd.runtime.words import passable
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ KINDS = {"pid": "pid", "ipc": "ipc", "uts": "uts", "cgroupns": "cgroup", "networ
 # What a namespace of its own is called: Docker says "none" for a network with loopback alone.
 _OWN = {"network": ("none",), "ipc": ("private", "none", "shareable")}
 _PRIVATE = ("private",)
+_OF_USERS = ("slirp4netns", "pasta")
 # What only a namespace of the container's own may have set, as Docker allows.
 _IPC_SYSCTLS = (
     *("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"),
@@ -58,6 +59,7 @@ def read_mode(field: str, text: str) -> str:
 
     Raises:
         InvalidError: It is none of those that there are.
+        UnsupportedError: It is a network of a user's that is not used yet.
     """
     mode = text.removeprefix("ns:") if text.startswith("ns:/") else text
     own = _OWN.get(field, _PRIVATE)
@@ -65,6 +67,13 @@ def read_mode(field: str, text: str) -> str:
         if field == "cgroupns" and mode.startswith(JOINED):
             raise InvalidError(f"{field}: {text}: expected private, host or a path", field=field, value=text)
         return mode
+    if field == "network" and text.partition(":")[0] in _OF_USERS:
+        raise UnsupportedError(
+            f"unsupported: network: {text}",
+            feature=f"network {text}",
+            needs="none, host, container:NAME or a network namespace's path",
+            hint="make a network namespace with it, and give its path: ns:PATH",
+        )
     words = f"{', '.join(own)}, host, container:NAME, or a namespace's absolute path"
     raise InvalidError(f"invalid {field}: {text!r}: expected {words}", field=field, value=text)
 
