@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyctrd.contents import Content as Content
     from pyctrd.engine import Engine as Engine
     from pyctrd.engine import diff as diff
+    from pyctrd.engine import enter_user_namespace as enter_user_namespace
     from pyctrd.engine import unpack as unpack
     from pyctrd.engine import verify as verify
     from pyctrd.flows.check import Finding as Finding
@@ -157,6 +158,7 @@ _LAZY = {
     "VolumeSpace": "pyctrd.flows.space",
     "Volumes": "pyctrd.volumes",
     "diff": "pyctrd.engine",
+    "enter_user_namespace": "pyctrd.engine",
     "unpack": "pyctrd.engine",
     "verify": "pyctrd.engine",
 }

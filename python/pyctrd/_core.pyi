@@ -54,6 +54,7 @@ __all__ = [
     "flatten_layers",
     "flush_file_system",
     "flush_tree",
+    "join_namespace",
     "layer_forms",
     "layer_objects",
     "list_changes",
@@ -70,6 +71,7 @@ __all__ = [
     "remove_tree",
     "retire_mount",
     "send_part",
+    "set_file_ids",
     "settle_layers",
     "spawn_shim",
     "sweep_ingests",
@@ -544,6 +546,8 @@ def send_part(target: int, source: int, *, start: int, count: int, pause_ms: int
 
 def spawn_shim(argv: list[bytes], *, report: int) -> None: ...
 def enter_user_namespace(*, parent: int) -> None: ...
+def join_namespace(namespace: int) -> None: ...
+def set_file_ids(uid: int, gid: int) -> None: ...
 
 # --- root -----------------------------------------------------------------------------------------
 

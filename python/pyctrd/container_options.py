@@ -19,6 +19,7 @@ _LIMITS = (
     *("cpus", "cpu_shares", "cpu_period_us", "cpu_quota_us", "cpuset_cpus", "cpuset_mems", "pids", "blkio_weight"),
 )
 _RATES = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
+_USERNS = ("userns", "uidmaps", "gidmaps", "subuidname", "subgidname")
 _NAMESPACES = ("network", "pid", "ipc", "uts", "cgroupns")
 
 
@@ -41,7 +42,14 @@ class ContainerOptions(TypedDict, total=False):
         ipc: Likewise; also "none", without /dev/shm. /dev/shm of another container is not shared.
         uts: Likewise; ``hostname`` is for a private one alone.
         cgroupns: "private", "host" or a path.
-        userns: "host", which is the default.
+        userns: "host" (the default); ``auto[:size=N]``: ids that no other container of this store has, of the ranges
+            that "containers" has in /etc/subuid and /etc/subgid; "keep-id": a namespace with the caller's ids;
+            "private": with the ids of ``uidmaps`` or ``subuidname``; ``container:NAME``; or a namespace's path, also
+            as ``ns:PATH``. The container's files have the ids that it sees: they are mounted mapped.
+        uidmaps: ``CONTAINER:HOST[:LENGTH]``: users of its user namespace.
+        gidmaps: Likewise groups; as ``uidmaps`` by default, and the other way round.
+        subuidname: Whose ranges in /etc/subuid its user namespace has.
+        subgidname: Likewise of /etc/subgid; ``subuidname`` by default.
         binds: ``SOURCE:DESTINATION[:OPTION,…]``: ro, rw, rro, [r]private, [r]shared, [r]slave, nosuid, nodev, noexec.
             SOURCE may name a volume, made if it is missing, and filled from the image if it is empty (not with
             ``nocopy``); ``DESTINATION`` alone is a volume for this container.
@@ -118,6 +126,10 @@ class ContainerOptions(TypedDict, total=False):
     uts: str
     cgroupns: str
     userns: str
+    uidmaps: Sequence[str]
+    gidmaps: Sequence[str]
+    subuidname: str
+    subgidname: str
     binds: Sequence[str]
     mounts: Sequence[str]
     tmpfs: Sequence[str]
@@ -265,7 +277,19 @@ def _check_names(options: ContainerOptions) -> None:
             raise InvalidError(f"invalid {name}: {value!r}: expected a sequence of texts", field=name, value=value)
 
 
-_TEXTS = ("env", "entrypoint", "binds", "mounts", "tmpfs", "rlimits", "cap_add", "cap_drop", "security_opt")
+_TEXTS = (
+    "uidmaps",
+    "gidmaps",
+    "env",
+    "entrypoint",
+    "binds",
+    "mounts",
+    "tmpfs",
+    "rlimits",
+    "cap_add",
+    "cap_drop",
+    "security_opt",
+)
 _SEQUENCES = {
     "group_add": "groups",
     "devices": "devices",
@@ -297,10 +321,16 @@ def _namespaces(options: ContainerOptions) -> dict[str, Any]:
         from pyctrd.runtime.namespaces import read_mode
 
         found = {name: read_mode(name, str(options[name])) for name in wanted}  # type: ignore[literal-required]
-    if userns := options.get("userns"):
-        from pyctrd.runtime.namespaces import check_userns
+    if any(options.get(name) for name in _USERNS):
+        from pyctrd.runtime.userns import read_userns
 
-        check_userns(userns)
+        found["userns_request"] = read_userns(
+            options.get("userns", ""),
+            uids=options.get("uidmaps", ()),
+            gids=options.get("gidmaps", ()),
+            subuid=options.get("subuidname", ""),
+            subgid=options.get("subgidname", ""),
+        )
     if parent := options.get("cgroup_parent"):
         if not parent.startswith("/") or ".." in parent.split("/"):
             raise InvalidError(

@@ -528,6 +528,29 @@ def verify(path: str | os.PathLike[str], digest: str) -> None:
     _core.verify_file(path, digest)
 
 
+def enter_user_namespace() -> bool:
+    """Make this process root of its user's own user namespace, where a store is used and containers run without root.
+
+    The namespace has the user as 0, and from 1 on the user's ranges of /etc/subuid and /etc/subgid. It is made at the
+    first call, with a mount namespace, held by a small process that stays, and entered by later ones. Root is left as
+    it is. The default root and state directories stay the user's. Commands of ``pyctrd`` do this by themselves, and
+    ``pyctrd unshare`` for any program.
+
+    Call it before anything starts a thread, and before an engine is opened: the process's ids change.
+
+    Returns:
+        Whether the process is in that namespace now; False for root, of whatever namespace.
+
+    Raises:
+        ConflictError: This process has threads.
+        UnsupportedError: The kernel lets this user make no namespaces, newuidmap or newgidmap is missing, or the user
+            has no ranges.
+    """
+    from pyctrd.flows.rootless import enter_own_namespace
+
+    return enter_own_namespace()
+
+
 def core_version() -> str:
     """The native module's version; another than ``pyctrd.__version__`` means a broken installation."""
     from pyctrd import _core

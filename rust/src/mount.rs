@@ -15,6 +15,7 @@ use rustix::mount::{
     move_mount, open_tree, unmount as kernel_unmount,
 };
 
+pub use self::idmap::set_file_ids;
 use crate::error::{Error, Result};
 
 /// What the kernel takes as an option's value.
@@ -58,6 +59,9 @@ pub fn mount_overlay(overlay: &Overlay<'_>, target: &Path) -> Result<()> {
         Some((upper, work)) => Some(in_one_mount(upper, work, &mut through)?),
         None => None,
     };
+    // The overlay writes as whoever mounts it: that must be one whom the upper directory's mount maps. Its own directory
+    // was made by root, and is seen as that of whom root is mapped to.
+    let _as_owner = upper.as_ref().map(|(_, work)| idmap::FileIds::of(work)).transpose()?;
     mount_overlay_of(&Overlay { lower, upper, ids: None, ..overlay.clone() }, target)
 }
 

@@ -1,4 +1,4 @@
-//! Starting the shim without forking the caller's process, and becoming a child with a user namespace of its own.
+//! Starting the shim without forking the caller's process, and entering namespaces.
 
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
@@ -61,4 +61,14 @@ pub fn enter_user_namespace(parent: i32) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| Error::errno("prctl", "death signal", e))?;
     if rustix::process::getppid() == Pid::from_raw(parent) { Ok(()) } else { Err(Error::Cancelled) }
+}
+
+/// Moves this process into a namespace. One of users or mounts takes only a process with one thread.
+///
+/// # Errors
+///
+/// The kernel's: there are threads, or this process has no rights in it.
+pub fn join_namespace(namespace: BorrowedFd<'_>) -> Result<()> {
+    rustix::thread::move_into_link_name_space(namespace, None)
+        .map_err(|e| Error::errno("setns", "namespace", e))
 }

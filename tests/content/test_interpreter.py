@@ -255,6 +255,8 @@ CASES = {
 # They look at memory alone; and a namespace is entered only where there is no other thread.
 AT_ONCE = {
     "enter_user_namespace",
+    "join_namespace",
+    "set_file_ids",
     *("Entry", "FileLock", "FileLock.release", "Ingest.stages", "Ingested", "LayerIndex.find", "LayerIndex.walk"),
     *("Block", "Block.view"),
     *(

@@ -32,7 +32,8 @@ DEADLINE_SECONDS = 60.0
 INSPECTED = {
     *("id", "name", "namespace", "image", "image_digest", "command", "labels", "created", "created_ns", "state", "pid"),
     *("started", "started_ns", "exited", "exited_ns", "exit_code", "signal", "oom", "reason", "error", "env"),
-    *("working_dir", "user", "terminal", "capabilities", "no_new_privileges", "hostname", "network", "mounts"),
+    *("working_dir", "user", "terminal", "capabilities", "no_new_privileges", "hostname", "user_namespace"),
+    *("network", "mounts"),
     *("read_only", "limits", "stop_signal", "auto_remove", "cgroup_path", "bundle_path", "rootfs_path", "log_path"),
     *("runtime", "snapshotter", "size_bytes", "restart_policy", "restart_count"),
 }

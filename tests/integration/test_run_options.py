@@ -440,7 +440,7 @@ def test_the_caller_has_the_last_word(cli: Cli, busybox: str, tmp_path: Path, en
         (["--pid", "host", "--init"], "first process"),
         (["--uts", "host", "--hostname", "x"], "has a name already"),
         (["--cgroupns", "container:x"], "private, host or a path"),
-        (["--userns", "auto"], "userns"),
+        (["--userns", "other"], "userns"),
         (["--sysctl", "vm.swappiness=1"], "whole host"),
         (["--sysctl", "net.core.somaxconn=1", "--network", "host"], "network namespace of its own"),
         (["--sysctl", "kernel.msgmax"], "NAME=VALUE"),

@@ -21,6 +21,7 @@ from pyctrd.errors import UnsafeArchiveError, UnsupportedError
 from tests.archives import Tar
 from tests.cli.commands import NOBODY, Nobody, as_nobody, is_one_error
 from tests.images import CAPABILITY, BuiltImage, Images
+from tests.subids import Ranges
 from tests.trees import Facts, differences, read_tree
 
 MISSING = [name for name in ("newuidmap", "newgidmap", "setpriv", "unshare") if shutil.which(name) is None]
@@ -46,26 +47,6 @@ else:
     print(ascii((done.digest, done.size, done.compression, done.diff_id, done.layer_bytes, done.layer_entries,
                  done.implied, done.foreign_links, done.skipped_xattrs, done.unrecorded_owners)))
 """
-
-
-class Ranges:
-    """/etc/subuid and /etc/subgid, as this process and its children see them."""
-
-    def __init__(self, directory: Path) -> None:
-        self._files = {name: directory / name for name in ("subuid", "subgid")}
-        for name, file in self._files.items():
-            file.touch()
-            subprocess.run(["mount", "--bind", str(file), f"/etc/{name}"], check=True)
-
-    def set(self, *lines: str, only: str = "") -> None:
-        """Give them other lines; ``only`` names one of the two."""
-        for name, file in self._files.items():
-            file.write_text("".join(f"{line}\n" for line in lines if only in ("", name)))
-
-    def close(self) -> None:
-        """Show the host's again."""
-        for name in self._files:
-            subprocess.run(["umount", f"/etc/{name}"], check=True)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,31 @@ class Globals:
     debug: bool = False
 
     @contextmanager
-    def engine(self, **options: Any) -> Iterator[Engine]:
-        """An engine with the global options, to which the command adds its own; the process ends with it."""
+    def engine(self, *, runs: bool = False, **options: Any) -> Iterator[Engine]:
+        """An engine with the global options, to which the command adds its own; the process ends with it.
+
+        Args:
+            runs: Containers are run, which a user needs a namespace for: what is missing for one is told.
+            options: Of ``Engine``.
+        """
         from pyctrd.engine import Engine
 
+        if os.geteuid() != 0:
+            _enter(needed=runs)
         engine = Engine(root=self.root, state=self.state, namespace=self.namespace, **options)
         try:
             yield engine
         finally:
             engine.leave()
+
+
+def _enter(*, needed: bool) -> None:
+    """Be root of the user's own namespace; where there can be none, much does not need it."""
+    from pyctrd.engine import enter_user_namespace
+    from pyctrd.errors import UnsupportedError
+
+    try:
+        enter_user_namespace()
+    except UnsupportedError:
+        if needed:
+            raise

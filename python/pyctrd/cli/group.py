@@ -61,6 +61,7 @@ COMMANDS = {
     "umount": "pyctrd.cli.images",
     "unpause": "pyctrd.cli.containers",
     "unpack": "pyctrd.cli.store",
+    "unshare": "pyctrd.cli.unshare",
     "update": "pyctrd.cli.update",
     "version": "pyctrd.cli.store",
     "volume": "pyctrd.cli.volume",

@@ -80,7 +80,7 @@ def _in_engine(
     """Make a container as was chosen, do something with it, and tell how that ended as a shell's user expects it."""
     settings = {name: chosen.pop(name) for name in ("runtime", "snapshotter", "limits")}
     try:
-        with options.engine(**chosen.pop("registry"), policy=chosen.pop("verify"), **settings) as engine:
+        with options.engine(runs=True, **chosen.pop("registry"), policy=chosen.pop("verify"), **settings) as engine:
             image, command = _choose(engine, reference, command, chosen)
             return work(engine, image, command, options, chosen)
     except (PyctrdError, OSError) as error:

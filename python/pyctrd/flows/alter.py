@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyctrd.errors import ConflictError, InvalidError, NotFoundError, PyctrdError, naming
 from pyctrd.flows.run import bundle_path, check_name, container_status, start_container, stop_container
 from pyctrd.flows.runs import tell
+from pyctrd.runtime.cgroup import require
 from pyctrd.runtime.update import Changes, change_resources, check_use
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def update_container(rooms: Rooms, record: ContainerRecord, changes: Changes) ->
         linux = spec.setdefault("linux", {})
         before = linux.get("resources", {})
         linux["resources"], told = change_resources(before, changes)
+        if told:
+            require("limits")
         status = container_status(rooms, record)
         runtime = rooms.runtime(record.runtime)
         if status.state in ALIVE:

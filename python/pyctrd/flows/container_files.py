@@ -12,20 +12,21 @@ import stat
 import tarfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypedDict
 
 from pyctrd import _core
 from pyctrd.errors import ConflictError, InvalidError, NotFoundError, UnsafeArchiveError
 from pyctrd.flows.freeze import held_still
 from pyctrd.flows.mount import rootfs_lock
-from pyctrd.flows.run import bundle_path, container_status, mount_rootfs
+from pyctrd.flows.run import USERNS, bundle_path, container_status, mount_rootfs
 from pyctrd.snapshots.copies import TreeCopy, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
+    from pyctrd.runtime.userns import IdMappings
 
 CHUNK_BYTES = 1 << 20
 _PATH_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -62,8 +63,9 @@ def copy_archive_in(
         staged.mkdir(mode=0o755)
         _core.unpack(spooled, staged, diff_id=None, digest=None, limits=None, ownership="keep")
         with _directory_in(root, path) as target, opened(os.fspath(staged), _LIST) as source:
-            owner = None if archive else _owner(rooms, record)
-            TreeCopy(target, owner=owner, root=root, at=_plain(path)).run(source)
+            mappings = _mappings(rooms, record)
+            with file_ids(mappings):
+                TreeCopy(target, **_owners(rooms, record, mappings, archive), root=root, at=_plain(path)).run(source)
 
 
 def _refuse_whiteouts(archive: Path) -> None:
@@ -80,7 +82,7 @@ def _refuse_whiteouts(archive: Path) -> None:
 def copy_archive_out(rooms: Rooms, record: ContainerRecord, path: str) -> Iterator[bytes]:
     """What is at a path of a container, as a tar; see ``Container.copy_from``."""
     with _seen(rooms, record) as root, _parent_of(root, path) as (parent, name):
-        yield from _Writer().tree(parent, name, name)
+        yield from _Writer(_mappings(rooms, record)).tree(parent, name, name)
 
 
 def export_container(
@@ -97,7 +99,7 @@ def export_container(
             file: IO[bytes] = held.enter_context(Path(target).open("wb"))
         else:
             file = target
-        for chunk in _Writer().content(root):
+        for chunk in _Writer(_mappings(rooms, record)).content(root):
             file.write(chunk)
 
 
@@ -105,8 +107,9 @@ def copy_in(rooms: Rooms, record: ContainerRecord, source: str | os.PathLike[str
     """Copy the host's file or directory to a path of a container; see ``Container.copy_file_to``."""
     there = os.path.abspath(source) + _tail(os.fspath(source))  # noqa: PTH100 - no link is followed
     with _seen(rooms, record) as root, opened("/", _PATH_ONLY) as host, _parent_of(host, there) as (parent, name):
-        owner = None if archive else _owner(rooms, record)
-        _copy(parent, name, root, path, owner)
+        mappings = _mappings(rooms, record)
+        with file_ids(mappings):
+            _copy(parent, name, root, path, _owners(rooms, record, mappings, archive))
 
 
 def copy_out(
@@ -114,15 +117,18 @@ def copy_out(
 ) -> None:
     """Copy a file or directory of a container to the host; see ``Container.copy_file_from``."""
     with _seen(rooms, record) as root, opened("/", _PATH_ONLY) as host, _parent_of(root, path) as (parent, name):
-        owner = None if archive else (os.geteuid(), os.getegid())
-        _copy(parent, name, host, os.path.abspath(target) + _tail(os.fspath(target)), owner)  # noqa: PTH100 - as above
+        mappings = _mappings(rooms, record)
+        owners: _Owners = {"owner": (os.geteuid(), os.getegid())}
+        if archive:
+            owners = {} if mappings is None else {"shift": mappings.inside}
+        _copy(parent, name, host, os.path.abspath(target) + _tail(os.fspath(target)), owners)  # noqa: PTH100 - as above
 
 
-def _copy(parent: int, name: bytes, root: int, path: str, owner: tuple[int, int] | None) -> None:
+def _copy(parent: int, name: bytes, root: int, path: str, owners: _Owners) -> None:
     """As cp -r and docker cp: into a directory that is there, else as the last name of a path."""
     try:
         with _directory_in(root, path) as target:
-            copy = TreeCopy(target, owner=owner, root=root, at=_plain(path))
+            copy = TreeCopy(target, **owners, root=root, at=_plain(path))
             if name == b".":
                 with opened(b".", _LIST, parent) as source:
                     copy.run(source)
@@ -134,7 +140,7 @@ def _copy(parent: int, name: bytes, root: int, path: str, owner: tuple[int, int]
             raise
     above, _, last = path.rstrip("/").rpartition("/")
     with _directory_in(root, above or "/") as target:
-        copy = TreeCopy(target, owner=owner, root=root, at=_plain(above))
+        copy = TreeCopy(target, **owners, root=root, at=_plain(above))
         copy.add(parent, name, os.fsencode(last))
 
 
@@ -230,6 +236,44 @@ def _owner(rooms: Rooms, record: ContainerRecord) -> tuple[int, int]:
     return int(user["uid"]), int(user["gid"])
 
 
+class _Owners(TypedDict, total=False):
+    """Whose copied files become: one's, or another's each."""
+
+    owner: tuple[int, int]
+    shift: Callable[[int, int], tuple[int, int]]
+
+
+def _mappings(rooms: Rooms, record: ContainerRecord) -> IdMappings | None:
+    """What the ids that a container's files have are on the host; None where they are the same."""
+    bundle = bundle_path(rooms, record)
+    if not (bundle / USERNS).exists():
+        return None
+    from pyctrd.flows.userns import read_mappings
+
+    return read_mappings(bundle)
+
+
+def _owners(rooms: Rooms, record: ContainerRecord, mappings: IdMappings | None, archive: bool) -> _Owners:  # noqa: FBT001 - the caller's own
+    """Whose files become that come in: the process's, or in an archive whoever has these ids in the container."""
+    if archive:
+        return {} if mappings is None else {"shift": mappings.outside}
+    owner = _owner(rooms, record)
+    return {"owner": owner if mappings is None else mappings.outside(*owner)}
+
+
+@contextmanager
+def file_ids(mappings: IdMappings | None) -> Iterator[None]:
+    """Let this thread make files where a container's are mounted mapped: the kernel takes only whom the mount maps."""
+    if mappings is None or mappings.is_identity:
+        yield
+        return
+    _core.set_file_ids(*mappings.outside(0, 0))
+    try:
+        yield
+    finally:
+        _core.set_file_ids(os.geteuid(), os.getegid())
+
+
 class _Writer:
     """The entries of a tar, parents first and by name.
 
@@ -237,8 +281,16 @@ class _Writer:
         POSIX.1-2008 pax, "pax Interchange Format"; xattrs as ``SCHILY.xattr.``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mappings: IdMappings | None = None) -> None:
         self._linked: dict[tuple[int, int], bytes] = {}
+        self._mappings = mappings
+
+    def _header(
+        self, found: os.stat_result, kind: bytes, path: bytes, *, link: bytes = b"", xattrs_of: int | str | None = None
+    ) -> bytes:
+        uid, gid = found.st_uid, found.st_gid
+        owner = (uid, gid) if self._mappings is None else self._mappings.inside(uid, gid)
+        return _header(found, owner, kind, path, link=link, xattrs_of=xattrs_of)
 
     def tree(self, parent: int, name: bytes, as_name: bytes) -> Iterator[bytes]:
         """One thing and all that is in it, and the archive's end."""
@@ -265,36 +317,35 @@ class _Writer:
             return  # a socket: whoever listens on it is elsewhere
         if kind == tarfile.DIRTYPE:
             with opened(name, _LIST, parent) as below:
-                yield _header(os.fstat(below), kind, path, xattrs_of=below)
+                yield self._header(os.fstat(below), kind, path, xattrs_of=below)
                 yield from self._below(below, path + b"/")
             return
         key = (found.st_dev, found.st_ino)
         if found.st_nlink > 1:
             if (first := self._linked.get(key)) is not None:
-                yield _header(found, tarfile.LNKTYPE, path, link=first)
+                yield self._header(found, tarfile.LNKTYPE, path, link=first)
                 return
             self._linked[key] = path
         if kind != tarfile.REGTYPE:
             link = os.readlink(name, dir_fd=parent) if kind == tarfile.SYMTYPE else b""
-            yield _header(found, kind, path, link=link, xattrs_of=f"/proc/self/fd/{parent}/{os.fsdecode(name)}")
+            yield self._header(found, kind, path, link=link, xattrs_of=f"/proc/self/fd/{parent}/{os.fsdecode(name)}")
             return
         with opened(name, _READ, parent) as content:
-            yield from _file(content, path)
+            yield from self._file(content, path)
 
-
-def _file(content: int, path: bytes) -> Iterator[bytes]:
-    found = os.fstat(content)
-    if not stat.S_ISREG(found.st_mode):
-        raise _changed(path)
-    yield _header(found, tarfile.REGTYPE, path, xattrs_of=content)
-    left = found.st_size
-    while left:
-        chunk = os.read(content, min(CHUNK_BYTES, left))
-        if not chunk:
+    def _file(self, content: int, path: bytes) -> Iterator[bytes]:
+        found = os.fstat(content)
+        if not stat.S_ISREG(found.st_mode):
             raise _changed(path)
-        left -= len(chunk)
-        yield chunk
-    yield bytes(-found.st_size % tarfile.BLOCKSIZE)
+        yield self._header(found, tarfile.REGTYPE, path, xattrs_of=content)
+        left = found.st_size
+        while left:
+            chunk = os.read(content, min(CHUNK_BYTES, left))
+            if not chunk:
+                raise _changed(path)
+            left -= len(chunk)
+            yield chunk
+        yield bytes(-found.st_size % tarfile.BLOCKSIZE)
 
 
 def _changed(path: bytes) -> ConflictError:
@@ -303,11 +354,17 @@ def _changed(path: bytes) -> ConflictError:
 
 
 def _header(
-    found: os.stat_result, kind: bytes, path: bytes, *, link: bytes = b"", xattrs_of: int | str | None = None
+    found: os.stat_result,
+    owner: tuple[int, int],
+    kind: bytes,
+    path: bytes,
+    *,
+    link: bytes = b"",
+    xattrs_of: int | str | None = None,
 ) -> bytes:
     info = tarfile.TarInfo(os.fsdecode(path))
     info.type = kind
-    info.mode, info.uid, info.gid = stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+    info.mode, (info.uid, info.gid) = stat.S_IMODE(found.st_mode), owner
     info.mtime = found.st_mtime_ns // 10**9
     info.size = found.st_size if kind == tarfile.REGTYPE else 0
     info.linkname = os.fsdecode(link)

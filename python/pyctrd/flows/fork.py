@@ -14,6 +14,7 @@ from pyctrd.flows.freeze import held_still
 from pyctrd.flows.mount import remove_frozen, rootfs_lock
 from pyctrd.flows.run import (
     SHORT_ID_CHARS,
+    USERNS,
     bundle_path,
     check_name,
     container_status,
@@ -23,6 +24,7 @@ from pyctrd.flows.run import (
     start_container,
     stop_container,
 )
+from pyctrd.flows.settle import JOINS
 from pyctrd.metadata.snapshots import ContainerSnapshot, SnapshotRecord
 
 if TYPE_CHECKING:
@@ -276,6 +278,12 @@ def _make_bundle(rooms: Rooms, source: ContainerRecord, record: ContainerRecord)
     """The source's bundle again, for another id: its spec, and the files of its own that this shows the container."""
     spec = _spec_of(rooms, source, renamed=record.id)
     bundle = make_bundle_directory(rooms, record)
+    if (bundle_path(rooms, source) / USERNS).exists():
+        from pyctrd.flows.userns import fork_userns
+
+        fork_userns(rooms, bundle_path(rooms, source), bundle, record, spec)
+    if (joins := bundle_path(rooms, source) / JOINS).exists():
+        shutil.copy2(joins, bundle / JOINS)
     for mount in spec.get("mounts", ()):
         to = str(mount.get("source", ""))
         if to.startswith(f"{bundle}/"):

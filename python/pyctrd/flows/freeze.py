@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError, NotFoundError, PyctrdError, naming
 from pyctrd.flows.log import logger
+from pyctrd.runtime.cgroup import require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +33,7 @@ def held_still(rooms: Rooms, record: ContainerRecord) -> Iterator[None]:
 
     Raises:
         RuncError: The runtime refused.
+        UnsupportedError: This user may make no control groups: nothing can be frozen.
     """
     runtime = rooms.runtime(record.runtime)
     freezer = _freezer(rooms, record)
@@ -40,6 +42,7 @@ def held_still(rooms: Rooms, record: ContainerRecord) -> Iterator[None]:
         _let_go(rooms, record, fd)
         frozen = False
         if _status(rooms, record).state == "running":
+            require("holding a container still", otherwise="stop it first, or commit and export it with --no-pause")
             with naming(freezer):
                 os.pwrite(fd, MARK, 0)
             try:

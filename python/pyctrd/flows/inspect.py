@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pyctrd.errors import NotFoundError, PyctrdError
 from pyctrd.flows.alter import read_spec
-from pyctrd.flows.run import bundle_path, container_status
+from pyctrd.flows.run import USERNS, bundle_path, container_status
 from pyctrd.runtime.life import read_policy
 from pyctrd.runtime.logs import rfc3339
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.runtime.state import ContainerStatus
@@ -45,6 +47,7 @@ def inspect_container(rooms: Rooms, record: ContainerRecord) -> dict[str, Any]:
         "capabilities": process.get("capabilities", {}).get("bounding", []),
         "no_new_privileges": bool(process.get("noNewPrivileges")),
         "hostname": spec.get("hostname", ""),
+        "user_namespace": _user_namespace(bundle),
         "network": _network(linux.get("namespaces", [])),
         "mounts": [_mount(mount) for mount in spec.get("mounts", []) if _is_users(mount)],
         "read_only": bool(spec.get("root", {}).get("readonly")),
@@ -101,6 +104,17 @@ def _network(namespaces: list[Mapping[str, Any]]) -> str:
         if namespace.get("type") == "network":
             return str(namespace.get("path") or "none")
     return "host"
+
+
+def _user_namespace(bundle: Path) -> dict[str, Any] | None:
+    """What it was asked for, and ids in the container, on the host and their number; None for the engine's own."""
+    import orjson
+
+    try:
+        found: dict[str, Any] = orjson.loads((bundle / USERNS).read_bytes())
+    except FileNotFoundError:
+        return None
+    return found
 
 
 def _is_users(mount: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from pyctrd.flows.runs import notice, tell
 from pyctrd.flows.settle import join_again, name_files, settle_options
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
+from pyctrd.runtime.cgroup import require
 from pyctrd.runtime.life import Life, is_wanted_stopped, write_life, write_policy
 from pyctrd.runtime.mounts import Volume
 from pyctrd.runtime.signals import signal_number
@@ -43,6 +44,8 @@ _ID = re.compile(r"[0-9a-f]{64}")
 # As Docker's.
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 PRIVATE_MODE = 0o700
+# In the bundle, of a container with a user namespace of its own: what it was asked for, and the ids that it has.
+USERNS = "userns.json"
 SIGKILL = 9
 # After SIGKILL only the kernel is waited for: processes in uninterruptible sleep.
 KILL_SECONDS = 30.0
@@ -84,6 +87,8 @@ def create_container(
         AlreadyExistsError: The name is taken.
         InvalidError, NotFoundError: An option, or what it names, cannot be used. Nothing is left then.
     """
+    if os.geteuid() != 0:
+        _refuse_unprivileged()
     config = _bare_config() if image is None else load_config(rooms, image)
     container_id = os.urandom(32).hex()
     record = ContainerRecord(
@@ -126,6 +131,12 @@ def create_container(
             delete_container(rooms, record, force=True, volumes=True)
             raise
     return record
+
+
+def _refuse_unprivileged() -> None:
+    from pyctrd.flows.rootless import refuse_without_namespace
+
+    refuse_without_namespace()
 
 
 def check_name(name: str) -> None:
@@ -180,6 +191,8 @@ def start_container(
         ConflictError: It runs.
         RuncError: The runtime refused; the container stays, to be looked at and deleted.
     """
+    if os.geteuid() != 0:
+        _refuse_unprivileged()
     rooms.runtime(record.runtime).end_orphan(record.id, bundle_path(rooms, record))
     if (bundle_path(rooms, record) / EXIT_RECORD).exists():
         notice(rooms, record)  # the next start removes what the last one left, and with it how its runs ended
@@ -260,6 +273,10 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
         rooms.runtime(record.runtime).delete(record.id, bundle, force=force)
         notice(rooms, record)  # how it ended is known from here on by the event alone
         snapshotter.unmount(bundle / "rootfs")
+        if (bundle / "rootfs").is_symlink():
+            from pyctrd.flows.userns import remove_place
+
+            remove_place(record)
     # The bundle goes first, in one step: a record without one is what recovery finishes to delete.
     _remove_bundle(rooms, bundle)
     snapshotter.delete(record.snapshot_key)
@@ -321,6 +338,7 @@ def pause_container(rooms: Rooms, record: ContainerRecord) -> None:
     """
     # What a killed process left frozen goes on first: or the next engine would take this for that.
     _require(container_status(rooms, record), record, "pause", "running")
+    require("pausing")
     rooms.runtime(record.runtime).pause(record.id)
     tell(rooms, record, "paused")
 
@@ -353,9 +371,13 @@ def mount_rootfs(rooms: Rooms, record: ContainerRecord) -> Path:
             name=record.snapshot_key,
             hint=f"the container cannot be used any more: pyctrd rm {record.name}",
         )
+    target = bundle_path(rooms, record) / "rootfs"
+    if target.is_symlink():
+        from pyctrd.flows.userns import mount_mapped
+
+        return mount_mapped(record, snapshotter, snapshot, target.parent)
     if snapshot.path is not None:
         return snapshot.path
-    target = bundle_path(rooms, record) / "rootfs"
     if not target.is_mount():
         snapshotter.mount(snapshot, target)
     return target
@@ -373,17 +395,25 @@ def make_bundle_directory(rooms: Rooms, record: ContainerRecord) -> Path:
 
 def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
     bundle = make_bundle_directory(rooms, record)
+    if options.userns_request is not None:
+        from pyctrd.flows.userns import settle_userns
+
+        options = settle_userns(rooms, record, options, bundle)
     rootfs = mount_rootfs(rooms, record)
     if config.volumes or any(isinstance(mount, Volume) for mount in options.mounts):
         from pyctrd.flows.volumes import resolve_volumes
 
-        mounts = resolve_volumes(rooms, record, options.mounts, rootfs=rootfs, declared=config.volumes)
+        mounts = resolve_volumes(
+            rooms, record, options.mounts, rootfs=rootfs, declared=config.volumes, ids=options.id_mappings
+        )
         options = replace(options, mounts=mounts)
     user = find_user(rootfs, options.user or config.user)
     if options.groups:
         user = user._replace(
             additional_gids=tuple(sorted({*user.additional_gids, *find_groups(rootfs, options.groups)}))
         )
+    if options.id_mappings is not None:
+        options.id_mappings.check(uid=user.uid, gids=(user.gid, *user.additional_gids))
     files = name_files(rooms, options, bundle, record.id)
     settled = settle_options(rooms, record, options, bundle)
     spec = build_spec(config, settled, container_id=record.id, rootfs=rootfs, user=user, files=files)

@@ -10,7 +10,7 @@ import orjson
 from pyctrd.errors import ConflictError
 from pyctrd.runtime.life import replace_durably
 from pyctrd.runtime.mounts import HOST_NETWORK_FILES, Bind
-from pyctrd.runtime.namespaces import joined, namespace_path
+from pyctrd.runtime.namespaces import KINDS, joined, namespace_path
 from pyctrd.runtime.resources import NO_LIMITS
 from pyctrd.runtime.spec import host_name
 
@@ -39,14 +39,15 @@ def settle_options(rooms: Rooms, record: ContainerRecord, options: RunOptions, b
 
         check_recursive_read_only(find_binary(record.runtime))
     if options.limits is not NO_LIMITS:
-        from pyctrd.runtime.cgroup import cgroup_form
+        from pyctrd.runtime.cgroup import cgroup_form, require
         from pyctrd.runtime.resources import check_controllers
 
+        require("limits")
         check_controllers(options.limits, cgroup_form())
     names = joined(options)
     if not names:
         return options
-    found = {field: _running(rooms, name) for field, name in names.items()}
+    found = {field: find_running(rooms, name) for field, name in names.items()}
     replace_durably(bundle / JOINS, orjson.dumps({field: other.id for field, (other, _) in found.items()}))
     paths: dict[str, Any] = {field: namespace_path(field, pid) for field, (_, pid) in found.items()}
     return replace(options, **paths)
@@ -67,8 +68,8 @@ def join_again(rooms: Rooms, record: ContainerRecord, bundle: Path) -> None:
 
     paths = {}
     for field, identity in joins.items():
-        _, pid = _running(rooms, identity)
-        paths["cgroup" if field == "cgroupns" else field] = namespace_path(field, pid)
+        _, pid = find_running(rooms, identity)
+        paths[KINDS[field]] = namespace_path(field, pid)
     with updating(record, bundle):
         spec = read_spec(record, bundle)
         stale = [
@@ -114,13 +115,19 @@ def name_files(rooms: Rooms, options: RunOptions, bundle: Path, container_id: st
 
 
 def _others_names(rooms: Rooms, name: str) -> dict[str, str]:
-    record, _ = _running(rooms, name)
+    record, _ = find_running(rooms, name)
     spec = orjson.loads((rooms.bundle(record.namespace, record.id) / "config.json").read_bytes())
     mounts = spec.get("mounts") or ()
     return {mount["destination"]: mount["source"] for mount in mounts if mount["destination"] in HOST_NETWORK_FILES}
 
 
-def _running(rooms: Rooms, name: str) -> tuple[ContainerRecord, int]:
+def find_running(rooms: Rooms, name: str) -> tuple[ContainerRecord, int]:
+    """A container that runs, and its first process.
+
+    Raises:
+        NotFoundError: There is none.
+        ConflictError: It does not run.
+    """
     from pyctrd.flows.run import container_status, get_container
 
     record = get_container(rooms, name)

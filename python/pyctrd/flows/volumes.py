@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.metadata.volumes import VolumeRecord
     from pyctrd.runtime.mounts import Bind, Tmpfs, Volume
+    from pyctrd.runtime.userns import IdMappings
 
 PRIVATE_MODE = 0o700
 NAME_MAX_CHARS = 128
@@ -105,6 +106,7 @@ def resolve_volumes(
     *,
     rootfs: Path,
     declared: Sequence[str] = (),
+    ids: IdMappings | None = None,
 ) -> tuple[Bind | Tmpfs, ...]:
     """A container's mounts, with the directories that its volumes are: made where they are missing, and filled.
 
@@ -114,6 +116,7 @@ def resolve_volumes(
         mounts: As they were asked for.
         rootfs: Its root file system, not yet running: what an empty volume is filled with is there.
         declared: Where its image wants volumes: one for it alone, unless something else is there.
+        ids: What its ids are on the host: a new volume belongs to its root.
 
     Raises:
         InvalidError: A name is none.
@@ -125,7 +128,8 @@ def resolve_volumes(
     wanted = [*mounts, *(Volume("", path) for path in declared if os.path.normpath(path) not in taken)]
     with _locked(rooms):
         return tuple(
-            _resolve(rooms, record, mount, rootfs=rootfs) if isinstance(mount, Volume) else mount for mount in wanted
+            _resolve(rooms, record, mount, rootfs=rootfs, ids=ids) if isinstance(mount, Volume) else mount
+            for mount in wanted
         )
 
 
@@ -168,7 +172,7 @@ def walk_volumes(rooms: Rooms) -> Iterator[tuple[str, str]]:
             yield path.parent.name, path.name
 
 
-def _resolve(rooms: Rooms, record: ContainerRecord, volume: Volume, *, rootfs: Path) -> Bind:
+def _resolve(rooms: Rooms, record: ContainerRecord, volume: Volume, *, rootfs: Path, ids: IdMappings | None) -> Bind:
     name = volume.name or os.urandom(32).hex()
     check_name(name)
     namespace = record.namespace
@@ -180,8 +184,11 @@ def _resolve(rooms: Rooms, record: ContainerRecord, volume: Volume, *, rootfs: P
     path = volume_path(rooms, namespace, name)
     _ensure(path)
     # One that others have may be mounted: it would be another directory to them.
-    if is_own and volume.copy and not any(path.iterdir()):
-        _fill(rooms, path, rootfs, volume.destination)
+    if is_own and not any(path.iterdir()):
+        if ids is not None:
+            os.chown(path, *ids.outside(0, 0))
+        if volume.copy:
+            _fill(rooms, path, rootfs, volume.destination)
     return volume.at(str(path))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 
 from pyctrd.errors import UnsupportedError
+from pyctrd.runtime.limits import is_in_user_namespace
 
 MOUNTS = Path("/proc/self/mounts")
 ROOT = "/sys/fs/cgroup"
 PARENT = "/pyctrd"
+V1_PROBED = "pids"
 
 
 class CgroupForm(StrEnum):
@@ -44,6 +47,35 @@ def cgroup_form(mounts: str | None = None) -> CgroupForm:
 def cgroups_path(container_id: str, *, parent: str = PARENT) -> str:
     """The spec's ``linux.cgroupsPath``: absolute, the same under every form, made by cgroupfs."""
     return f"{parent.rstrip('/')}/{container_id}"
+
+
+def are_usable(form: CgroupForm | None = None) -> bool:
+    """Whether groups can be made: in a user namespace only where its part of the hierarchy was given to it."""
+    if not is_in_user_namespace():
+        return True
+    form = form or cgroup_form()
+    place = ROOT if form is CgroupForm.V2 else f"{ROOT}/{V1_PROBED}"
+    return form is not CgroupForm.NONE and os.access(place, os.W_OK)
+
+
+def require(feature: str, *, otherwise: str = "leave limits and pausing out") -> None:
+    """Refuse what takes a control group where none can be made.
+
+    Args:
+        feature: What that is.
+        otherwise: What can be done without.
+
+    Raises:
+        UnsupportedError: None can.
+    """
+    if not are_usable():
+        needs = "a control group, and this user may make none"
+        raise UnsupportedError(
+            f"unsupported: {feature}: needs {needs}",
+            feature=feature,
+            needs=needs,
+            hint=f"cgroup v2 can be delegated to users; without, {otherwise}",
+        )
 
 
 def check_runtime(binary: str, form: CgroupForm) -> None:

@@ -18,11 +18,13 @@ from pathlib import Path
 from pyctrd.errors import DeadlineError, InvalidError, UnsupportedError
 from pyctrd.oci.value import NamedTuple
 
+MAPPED = 'ownership "mapped"'  # what a caller wants ids for, in errors
 SUBUID = Path("/etc/subuid")
 SUBGID = Path("/etc/subgid")
 MAP_SECONDS = 30.0  # newuidmap answers within milliseconds; a directory service that it asks may be slow
 _RANGES_MAX = 340  # the kernel's
 _ID_MAX = 2**32 - 1  # this one is nobody, and "unchanged"
+OVERFLOW_ID = 65534  # whose all is that a namespace has no id for
 _ENOUGH = 65536  # ids that images are made with: 0 to nobody's
 
 
@@ -64,7 +66,7 @@ class IdMaps(NamedTuple):
     gids: tuple[Range, ...]
 
 
-def find_id_maps() -> IdMaps:
+def find_id_maps(*, feature: str = MAPPED) -> IdMaps:
     """The maps for this process' user, root included.
 
     Raises:
@@ -73,7 +75,8 @@ def find_id_maps() -> IdMaps:
     """
     for program in ("newuidmap", "newgidmap"):
         if shutil.which(program) is None:
-            raise _unsupported(f"{program}, which is not installed", "install it (Debian: apt-get install uidmap)")
+            needs = f"{program}, which is not installed"
+            raise _unsupported(feature, needs, "install it (Debian: apt-get install uidmap)")
     uid = os.getuid()
     names = {str(uid)}
     with suppress(KeyError):  # a number with no name may have ranges as well
@@ -84,8 +87,10 @@ def find_id_maps() -> IdMaps:
         ranges = _read_ranges(path, names)
         if not ranges:
             raise _unsupported(
+                feature,
                 f"a range of ids for user {user} in {path}",
-                f"as root add a line {user}:FIRST:{_ENOUGH} to it, with ids that nobody has, or record ownership",
+                f"as root add a line {user}:FIRST:{_ENOUGH} to it, with ids that nobody has"
+                + (", or record ownership" if feature == MAPPED else ""),
             )
         found.append((Range(own, 1), *ranges))
     return IdMaps(*found)
@@ -131,7 +136,7 @@ def write_ids(pid: int, uids: Sequence[IdRange], gids: Sequence[IdRange]) -> Non
             ) from error
 
 
-def map_ids(pid: int, maps: IdMaps) -> None:
+def map_ids(pid: int, maps: IdMaps, *, feature: str = MAPPED) -> None:
     """Give a process' new user namespace its ids.
 
     Raises:
@@ -149,9 +154,29 @@ def map_ids(pid: int, maps: IdMaps) -> None:
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().replace("\n", "; ") or f"status {done.returncode}"
             raise _unsupported(
+                feature,
                 f"{program} to work: {said}",
                 f"{program} must be set-uid root or have cap_setuid or cap_setgid, and no range may be another's",
             )
+
+
+def named_ranges(name: str, *, groups: bool = False) -> list[Range]:
+    """What a user has in /etc/subuid, or in /etc/subgid.
+
+    Raises:
+        UnsupportedError: Nothing.
+        InvalidError: A line cannot be read.
+    """
+    path = SUBGID if groups else SUBUID
+    if found := _read_ranges(path, {name}):
+        return found
+    needs = f"a range of ids for {name} in {path}"
+    raise UnsupportedError(
+        f"unsupported: user namespaces of {name}: needs {needs}",
+        feature=f"user namespaces of {name}",
+        needs=needs,
+        hint=f"as root add a line with ids that nobody has to {path}, as {name}:2147483648:1073741824",
+    )
 
 
 def _arguments(ranges: Sequence[Range]) -> list[str]:
@@ -183,6 +208,5 @@ def _read_ranges(path: Path, names: set[str]) -> list[Range]:
     return found
 
 
-def _unsupported(needs: str, hint: str) -> UnsupportedError:
-    feature = 'ownership "mapped"'
+def _unsupported(feature: str, needs: str, hint: str) -> UnsupportedError:
     return UnsupportedError(f"unsupported: {feature}: needs {needs}", feature=feature, needs=needs, hint=hint)

@@ -17,6 +17,8 @@ CAP_SYS_RESOURCE = 24
 OOM_SCORE_ADJ_MIN = -1000
 OOM_SCORE_ADJ_MAX = 1000
 INFINITY = 2**64 - 1
+ID_MAP = Path("/proc/self/uid_map")
+_ALL_IDS = ["0", "0", "4294967295"]
 
 
 class Rlimit(NamedTuple):
@@ -56,11 +58,18 @@ class Rlimit(NamedTuple):
 
 
 def can_raise_limits() -> bool:
-    """Whether this process has CAP_SYS_RESOURCE."""
+    """Whether this process has CAP_SYS_RESOURCE on the host: in a user namespace it raises nothing."""
+    if is_in_user_namespace():
+        return False
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> CAP_SYS_RESOURCE & 1)
     return False
+
+
+def is_in_user_namespace() -> bool:
+    """Whether this process's user namespace is not the host's (user_namespaces(7))."""
+    return ID_MAP.read_text().split() != _ALL_IDS
 
 
 def clamp_oom_score_adj(asked: int, *, current: int | None = None, may_raise: bool | None = None) -> int:

@@ -17,6 +17,7 @@ from pyctrd.runtime.words import passable
 
 # What a container in the host's network namespace needs to resolve the host's names.
 HOST_NETWORK_FILES = ("/etc/hosts", "/etc/resolv.conf")
+TTY_GROUP = 5
 SHM_BYTES = 64 << 20
 PROPAGATIONS = ("rprivate", "private", "rshared", "shared", "rslave", "slave")
 TMPFS_FLAGS = ("noexec", "nosuid", "nodev")
@@ -96,6 +97,20 @@ class Tmpfs(NamedTuple):
     options: tuple[str, ...] = TMPFS_FLAGS
 
 
+class MappedSystem(NamedTuple):
+    """What a container in a user namespace may mount of the kernel's: that which is of namespaces of its own.
+
+    Attributes:
+        host_network: Its network is another's: /sys is the host's.
+        host_pids: Its processes are seen by others: /proc is the host's.
+        has_tty: It has the group that terminals belong to.
+    """
+
+    host_network: bool
+    host_pids: bool
+    has_tty: bool
+
+
 def container_mounts(
     mounts: Sequence[Bind | Tmpfs | Volume],
     *,
@@ -104,6 +119,7 @@ def container_mounts(
     shm_bytes: int | None = SHM_BYTES,
     host_ipc: bool = False,
     writable_system: bool = False,
+    userns: MappedSystem | None = None,
 ) -> list[dict[str, Any]]:
     """The spec's ``mounts``: what every container has, where the user put nothing else, then the user's, outer first.
 
@@ -114,6 +130,7 @@ def container_mounts(
         shm_bytes: Size of /dev/shm; None for none.
         host_ipc: /dev/shm and /dev/mqueue are the host's.
         writable_system: /sys and control groups can be written.
+        userns: What it may mount of them in a user namespace of its own.
 
     Raises:
         InvalidError: Two at one place, or one of them cannot be.
@@ -125,6 +142,8 @@ def container_mounts(
             raise InvalidError(f"mount: {place}: two mounts at one place", field="mount", value=place)
         taken.add(place)
     made = _default_mounts(shm_bytes, host_ipc=host_ipc, writable=writable_system)
+    if userns is not None:
+        made = [_in_userns(mount, userns) for mount in made]
     if "/dev" in taken:
         made = [mount for mount in made if not mount["destination"].startswith("/dev/")]
     made = [mount for mount in made if mount["destination"] not in taken]
@@ -208,6 +227,15 @@ def _default_mounts(shm_bytes: int | None, *, host_ipc: bool, writable: bool) ->
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", (*hardened, "relatime", access)),
     ]
     return made
+
+
+def _in_userns(mount: dict[str, Any], system: MappedSystem) -> dict[str, Any]:
+    place, options = mount["destination"], mount["options"]
+    if (place == "/sys" and system.host_network) or (place == "/proc" and system.host_pids):
+        return _mount(place, "bind", place, ("rbind", "rprivate", *options))
+    if place == "/dev/pts" and not system.has_tty:
+        return mount | {"options": [option for option in options if option != f"gid={TTY_GROUP}"]}
+    return mount
 
 
 _HOST_IPC = ("/dev/shm", "/dev/mqueue")  # noqa: S108  # the kernel's, shared on purpose

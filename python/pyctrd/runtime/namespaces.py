@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 JOINED = "container:"
 # Field of the options → the spec's type, which is a path's last part too (``/proc/1/ns/net``).
-KINDS = {"pid": "pid", "ipc": "ipc", "uts": "uts", "cgroupns": "cgroup", "network": "network"}
+KINDS = {"pid": "pid", "ipc": "ipc", "uts": "uts", "cgroupns": "cgroup", "network": "network", "userns": "user"}
 # What a namespace of its own is called: Docker says "none" for a network with loopback alone.
 _OWN = {"network": ("none",), "ipc": ("private", "none", "shareable")}
 _PRIVATE = ("private",)
+_OF_USERS = ("slirp4netns", "pasta")
 # What only a namespace of the container's own may have set, as Docker allows.
 _IPC_SYSCTLS = (
     *("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"),
@@ -58,6 +59,7 @@ def read_mode(field: str, text: str) -> str:
 
     Raises:
         InvalidError: It is none of those that there are.
+        UnsupportedError: It is a network of a user's that is not used yet.
     """
     mode = text.removeprefix("ns:") if text.startswith("ns:/") else text
     own = _OWN.get(field, _PRIVATE)
@@ -65,6 +67,13 @@ def read_mode(field: str, text: str) -> str:
         if field == "cgroupns" and mode.startswith(JOINED):
             raise InvalidError(f"{field}: {text}: expected private, host or a path", field=field, value=text)
         return mode
+    if field == "network" and text.partition(":")[0] in _OF_USERS:
+        raise UnsupportedError(
+            f"unsupported: network: {text}",
+            feature=f"network {text}",
+            needs="none, host, container:NAME or a network namespace's path",
+            hint="make a network namespace with it, and give its path: ns:PATH",
+        )
     words = f"{', '.join(own)}, host, container:NAME, or a namespace's absolute path"
     raise InvalidError(f"invalid {field}: {text!r}: expected {words}", field=field, value=text)
 
@@ -78,18 +87,6 @@ def joined(options: RunOptions) -> dict[str, str]:
 def namespace_path(field: str, pid: int) -> str:
     """Where a process's namespace is."""
     return f"/proc/{pid}/ns/{'net' if field == 'network' else KINDS[field]}"
-
-
-def check_userns(text: str) -> None:
-    """Refuse what is not done yet: "" and "host" are the namespace that the engine is in.
-
-    Raises:
-        UnsupportedError: Any other.
-    """
-    if text not in ("", "host"):
-        raise UnsupportedError(
-            f"unsupported: userns: {text}", feature="user namespaces", needs="host", hint="leave --userns out"
-        )
 
 
 def sysctls(values: Mapping[str, str], options: RunOptions) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyctrd.oci.value import dataclass
 from pyctrd.runtime.cgroup import PARENT
@@ -11,6 +11,9 @@ from pyctrd.runtime.limits import Rlimit
 from pyctrd.runtime.mounts import SHM_BYTES, Bind, Tmpfs, Volume
 from pyctrd.runtime.resources import NO_LIMITS, ResourceLimits
 from pyctrd.runtime.security import DEFAULT_CAPABILITIES, NO_SECURITY, Security
+
+if TYPE_CHECKING:
+    from pyctrd.runtime.userns import IdMappings, UsernsRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,9 @@ class RunOptions:
         ipc: Likewise; and "none", without /dev/shm, and "shareable", which is "private".
         uts: Likewise.
         cgroupns: Likewise, without containers.
+        userns: "host", "private" with ``id_mappings``, or a path with those that it has.
+        userns_request: What the user wants of it: a flow puts the two others in its place.
+        id_mappings: What the ids of its user namespace are on the host; None where it has none of its own.
         privileged: Nothing of the host is hidden or read-only, and every device of it may be used.
         capabilities: ``CAP_…`` that the process may use.
         seccomp: Whether the default profile is applied.
@@ -79,6 +85,9 @@ class RunOptions:
     ipc: str = "private"
     uts: str = "private"
     cgroupns: str = "private"
+    userns: str = "host"
+    userns_request: UsernsRequest | None = None
+    id_mappings: IdMappings | None = None
     privileged: bool = False
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     seccomp: bool = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,24 @@ def list_processes(pid: int, container_id: str, names: Mapping[int, str]) -> lis
     """
     groups = Groups.of_process(pid, container_id)
     ids = parse_id_map(Path(f"/proc/{pid}/uid_map").read_text())
-    found = (_look_at(one, container_id, names, ids) for one in groups.processes())
+    if groups.path:
+        found = (_look_at(one, container_id, names, ids) for one in groups.processes())
+    else:  # a user's may have no group: its pid namespace tells its processes, unless that is shared
+        found = (_look_at(one, "", names, ids) for one in _of_namespace(pid))
     return [process for process in found if process is not None]
+
+
+def _of_namespace(pid: int) -> list[int]:
+    """Those in a process's pid namespace; where that is this process's own, the one alone."""
+    own, wanted = (Path(f"/proc/{which}/ns/pid").readlink() for which in ("self", pid))
+    if own == wanted:
+        return [pid]
+    found = []
+    for path in Path("/proc").iterdir():
+        with suppress(OSError):  # it has ended, or is another user's
+            if path.name.isdigit() and (path / "ns/pid").readlink() == wanted:
+                found.append(int(path.name))
+    return sorted(found)
 
 
 def parse_id_map(text: str) -> list[tuple[int, int, int]]:

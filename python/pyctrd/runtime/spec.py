@@ -13,9 +13,9 @@ from typing import Any
 
 from pyctrd.errors import InvalidError
 from pyctrd.oci.config import ImageConfig
-from pyctrd.runtime.cgroup import cgroups_path
-from pyctrd.runtime.limits import clamp_oom_score_adj, clamp_rlimit
-from pyctrd.runtime.mounts import Bind, container_mounts, rootfs_propagation
+from pyctrd.runtime.cgroup import are_usable, cgroups_path
+from pyctrd.runtime.limits import clamp_oom_score_adj, clamp_rlimit, is_in_user_namespace
+from pyctrd.runtime.mounts import TTY_GROUP, Bind, MappedSystem, container_mounts, rootfs_propagation
 from pyctrd.runtime.namespaces import DOMAIN_NAME, namespaces
 from pyctrd.runtime.options import RunOptions
 from pyctrd.runtime.resources import resources
@@ -66,6 +66,7 @@ def build_spec(
             shm_bytes=None if options.ipc == "none" else options.shm_bytes,
             host_ipc=options.ipc == "host",
             writable_system=options.privileged,
+            userns=_userns(options),
         ),
         "linux": _linux(options, container_id),
     }
@@ -80,6 +81,16 @@ def build_spec(
     if options.hooks or options.patches:
         return _as_the_caller_says(spec, options)
     return spec
+
+
+def _userns(options: RunOptions) -> MappedSystem | None:
+    """What a user namespace of its own may not mount anew."""
+    if options.id_mappings is None:
+        if not is_in_user_namespace():
+            return None
+        return MappedSystem(options.network == "host", options.pid == "host", True)  # noqa: FBT003 - named in the class
+    has_tty = options.id_mappings.has_group(TTY_GROUP)
+    return MappedSystem(options.network != "none", options.pid != "private", has_tty)
 
 
 def host_name(options: RunOptions, container_id: str) -> str:
@@ -182,7 +193,6 @@ def _linux(options: RunOptions, container_id: str) -> dict[str, Any]:
     # The runtime adds the devices that every container has: null, zero, full, random, urandom, tty, ptys.
     rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
     linux: dict[str, Any] = {
-        "cgroupsPath": cgroups_path(container_id, parent=options.cgroup_parent),
         "namespaces": namespaces(options),
         "resources": {"devices": rules, **resources(options.limits)},
         **confinement(
@@ -192,6 +202,11 @@ def _linux(options: RunOptions, container_id: str) -> dict[str, Any]:
             capabilities=options.capabilities,
         ),
     }
+    if are_usable():
+        # Where none can be made the runtime has to be told no path: then it does without.
+        linux["cgroupsPath"] = cgroups_path(container_id, parent=options.cgroup_parent)
+    if options.id_mappings is not None:
+        linux |= options.id_mappings.spec()
     if propagation := rootfs_propagation(options.mounts):
         linux["rootfsPropagation"] = propagation
     wanted = dict(options.sysctls or {})

@@ -18,7 +18,7 @@ from pyctrd import _core
 from pyctrd.errors import ConflictError, InvalidError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # ioctl_ficlonerange(2); for file systems that share extents.
 _FICLONE = 0x40049409
@@ -38,6 +38,7 @@ class TreeCopy:
         target: The directory's descriptor.
         marks: What overlayfs keeps with files is copied as well: of its upper directories.
         owner: Whose all of it becomes; None for whose it is.
+        shift: What an owner and a group are in the target; None for the same.
         root: Where the target may have names already: the root directory that its links are resolved in. Directories
             are put together then, and files replaced.
         at: Where the target is beneath ``root``.
@@ -49,12 +50,14 @@ class TreeCopy:
         *,
         marks: bool = False,
         owner: tuple[int, int] | None = None,
+        shift: Callable[[int, int], tuple[int, int]] | None = None,
         root: int | None = None,
         at: bytes = b"",
     ) -> None:
         self._target = target
         self._marks = marks
         self._owner = owner
+        self._shift = shift
         self._root = root
         self._at = at
         # Of files with several names, the first one's path beneath ``_target``, or ``root``.
@@ -76,6 +79,11 @@ class TreeCopy:
             As ``run``.
         """
         self._entry(parent, name, self._target, as_name, self._at + b"/" + as_name)
+
+    def _whose(self, found: os.stat_result) -> tuple[int, int]:
+        if self._owner is not None:
+            return self._owner
+        return (found.st_uid, found.st_gid) if self._shift is None else self._shift(found.st_uid, found.st_gid)
 
     def _directory(self, source: int, target: int, path: bytes) -> None:
         for name in sorted(map(os.fsencode, os.listdir(source))):
@@ -170,7 +178,7 @@ class TreeCopy:
 
     def _node(self, source: int, name: bytes, found: os.stat_result, target: int, as_name: bytes) -> None:
         """A link, a device, a FIFO or a socket."""
-        uid, gid = self._owner or (found.st_uid, found.st_gid)
+        uid, gid = self._whose(found)
         if stat.S_ISLNK(found.st_mode):
             os.symlink(os.readlink(name, dir_fd=source), as_name, dir_fd=target)
         elif stat.S_ISSOCK(found.st_mode) and not self._marks:
@@ -188,7 +196,7 @@ class TreeCopy:
         """Give an open file or directory what another has: owner, xattrs, mode and times, in the kernel's order."""
         found = os.fstat(source)
         # A new owner takes set-id bits and capabilities away.
-        os.fchown(target, *(self._owner or (found.st_uid, found.st_gid)))
+        os.fchown(target, *self._whose(found))
         _copy_xattrs(source, target, follow=True, marks=self._marks)
         os.fchmod(target, stat.S_IMODE(found.st_mode))
         os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))

@@ -71,11 +71,18 @@ fn retire_mount(py: Python<'_>, target: PathBuf) -> PyResult<Option<RawFd>> {
     Ok(py.detach(|| mount::retire(&target))?.map(IntoRawFd::into_raw_fd))
 }
 
+/// Makes this thread another user and group to files; its capabilities stay.
+#[pyfunction]
+fn set_file_ids(uid: u32, gid: u32) -> PyResult<()> {
+    Ok(mount::set_file_ids(uid, gid)?)
+}
+
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(mount_overlay, module)?)?;
     module.add_function(wrap_pyfunction!(mount_erofs, module)?)?;
     module.add_function(wrap_pyfunction!(mount_bind, module)?)?;
     module.add_function(wrap_pyfunction!(unmount, module)?)?;
-    module.add_function(wrap_pyfunction!(retire_mount, module)?)
+    module.add_function(wrap_pyfunction!(retire_mount, module)?)?;
+    module.add_function(wrap_pyfunction!(set_file_ids, module)?)
 }

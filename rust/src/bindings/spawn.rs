@@ -25,8 +25,15 @@ fn enter_user_namespace(parent: i32) -> PyResult<()> {
     Ok(spawn::enter_user_namespace(parent)?)
 }
 
+/// Moves this process, which has one thread, into a namespace of users or mounts; others are any thread's to join.
+#[pyfunction]
+fn join_namespace(namespace: RawFd) -> PyResult<()> {
+    Ok(spawn::join_namespace(borrow(namespace)?)?)
+}
+
 /// Adds this room's names to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(spawn_shim, module)?)?;
-    module.add_function(wrap_pyfunction!(enter_user_namespace, module)?)
+    module.add_function(wrap_pyfunction!(enter_user_namespace, module)?)?;
+    module.add_function(wrap_pyfunction!(join_namespace, module)?)
 }

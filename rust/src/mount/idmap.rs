@@ -57,3 +57,40 @@ fn refused(errno: Errno, path: &Path) -> Error {
     };
     Error::Unsupported { feature: "id-mapped mounts".to_owned(), needs }
 }
+
+/// Makes this thread another user and group to files, with no capability less: who creates a file where a mount maps
+/// ids must be one whom it maps. Ids are set back by another call.
+///
+/// # Errors
+/// The kernel's: it changes no thread's capabilities.
+#[allow(unsafe_code, reason = "rustix has neither of the two calls")]
+pub fn set_file_ids(uid: u32, gid: u32) -> Result<()> {
+    let failed = |e| Error::errno("set", "file ids", e);
+    let before = rustix::thread::capabilities(None).map_err(failed)?;
+    // SAFETY: they take numbers, and change this thread alone: the C library does not tell its other threads.
+    unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+    }
+    // With root's file id the kernel took those of files away.
+    rustix::thread::set_capabilities(None, before).map_err(failed)
+}
+
+/// As `set_file_ids`, the owner's of a path, for as long as this lives.
+pub(super) struct FileIds;
+
+impl FileIds {
+    pub(super) fn of(path: &Path) -> Result<Self> {
+        let owner = rustix::fs::stat(path).map_err(|e| Error::errno("stat", path, e))?;
+        set_file_ids(owner.st_uid, owner.st_gid)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for FileIds {
+    fn drop(&mut self) {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        // Its capabilities are those that it has: nothing is left to fail.
+        let _ = set_file_ids(uid.as_raw(), gid.as_raw());
+    }
+}

@@ -13,6 +13,7 @@ mod args;
 mod clients;
 mod exec;
 mod frame;
+mod holder;
 mod init;
 mod launch;
 mod log;
@@ -53,6 +54,9 @@ fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     if let Some(command) = init::command(&words) {
         return init::run(command);
+    }
+    if holder::is_wanted(&words) {
+        return holder::run();
     }
     let args = match Args::parse(words.into_iter()) {
         Ok(args) => args,
