@@ -12,7 +12,6 @@ from pyctrd.container_files import ContainerFiles
 if TYPE_CHECKING:
     from pyctrd.runtime.runtime import Runtime
 
-STOP_TIMEOUT_SECONDS = 10.0
 STATS_SECONDS = 1.0
 
 
@@ -347,11 +346,11 @@ class Container(ContainerFiles):
 
         kill_container(self._rooms, self._record, signal_number(str(signal)))
 
-    def restart(self, timeout: float = STOP_TIMEOUT_SECONDS, *, stdin: bool = False) -> None:
+    def restart(self, timeout: float | None = None, *, stdin: bool = False) -> None:
         """Stop it as ``stop`` does, if it runs, and start it again, detached; with a terminal if it was made with one.
 
         Args:
-            timeout: Seconds before SIGKILL.
+            timeout: Seconds before SIGKILL; None is as it was made with, 10 by default.
             stdin: As for ``start``.
 
         Raises:
@@ -374,9 +373,10 @@ class Container(ContainerFiles):
 
         self._record = rename_container(self._rooms, self._record, name)
 
-    def stop(self, timeout: float = STOP_TIMEOUT_SECONDS) -> pyctrd.ExitStatus:
+    def stop(self, timeout: float | None = None) -> pyctrd.ExitStatus:
         """Send its stop signal, and SIGKILL where it has not ended after ``timeout`` seconds.
 
+        None is the ``stop_timeout`` that it was made with, 10 by default.
         One that is paused goes on, so that it can end by itself.
         Its restart policy is over with that, until it is started again: the wish is durable before the signal.
 

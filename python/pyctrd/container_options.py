@@ -56,6 +56,7 @@ class ContainerOptions(TypedDict, total=False):
         init_path: Another program of the host for that; statically linked.
         auto_remove: It is deleted when it ends.
         stop_signal: What ``stop`` sends first.
+        stop_timeout: Seconds before ``stop`` and ``restart`` kill it, where they are not told: 10 by default.
         memory_bytes: Limit.
         memory_swap_bytes: Limit of memory and swap together; -1 for as much as there is.
         memory_reservation_bytes: What it keeps where memory is short.
@@ -95,6 +96,7 @@ class ContainerOptions(TypedDict, total=False):
         dns_options: As resolv.conf(5).
         annotations: For the runtime.
         hooks: The runtime-spec's, by name.
+        hooks_dirs: Directories of the host's hooks, in Podman's and CRI-O's form: those for it are run before these.
         spec_patch: A JSON merge patch (RFC 7396) of the ``config.json``, or a whole one; several are applied in turn.
         restart: What its shim does when it has ended: "no", "always", "unless-stopped", "on-failure" or "on-failure:N".
             Waits between runs as Docker's: 0.1 s, doubled up to a minute, anew after a run of 10 s.
@@ -130,6 +132,7 @@ class ContainerOptions(TypedDict, total=False):
     init_path: str
     auto_remove: bool
     stop_signal: str
+    stop_timeout: float
     memory_bytes: int
     memory_swap_bytes: int
     memory_reservation_bytes: int
@@ -168,6 +171,7 @@ class ContainerOptions(TypedDict, total=False):
     dns_options: Sequence[str]
     annotations: Mapping[str, str]
     hooks: Mapping[str, Sequence[Mapping[str, Any]]]
+    hooks_dirs: Sequence[str]
     spec_patch: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     restart: str
     log_driver: str
@@ -224,12 +228,20 @@ def life_options(options: ContainerOptions) -> Life:
     Raises:
         InvalidError: An option is none.
     """
-    from pyctrd.runtime.life import LOG_MAX_BYTES, LOG_MAX_FILES, Life, check_log
+    from pyctrd.runtime.life import (
+        LOG_MAX_BYTES,
+        LOG_MAX_FILES,
+        STOP_TIMEOUT_SECONDS,
+        Life,
+        check_log,
+        check_stop_timeout,
+    )
 
     driver = options.get("log_driver", "json-file")
     max_bytes, max_files = options.get("log_max_bytes", LOG_MAX_BYTES), options.get("log_max_files", LOG_MAX_FILES)
     check_log(driver, max_bytes, max_files)
-    return Life(driver, max_bytes, max_files, options.get("stdin", False))
+    stop_timeout = check_stop_timeout(options.get("stop_timeout", STOP_TIMEOUT_SECONDS))
+    return Life(driver, max_bytes, max_files, options.get("stdin", False), stop_timeout)
 
 
 def restart_policy(options: ContainerOptions) -> str:
@@ -271,6 +283,7 @@ _SEQUENCES = {
     "devices": "devices",
     "device_cgroup_rules": "device_rules",
     "cdi_dirs": "cdi_directories",
+    "hooks_dirs": "hooks_directories",
     "add_hosts": "add_hosts",
     "dns": "dns",
     "dns_search": "dns_search",

@@ -34,7 +34,7 @@ INSPECTED = {
     *("started", "started_ns", "exited", "exited_ns", "exit_code", "signal", "oom", "reason", "error", "env"),
     *("working_dir", "user", "terminal", "capabilities", "no_new_privileges", "hostname", "network", "mounts"),
     *("read_only", "limits", "stop_signal", "auto_remove", "cgroup_path", "bundle_path", "rootfs_path", "log_path"),
-    *("runtime", "snapshotter", "size_bytes", "restart_policy", "restart_count"),
+    *("runtime", "snapshotter", "size_bytes", "restart_policy", "restart_count", "stop_timeout"),
 }
 
 

@@ -24,6 +24,7 @@ from pyctrd.flows.run import (
     stop_container,
 )
 from pyctrd.metadata.snapshots import ContainerSnapshot, SnapshotRecord
+from pyctrd.runtime.life import read_life, write_life
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -281,6 +282,7 @@ def _make_bundle(rooms: Rooms, source: ContainerRecord, record: ContainerRecord)
         if to.startswith(f"{bundle}/"):
             shutil.copy2(to.replace(record.id, source.id), to)
     mount_rootfs(rooms, record)
+    write_life(bundle, read_life(bundle_path(rooms, source)))
     short = source.id[:SHORT_ID_CHARS]
     if spec.get("hostname") == short:
         spec["hostname"] = record.id[:SHORT_ID_CHARS]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyctrd.errors import NotFoundError, PyctrdError
 from pyctrd.flows.alter import read_spec
 from pyctrd.flows.run import bundle_path, container_status
-from pyctrd.runtime.life import read_policy
+from pyctrd.runtime.life import read_life, read_policy
 from pyctrd.runtime.logs import rfc3339
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def inspect_container(rooms: Rooms, record: ContainerRecord) -> dict[str, Any]:
         "read_only": bool(spec.get("root", {}).get("readonly")),
         "limits": _limits(linux.get("resources", {}), process),
         "stop_signal": record.stop_signal,
+        "stop_timeout": read_life(bundle).stop_timeout_seconds,
         "auto_remove": record.auto_remove,
         "cgroup_path": linux.get("cgroupsPath", ""),
         "bundle_path": str(bundle),

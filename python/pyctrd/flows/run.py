@@ -23,8 +23,8 @@ from pyctrd.flows.runs import notice, tell
 from pyctrd.flows.settle import join_again, name_files, settle_options
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
-from pyctrd.runtime.life import Life, is_wanted_stopped, write_life, write_policy
-from pyctrd.runtime.mounts import Volume
+from pyctrd.runtime.life import Life, is_wanted_stopped, read_life, write_life, write_policy
+from pyctrd.runtime.mounts import Bind, Volume
 from pyctrd.runtime.signals import signal_number
 from pyctrd.runtime.spec import RunOptions, build_spec
 from pyctrd.runtime.state import EXIT_RECORD
@@ -199,8 +199,10 @@ def start_container(
     notice(rooms, record)
 
 
-def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> ExitStatus:
+def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float | None = None) -> ExitStatus:
     """Ask a container to end, and kill it where it has not after ``timeout`` seconds; one that is paused goes on.
+
+    None is the time that it was made with.
 
     Raises:
         ConflictError: It was never started.
@@ -218,7 +220,8 @@ def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> 
         with suppress(ConflictError, NotFoundError):  # somebody else let it go on, and it may have ended
             resume_container(rooms, record)
     try:
-        ended = rooms.runtime(record.runtime).wait(record.id, bundle, timeout)
+        patience = read_life(bundle).stop_timeout_seconds if timeout is None else timeout
+        ended = rooms.runtime(record.runtime).wait(record.id, bundle, patience)
     except DeadlineError:
         _signal(rooms, record, SIGKILL)
         ended = rooms.runtime(record.runtime).wait(record.id, bundle, KILL_SECONDS)
@@ -374,6 +377,8 @@ def make_bundle_directory(rooms: Rooms, record: ContainerRecord) -> Path:
 def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, options: RunOptions) -> None:
     bundle = make_bundle_directory(rooms, record)
     rootfs = mount_rootfs(rooms, record)
+    if options.hooks_directories:
+        options = _with_hooks(record, options)
     if config.volumes or any(isinstance(mount, Volume) for mount in options.mounts):
         from pyctrd.flows.volumes import resolve_volumes
 
@@ -388,6 +393,22 @@ def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, opt
     settled = settle_options(rooms, record, options, bundle)
     spec = build_spec(config, settled, container_id=record.id, rootfs=rootfs, user=user, files=files)
     rooms.runtime(record.runtime).create_bundle(bundle, spec, transient=record.auto_remove)
+
+
+def _with_hooks(record: ContainerRecord, options: RunOptions) -> RunOptions:
+    """The options with those of the host's hooks that are for such a container, before the caller's own."""
+    from pyctrd.runtime.hooks import choose_hooks, read_hooks
+    from pyctrd.runtime.init import INIT
+
+    hooks = choose_hooks(
+        read_hooks(options.hooks_directories),
+        program=record.command[0] if record.command else "",
+        annotations=options.annotations or {},
+        has_bind_mounts=any(isinstance(mount, Bind | Volume) and mount.destination != INIT for mount in options.mounts),
+    )
+    for stage, entries in (options.hooks or {}).items():
+        hooks.setdefault(stage, []).extend(entries)
+    return replace(options, hooks=hooks, hooks_directories=())
 
 
 def _remove_bundle(rooms: Rooms, bundle: Path) -> None:

@@ -57,6 +57,7 @@ class RunOptions:
         dns_options: As resolv.conf(5).
         annotations: For the runtime, and for who reads ``config.json``.
         hooks: The spec's.
+        hooks_directories: Where the host's are; the flow that makes the container puts those for it in ``hooks``.
         patches: Merge patches for the spec, or whole ones, applied last.
     """
 
@@ -98,4 +99,5 @@ class RunOptions:
     dns_options: tuple[str, ...] = ()
     annotations: Mapping[str, str] | None = None
     hooks: Mapping[str, Any] | None = None
+    hooks_directories: tuple[str, ...] = ()
     patches: tuple[Mapping[str, Any], ...] = ()
