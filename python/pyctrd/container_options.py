@@ -77,7 +77,8 @@ class ContainerOptions(TypedDict, total=False):
         hugetlb: Bytes in huge pages, by their size: "2MB".
         rlimits: ``name=soft[:hard]``.
         oom_score_adj: -1000 to 1000.
-        cgroup_parent: Absolute path of the control group that its own is made in.
+        cgroup_parent: Absolute path of the control group that its own is made in; with the engine's ``cgroup_manager``
+            "systemd" a slice, as "machine.slice".
         privileged: All capabilities and devices of the host, nothing hidden, no seccomp profile.
         cap_add: Capabilities added to the default ones; "ALL" for all that this process has.
         cap_drop: Capabilities taken away; "ALL" for all.
@@ -315,10 +316,6 @@ def _namespaces(options: ContainerOptions) -> dict[str, Any]:
 
         check_userns(userns)
     if parent := options.get("cgroup_parent"):
-        if not parent.startswith("/") or ".." in parent.split("/"):
-            raise InvalidError(
-                f"cgroup_parent: {parent}: expected an absolute path without ..", field="cgroup_parent", value=parent
-            )
         found["cgroup_parent"] = parent
     if (size := options.get("shm_size_bytes")) is not None:
         if size < 1:

@@ -16,6 +16,8 @@ from tests.images import Images
 from tests.integration.conftest import Cli
 
 pytestmark = pytest.mark.root
+# A hook that lacks its end.
+TRUE = '{"version": "1.0.0", "stages": ["prestart"], "hook": {"path": "/bin/true"'
 # Who is asked to end takes three seconds for it, and says so by its status.
 SLOW = ["sh", "-c", "trap 'sleep 3; exit 7' TERM; touch /ready; while :; do sleep 0.1; done"]
 
@@ -97,16 +99,16 @@ def test_hooks_run_for_the_containers_that_they_are_for(
         ('{"version": "1.0.0", "stages": ["later"]}', InvalidError, "'later'"),
         ('{"version": "1.0.0", "stages": ["prestart"], "hook": {"path": "x"}}', InvalidError, "hook.path"),
         ('{"version": "1.0.0", "stages": ["prestart"], "hook": {"path": "/no/such"}}', NotFoundError, "/no/such"),
-        ('{"version": "1.0.0", "stages": ["prestart"], "hook": {"path": "/bin/true", "timeout": 0}}', InvalidError, "timeout"),
-        ('{"version": "1.0.0", "stages": ["prestart"], "hook": {"path": "/bin/true", "args": "x"}}', InvalidError, "args"),
-        ('{"version": "1.0.0", "stages": ["prestart"], "hook": {"path": "/bin/true"}, "when": {}}', InvalidError, "when"),
+        (TRUE + ', "timeout": 0}}', InvalidError, "timeout"),
+        (TRUE + ', "args": "x"}}', InvalidError, "args"),
+        (TRUE + '}, "when": {}}', InvalidError, "when"),
         (
-            '{"version": "1.0.0", "stages": ["prestart"], "hook": {"path": "/bin/true"}, "when": {"commands": ["("]}}',
+            TRUE + '}, "when": {"commands": ["("]}}',
             InvalidError,
             r"when\.commands: '\('",
         ),
         (
-            '{"version": "1.0.0", "stages": ["prestart"], "hook": {"path": "/bin/true"}, "when": {"command": ["x"]}}',
+            TRUE + '}, "when": {"command": ["x"]}}',
             InvalidError,
             r"when\.command: unknown",
         ),

@@ -115,7 +115,7 @@ def _groups() -> Mapping[str, tuple[click.Option, ...]]:
             _many("--device-write-bps", rate, "Bytes a second."),
             _many("--device-read-iops", rate, "Operations a second."),
             _many("--device-write-iops", rate, "Operations a second."),
-            _text("--cgroup-parent", "PATH", "The control group around its own."),
+            _text("--cgroup-parent", "PATH|SLICE", "The control group around its own."),
         ),
         "Namespaces and names": (
             _text("--pid", "MODE", "private, host, container:NAME, or ns:PATH."),

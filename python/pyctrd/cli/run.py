@@ -40,6 +40,7 @@ def making_options(function: Any) -> Any:
             "--snapshotter", metavar="NAME", help="overlayfs, native, composefs or erofs [PYCTRD_SNAPSHOTTER]."
         ),
         click.option("--runtime", metavar="NAME|PATH", help="The OCI runtime [PYCTRD_RUNTIME, runc]."),
+        click.option("--cgroup-manager", metavar="NAME", help="cgroupfs or systemd [PYCTRD_CGROUP_MANAGER, cgroupfs]."),
         click.option(
             "--pull", "policy", type=click.Choice(["missing", "always", "never"]), default="missing", show_default=True
         ),
@@ -78,7 +79,7 @@ def _in_engine(
     chosen: dict[str, Any],
 ) -> int:
     """Make a container as was chosen, do something with it, and tell how that ended as a shell's user expects it."""
-    settings = {name: chosen.pop(name) for name in ("runtime", "snapshotter", "limits")}
+    settings = {name: chosen.pop(name) for name in ("runtime", "cgroup_manager", "snapshotter", "limits")}
     try:
         with options.engine(**chosen.pop("registry"), policy=chosen.pop("verify"), **settings) as engine:
             image, command = _choose(engine, reference, command, chosen)

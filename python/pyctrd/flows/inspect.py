@@ -11,6 +11,7 @@ from pyctrd.flows.alter import read_spec
 from pyctrd.flows.run import bundle_path, container_status
 from pyctrd.runtime.life import read_life, read_policy
 from pyctrd.runtime.logs import rfc3339
+from pyctrd.runtime.runc import Program
 
 if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
@@ -139,7 +140,8 @@ def _limits(resources: Mapping[str, Any], process: Mapping[str, Any]) -> dict[st
 
 def _runtime(rooms: Rooms, record: ContainerRecord) -> dict[str, Any]:
     """Name, path and version; what a runtime that is not here would say is None."""
-    found: dict[str, Any] = {"name": record.runtime, "path": None, "version": None}
+    program = Program.parse(record.runtime)
+    found: dict[str, Any] = {"name": program.binary, "args": list(program.args), "path": None, "version": None}
     with suppress(PyctrdError, OSError):
         found["path"], found["version"] = rooms.runtime(record.runtime).program()
     return found

@@ -20,6 +20,7 @@ from pyctrd.flows.load import ensure_unpacked, image_layers, load_config
 from pyctrd.flows.mount import record_snapshot, remove_frozen, rootfs_lock
 from pyctrd.flows.removal import take_away
 from pyctrd.flows.runs import notice, tell
+from pyctrd.flows.runtimes import chosen_program
 from pyctrd.flows.settle import join_again, name_files, settle_options
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
@@ -97,7 +98,7 @@ def create_container(
         labels=check_labels(labels or {}),
         auto_remove=auto_remove,
         stop_signal=stop_signal or config.stop_signal or "SIGTERM",
-        runtime=rooms.settings.runtime,
+        runtime=chosen_program(rooms.settings).text,
         created_ns=time.time_ns(),
     )
     check_name(record.name)

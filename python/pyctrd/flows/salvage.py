@@ -22,6 +22,7 @@ from pyctrd.flows.pull import image_record, is_present, note_unpacked, record_co
 from pyctrd.flows.reach import needs_of, walk_held
 from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.flows.rooms import PRIVATE_MODE, REBUILDING, Rooms
+from pyctrd.flows.runtimes import program_of
 from pyctrd.metadata import DATABASE
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.database import Database
@@ -226,7 +227,7 @@ def _restore_containers(rooms: Rooms) -> int:
     with rooms.database.write() as tx:
         for key in store.walk_keys():
             bundle = bundles.get(key.removeprefix("container-"))
-            record = None if bundle is None else _container_in(bundle, key, runtime=rooms.settings.runtime)
+            record = None if bundle is None else _container_in(bundle, key, runtime=program_of(rooms.settings).text)
             namespace = rooms.namespace if record is None else record.namespace
             tx.namespaces.ensure(namespace)
             if tx.snapshots.find(key) is None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyctrd.oci.value import dataclass
-from pyctrd.runtime.cgroup import PARENT
 from pyctrd.runtime.limits import Rlimit
 from pyctrd.runtime.mounts import SHM_BYTES, Bind, Tmpfs, Volume
 from pyctrd.runtime.resources import NO_LIMITS, ResourceLimits
@@ -49,7 +48,9 @@ class RunOptions:
         limits: Of its control group.
         rlimits: Resource limits; clamped to what the host allows.
         oom_score_adj: -1000 to 1000, clamped to what the host allows; None leaves it alone.
-        cgroup_parent: Absolute path of the group that the container's own is made in.
+        cgroup_manager: Who makes its control group: "cgroupfs" or "systemd".
+        cgroup_parent: Absolute path of the group that the container's own is made in; of systemd's a slice. "" is the
+            usual.
         sysctls: Kernel parameters of its namespaces.
         add_hosts: ``NAME:ADDRESS`` for its /etc/hosts.
         dns: Name servers for its /etc/resolv.conf.
@@ -91,7 +92,8 @@ class RunOptions:
     limits: ResourceLimits = NO_LIMITS
     rlimits: tuple[Rlimit, ...] = ()
     oom_score_adj: int | None = None
-    cgroup_parent: str = PARENT
+    cgroup_manager: str = "cgroupfs"
+    cgroup_parent: str = ""
     sysctls: Mapping[str, str] | None = None
     add_hosts: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundEr
 from pyctrd.oci.hold import pause, waiting
 from pyctrd.runtime import cgroup, life, state
 from pyctrd.runtime import terminal as terminals
-from pyctrd.runtime.runc import Runc, start_error
+from pyctrd.runtime.runc import Program, Runc, start_error
 from pyctrd.runtime.shim import SHIM, Connection, Kind, Mode, ShimFailedError, Start
 from pyctrd.runtime.state import ContainerStatus, ExitStatus
 from pyctrd.runtime.streams import copy_streams, forward_signals
@@ -39,16 +39,16 @@ class Runtime:
     """Runs bundles. Holds nothing that another process could not rebuild from the two directories.
 
     Args:
-        binary: runc, crun, or a path to one; looked up when first used.
+        program: runc, crun, a path to one, or a ``Program``'s text; looked up when first used.
         state: Lost at reboot: holds the runtime's state and the shims' sockets. Made when first used.
     """
 
-    def __init__(self, binary: str = "runc", *, state: Path) -> None:
-        self.binary = binary
+    def __init__(self, program: str = "runc", *, state: Path) -> None:
+        self.binary, args = Program.parse(program)
         self._state = state.absolute()
         # Runtimes do not read each other's state.
-        self._root = self._state / "runtimes" / Path(binary).name
-        self._runc = Runc(binary, root=self._root)
+        self._root = self._state / "runtimes" / Path(self.binary).name
+        self._runc = Runc(self.binary, root=self._root, args=args)
         self._waiting: dict[str, Connection] = {}
 
     def program(self) -> tuple[str, str]:
@@ -56,6 +56,7 @@ class Runtime:
 
         Raises:
             NotFoundError: It is not there.
+            UnsupportedError: It is no OCI runtime that can be used here.
         """
         return self._runc.path, self._runc.version()
 
@@ -159,6 +160,7 @@ class Runtime:
             if connection is not None:
                 connection.close()
             if isinstance(error, ShimFailedError):
+                self._runc.version()  # one that cannot be used says so better than by what it said
                 raise start_error(argv, error.status, error.text, container_id=container_id) from None
             raise
         if connection is not None:
@@ -306,7 +308,7 @@ class Runtime:
         from pyctrd.runtime.execs import Execs
 
         directory = self._directory(container_id)
-        return Execs(container_id, directory, runtime=self._runc.path, root=self._root)
+        return Execs(container_id, directory, runtime=self._runc.path, args=self._runc.args, root=self._root)
 
     def resize(self, container_id: str, *, rows: int, columns: int) -> None:
         """Set the size of the container's terminal; nothing is done where it has ended."""
@@ -487,6 +489,7 @@ class Runtime:
             "--root": str(self._root),
         }
         words = [word for option in options.items() for word in option]
+        words += [word for one in self._runc.args for word in ("--runtime-arg", one)]
         return [str(SHIM), *words, *(f"--{flag}" for flag in flags)]
 
     def _directory(self, container_id: str) -> Path:

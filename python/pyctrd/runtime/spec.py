@@ -182,7 +182,7 @@ def _linux(options: RunOptions, container_id: str) -> dict[str, Any]:
     # The runtime adds the devices that every container has: null, zero, full, random, urandom, tty, ptys.
     rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
     linux: dict[str, Any] = {
-        "cgroupsPath": cgroups_path(container_id, parent=options.cgroup_parent),
+        "cgroupsPath": _cgroups_path(options, container_id),
         "namespaces": namespaces(options),
         "resources": {"devices": rules, **resources(options.limits)},
         **confinement(
@@ -202,6 +202,14 @@ def _linux(options: RunOptions, container_id: str) -> dict[str, Any]:
 
         linux["sysctl"] = sysctls(wanted, options)
     return linux
+
+
+def _cgroups_path(options: RunOptions, container_id: str) -> str:
+    if options.cgroup_manager == "systemd":
+        from pyctrd.runtime.systemd import systemd_path
+
+        return systemd_path(container_id, options.cgroup_parent)
+    return cgroups_path(container_id, parent=options.cgroup_parent)
 
 
 def _add_devices(spec: dict[str, Any], options: RunOptions) -> None:
