@@ -10,7 +10,7 @@ from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
     from pyctrd.runtime.life import Life
-    from pyctrd.runtime.mounts import Bind, Tmpfs, Volume
+    from pyctrd.runtime.mounts import Mount
     from pyctrd.runtime.options import RunOptions
     from pyctrd.runtime.resources import ResourceLimits
 
@@ -45,7 +45,8 @@ class ContainerOptions(TypedDict, total=False):
         binds: ``SOURCE:DESTINATION[:OPTION,…]``: ro, rw, rro, [r]private, [r]shared, [r]slave, nosuid, nodev, noexec.
             SOURCE may name a volume, made if it is missing, and filled from the image if it is empty (not with
             ``nocopy``); ``DESTINATION`` alone is a volume for this container.
-        mounts: ``type=bind|tmpfs|volume,source=…,target=…,readonly,…``, as Docker's ``--mount``.
+        mounts: ``type=bind|tmpfs|volume|image,source=…,target=…,readonly,…``, as Docker's and Podman's ``--mount``. An
+            image is read-only without ``rw=true``, may be of a ``subpath``, and is held as the container's own is.
         tmpfs: ``DESTINATION[:OPTION,…]``: size=64m, mode=1777, exec, …
         shm_size_bytes: Size of /dev/shm; 64 MiB by default.
         read_only: The root file system cannot be written to.
@@ -341,8 +342,8 @@ def _security(options: ContainerOptions) -> dict[str, Any]:
     return found
 
 
-def _mounts(options: ContainerOptions) -> tuple[Bind | Tmpfs | Volume, ...]:
-    made: list[Bind | Tmpfs | Volume] = []
+def _mounts(options: ContainerOptions) -> tuple[Mount, ...]:
+    made: list[Mount] = []
     if any(options.get(name) for name in ("binds", "mounts", "tmpfs", "read_only_tmpfs")):
         from pyctrd.runtime.mount_options import parse_mount, parse_tmpfs, parse_volume, read_only_tmpfs
 

@@ -84,7 +84,7 @@ def _groups() -> Mapping[str, tuple[click.Option, ...]]:
     rate = "PATH:RATE[kmg]"
     return {
         "Files": (
-            _many("--mount", "type=…,source=…,target=…", "bind, tmpfs or volume, with Docker's keys."),
+            _many("--mount", "type=…,source=…,target=…", "bind, tmpfs, volume or image, with Docker's keys."),
             _many("--tmpfs", "DST[:OPT,…]", "Memory: size=64m, mode=1777, exec, …"),
             _switch("--read-only-tmpfs", "With --read-only: /run, /tmp and /var/tmp are memory."),
             _text("--shm-size", "BYTES[kmg]", "Of /dev/shm [64m]."),

@@ -83,6 +83,7 @@ def _in_engine(
     try:
         with options.engine(**chosen.pop("registry"), policy=chosen.pop("verify"), **settings) as engine:
             image, command = _choose(engine, reference, command, chosen)
+            _pull_mounts(engine, chosen)
             return work(engine, image, command, options, chosen)
     except (PyctrdError, OSError) as error:
         if options.debug:
@@ -156,6 +157,14 @@ def _choose(
     if chosen["rootfs"] is not None:
         return None, (reference, *command)
     return _find_or_pull(engine, reference, chosen["policy"], chosen["platform"]), command
+
+
+def _pull_mounts(engine: Engine, chosen: dict[str, Any]) -> None:
+    """Bring in the images that are to be mounted."""
+    for text in chosen.get("mount", ()):
+        keys = dict(part.partition("=")[::2] for part in text.split(","))
+        if keys.get("type") == "image" and (source := keys.get("source") or keys.get("src")):
+            _find_or_pull(engine, source, chosen["policy"], chosen["platform"])
 
 
 def _find_or_pull(engine: Engine, reference: str, policy: str, platform: str | None) -> Image:

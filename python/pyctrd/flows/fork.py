@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, UnsupportedError
 from pyctrd.flows.freeze import held_still
+from pyctrd.flows.image_mounts import fork_images
 from pyctrd.flows.mount import remove_frozen, rootfs_lock
 from pyctrd.flows.run import (
     SHORT_ID_CHARS,
@@ -279,9 +280,10 @@ def _make_bundle(rooms: Rooms, source: ContainerRecord, record: ContainerRecord)
     bundle = make_bundle_directory(rooms, record)
     for mount in spec.get("mounts", ()):
         to = str(mount.get("source", ""))
-        if to.startswith(f"{bundle}/"):
+        if to.startswith(f"{bundle}/") and not to.startswith(f"{bundle}/images/"):
             shutil.copy2(to.replace(record.id, source.id), to)
     mount_rootfs(rooms, record)
+    fork_images(rooms, source, record)
     write_life(bundle, read_life(bundle_path(rooms, source)))
     short = source.id[:SHORT_ID_CHARS]
     if spec.get("hostname") == short:

@@ -14,6 +14,8 @@ from pyctrd.runtime.logs import rfc3339
 from pyctrd.runtime.runc import Program
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.runtime.state import ContainerStatus
@@ -47,7 +49,7 @@ def inspect_container(rooms: Rooms, record: ContainerRecord) -> dict[str, Any]:
         "no_new_privileges": bool(process.get("noNewPrivileges")),
         "hostname": spec.get("hostname", ""),
         "network": _network(linux.get("namespaces", [])),
-        "mounts": [_mount(mount) for mount in spec.get("mounts", []) if _is_users(mount)],
+        "mounts": _mounts(spec, bundle),
         "read_only": bool(spec.get("root", {}).get("readonly")),
         "limits": _limits(linux.get("resources", {}), process),
         "stop_signal": record.stop_signal,
@@ -108,6 +110,18 @@ def _network(namespaces: list[Mapping[str, Any]]) -> str:
 def _is_users(mount: Mapping[str, Any]) -> bool:
     """Whether it is a part of the host, and none of the file systems that every container has."""
     return mount.get("type") == "bind" or "bind" in mount.get("options", []) or "rbind" in mount.get("options", [])
+
+
+def _mounts(spec: Mapping[str, Any], bundle: Path) -> list[dict[str, Any]]:
+    made = [_mount(mount) for mount in spec.get("mounts", []) if _is_users(mount)]
+    if (bundle / "images.json").exists():
+        from pyctrd.flows.image_mounts import read_images
+
+        images = {held.destination: held.image for held in read_images(bundle)}
+        for mount in made:
+            if mount["destination"] in images:
+                mount |= {"type": "image", "image": images[mount["destination"]]}
+    return made
 
 
 def _mount(mount: Mapping[str, Any]) -> dict[str, Any]:

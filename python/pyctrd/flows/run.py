@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError
 from pyctrd.flows.freeze import thaw
-from pyctrd.flows.load import ensure_unpacked, image_layers, load_config
+from pyctrd.flows.load import ensure_unpacked, get_image, image_layers, load_config
 from pyctrd.flows.mount import record_snapshot, remove_frozen, rootfs_lock
 from pyctrd.flows.removal import take_away
 from pyctrd.flows.runs import notice, tell
@@ -25,7 +25,7 @@ from pyctrd.flows.settle import join_again, name_files, settle_options
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
 from pyctrd.runtime.life import Life, is_wanted_stopped, read_life, write_life, write_policy
-from pyctrd.runtime.mounts import Bind, Volume
+from pyctrd.runtime.mounts import Bind, ImageMount, Volume
 from pyctrd.runtime.signals import signal_number
 from pyctrd.runtime.spec import RunOptions, build_spec
 from pyctrd.runtime.state import EXIT_RECORD
@@ -105,6 +105,9 @@ def create_container(
     signal_number(record.stop_signal)  # a wrong one is told now, not when it is needed
     if image is not None:
         ensure_unpacked(rooms, image)
+    for mount in options.mounts:
+        if isinstance(mount, ImageMount):
+            ensure_unpacked(rooms, get_image(rooms, mount.image))
     with rooms.making_lock(shared=True):
         with rooms.collection_lock(shared=True):
             layers, by = _lies_on(rooms, image, rootfs, overlay=overlay)
@@ -187,6 +190,10 @@ def start_container(
     # Nobody may freeze or reset its files between their mount and its start.
     with rootfs_lock(rooms, record, shared=True):
         mount_rootfs(rooms, record)
+        if (bundle_path(rooms, record) / "images.json").exists():
+            from pyctrd.flows.image_mounts import mount_images
+
+            mount_images(rooms, record)
         join_again(rooms, record, bundle_path(rooms, record))
         rooms.runtime(record.runtime).start(
             record.id,
@@ -259,18 +266,25 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
     """
     bundle = bundle_path(rooms, record)
     snapshotter = rooms.snapshotter_for(record.snapshot_key)
+    images = rooms.database.snapshots.of_images(record.id)
     if bundle.exists():
         rooms.runtime(record.runtime).end_orphan(record.id, bundle)
         rooms.runtime(record.runtime).delete(record.id, bundle, force=force)
         notice(rooms, record)  # how it ended is known from here on by the event alone
         snapshotter.unmount(bundle / "rootfs")
+        for one in images:
+            rooms.snapshotter_for(one.key).unmount(Path(one.target))
     # The bundle goes first, in one step: a record without one is what recovery finishes to delete.
     _remove_bundle(rooms, bundle)
     snapshotter.delete(record.snapshot_key)
+    for one in images:
+        rooms.snapshotter_for(one.key).delete(one.key)
     with rooms.database.write() as tx:
         own = tx.volumes.of_container(record.namespace, record.id) if volumes or record.auto_remove else []
         before = tx.snapshots.needed()
         tx.snapshots.delete(record.snapshot_key)
+        for one in images:
+            tx.snapshots.delete(one.key)
         tx.containers.delete(record.namespace, record.id)
         after = tx.snapshots.needed() if before else before
     if before != after:
@@ -380,6 +394,10 @@ def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, opt
     rootfs = mount_rootfs(rooms, record)
     if options.hooks_directories:
         options = _with_hooks(record, options)
+    if any(isinstance(mount, ImageMount) for mount in options.mounts):
+        from pyctrd.flows.image_mounts import resolve_images
+
+        options = replace(options, mounts=resolve_images(rooms, record, options.mounts))
     if config.volumes or any(isinstance(mount, Volume) for mount in options.mounts):
         from pyctrd.flows.volumes import resolve_volumes
 

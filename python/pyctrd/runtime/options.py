@@ -7,7 +7,7 @@ from typing import Any
 
 from pyctrd.oci.value import dataclass
 from pyctrd.runtime.limits import Rlimit
-from pyctrd.runtime.mounts import SHM_BYTES, Bind, Tmpfs, Volume
+from pyctrd.runtime.mounts import SHM_BYTES, Mount
 from pyctrd.runtime.resources import NO_LIMITS, ResourceLimits
 from pyctrd.runtime.security import DEFAULT_CAPABILITIES, NO_SECURITY, Security
 
@@ -29,7 +29,7 @@ class RunOptions:
         console_size: Rows and columns of it at the start.
         init: A reaper, bound from the host, that runs the command.
         read_only: The root file system cannot be written.
-        mounts: Parts of the host, volumes and memory, in any order.
+        mounts: Parts of the host, volumes, images and memory, in any order.
         shm_bytes: Size of /dev/shm.
         network: "none": a namespace of its own with loopback; "host"; a namespace's path; or ``container:NAME``, as the
             next four: a flow puts a path in its place.
@@ -74,7 +74,7 @@ class RunOptions:
     console_size: tuple[int, int] | None = None
     init: bool = False
     read_only: bool = False
-    mounts: tuple[Bind | Tmpfs | Volume, ...] = ()
+    mounts: tuple[Mount, ...] = ()
     shm_bytes: int = SHM_BYTES
     network: str = "none"
     pid: str = "private"
