@@ -407,6 +407,51 @@ class Container(ContainerFiles):
 
         resume_container(self._rooms, self._record)
 
+    def checkpoint(
+        self,
+        *,
+        leave_running: bool = False,
+        tcp_established: bool = False,
+        file_locks: bool = False,
+        keep: bool = False,
+    ) -> None:
+        """Write its processes to disk, beside its files, and end it; ``restore`` lets it go on. Needs CRIU.
+
+        Args:
+            leave_running: Let it run on.
+            tcp_established: Also with TCP connections that are established.
+            file_locks: Also with locks of files.
+            keep: Keep CRIU's logs, in ``criu`` of its bundle.
+
+        Raises:
+            ConflictError: It does not run, or would be deleted at its end.
+            RuncError: CRIU refused.
+            UnsupportedError: CRIU is not here, or this kernel cannot do it.
+        """
+        from pyctrd.flows.checkpoint import checkpoint_container
+
+        checkpoint_container(
+            self._rooms,
+            self._record,
+            leave_running=leave_running,
+            tcp_established=tcp_established,
+            file_locks=file_locks,
+            keep=keep,
+        )
+
+    def restore(self, *, tcp_established: bool = False, file_locks: bool = False, keep: bool = False) -> None:
+        """Let it go on from where ``checkpoint`` wrote it; that is removed then, unless ``keep`` is set.
+
+        Raises:
+            ConflictError: It runs.
+            NotFoundError: It has no checkpoint.
+            RuncError: CRIU refused; the checkpoint stays.
+            UnsupportedError: As ``checkpoint``.
+        """
+        from pyctrd.flows.checkpoint import restore_container
+
+        restore_container(self._rooms, self._record, tcp_established=tcp_established, file_locks=file_locks, keep=keep)
+
     def update(
         self,
         *,

@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -177,8 +177,9 @@ def start_container(
     terminal: bool = False,
     stdin: bool = False,
     attached: bool = False,
+    restore: tuple[Path, Sequence[str]] | None = None,
 ) -> None:
-    """Start a container that was made, or that has ended.
+    """Start a container that was made, or that has ended; or let it go on from a checkpoint.
 
     Raises:
         ConflictError: It runs.
@@ -203,6 +204,7 @@ def start_container(
             attached=attached,
             transient=record.auto_remove,
             on_exit=_removal(rooms, record) if record.auto_remove and not attached else (),
+            restore=restore,
         )
     notice(rooms, record)
 

@@ -21,6 +21,7 @@ from pyctrd.oci.value import NamedTuple
 
 STDERR_LINES = 5
 SYSTEMD_CGROUP = "--systemd-cgroup"
+CHECKPOINT_SECONDS = 3600.0  # all memory of a container goes to the disk
 RUN_SECONDS = 60.0  # runc itself answers within milliseconds; a frozen host must not hold the caller for ever
 
 # Of errors alone: compiled where one is read.
@@ -180,6 +181,15 @@ class Runc:
         """
         self._run("update", "--resources", "-", container_id, given=resources)
 
+    def checkpoint(self, container_id: str, words: Sequence[str]) -> None:
+        """Write a running container's processes to files, as these words say.
+
+        Raises:
+            ConflictError: It does not run.
+            RuncError: CRIU refused, or anything else.
+        """
+        self._run("checkpoint", *words, container_id, timeout=CHECKPOINT_SECONDS)
+
     def version(self) -> str:
         """The program's own version, as "1.1.5", asked for once.
 
@@ -202,7 +212,14 @@ class Runc:
                 if self.knows(container_id):  # else the shim was as fast, which sees the end that this brings
                     raise
 
-    def _run(self, verb: str, *words: str, holding: int | None = None, given: bytes | None = None) -> None:
+    def _run(
+        self,
+        verb: str,
+        *words: str,
+        holding: int | None = None,
+        given: bytes | None = None,
+        timeout: float = RUN_SECONDS,
+    ) -> None:
         import subprocess  # a run that ends by itself needs none
 
         argv = [self.path, *self.args, "--root", str(self._root), verb, *words]
@@ -212,7 +229,7 @@ class Runc:
             input=given,
             capture_output=True,
             check=False,
-            timeout=RUN_SECONDS,
+            timeout=timeout,
             close_fds=True,
             pass_fds=() if holding is None else (holding,),
         )

@@ -119,6 +119,7 @@ class Runtime:
         attached: bool = False,
         transient: bool = False,
         on_exit: Sequence[str] = (),
+        restore: tuple[Path, Sequence[str]] | None = None,
     ) -> None:
         """Start a bundle's process; it runs when this returns.
 
@@ -133,6 +134,7 @@ class Runtime:
                 container's input then ends with that attachment. ``attach`` must follow.
             transient: The container is deleted at its end: its exit record is not flushed to the disk.
             on_exit: A command that the shim runs when all is over.
+            restore: Where ``checkpoint`` wrote its processes, which go on from there, and words for the runtime.
 
         Raises:
             CommandNotFoundError: The command is not in the root file system.
@@ -148,6 +150,9 @@ class Runtime:
         flags = {"terminal": terminal, "stdin": stdin, "attached": attached, "transient": transient}
         argv = self._argv(container_id, bundle, directory, [name for name, wanted in flags.items() if wanted])
         argv += life.read_life(bundle).words
+        if restore is not None:
+            argv += ["--restore", str(restore[0].absolute())]
+            argv += [word for one in restore[1] for word in ("--restore-arg", one)]
         words = [*argv, "--", *on_exit] if on_exit else argv
         connection = None
         try:
@@ -224,6 +229,10 @@ class Runtime:
             RuncError: The kernel refused, or the runtime.
         """
         self._runc.update(container_id, orjson.dumps(resources))
+
+    def checkpoint(self, container_id: str, images: Path, work: Path, flags: Sequence[str]) -> None:
+        """Write a running container's processes to a directory, and CRIU's logs to another; see ``Runc.checkpoint``."""
+        self._runc.checkpoint(container_id, ["--image-path", str(images), "--work-path", str(work), *flags])
 
     def wait(self, container_id: str, bundle: Path, timeout: float | None = None) -> ExitStatus:
         """Wait for the container's end.
