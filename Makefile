@@ -46,7 +46,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .PHONY: help deps deps-peers venv build develop format lint audit test test-rust test-python soak
-.PHONY: bench bench-peers conformance fuzz notices demo clean
+.PHONY: bench bench-peers conformance oci-runtime-tool fuzz notices demo clean
 
 help: ## Show these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -118,6 +118,15 @@ bench-peers: deps-peers develop ## Measure pyctrd beside ctr, podman, docker and
 	$(BIN)/python -m benches.peers --rounds $(ROUNDS) $(addprefix --layouts ,$(LAYOUTS)) $(PEERS_ARGS)
 
 # The suite at the commit that the report in benches/results is of; Go fetches it.
+# Newer modules of the specification do not build with it.
+RUNTIME_TOOLS = github.com/opencontainers/runtime-tools/cmd/oci-runtime-tool
+RUNTIME_TOOLS_WITH = $(RUNTIME_TOOLS)@v0.9.0 github.com/opencontainers/runtime-spec@v1.0.2 github.com/opencontainers/selinux@v1.9.1
+
+oci-runtime-tool: ## Build opencontainers' validator of bundles into target/runtime-tools, for a test that looks on PATH (needs Go)
+	mkdir -p target/runtime-tools
+	cd target/runtime-tools && export PATH="$$PATH:/usr/local/go/bin" && rm -f go.mod go.sum && go mod init validation && \
+		go get $(RUNTIME_TOOLS_WITH) && go build -o oci-runtime-tool $(RUNTIME_TOOLS)
+
 CONFORMANCE = github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111
 
 conformance: develop ## Run the OCI distribution-spec conformance suite against `serve registry` (needs Go)

@@ -14,7 +14,7 @@ import pytest
 from pyctrd.errors import UnsupportedError
 from pyctrd.runtime.cgroup import cgroup_form, check_runtime
 
-RUNTIMES = ("runc", "crun")
+RUNTIMES = ("runc", "crun", "youki")
 _MNT_DETACH = 2
 
 

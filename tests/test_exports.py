@@ -32,7 +32,8 @@ PROMISED = {
     "Containers": "create run get find list stats restore_policies",
     "Container": (
         "id name image_name command labels created_ns restart_policy status start start_attached attach wait logs "
-        "log_lines kill stop restart rename pause resume update stats stats_stream top inspect diff commit delete "
+        "log_lines kill stop restart rename checkpoint restore "
+        "pause resume update stats stats_stream top inspect diff commit delete "
         "exec exec_output get_exec execs copy_to copy_from copy_file_to copy_file_from export "
         "fork snapshot snapshots rollback delete_snapshot"
     ),

@@ -12,7 +12,6 @@ from pyctrd.container_files import ContainerFiles
 if TYPE_CHECKING:
     from pyctrd.runtime.runtime import Runtime
 
-STOP_TIMEOUT_SECONDS = 10.0
 STATS_SECONDS = 1.0
 
 
@@ -347,11 +346,11 @@ class Container(ContainerFiles):
 
         kill_container(self._rooms, self._record, signal_number(str(signal)))
 
-    def restart(self, timeout: float = STOP_TIMEOUT_SECONDS, *, stdin: bool = False) -> None:
+    def restart(self, timeout: float | None = None, *, stdin: bool = False) -> None:
         """Stop it as ``stop`` does, if it runs, and start it again, detached; with a terminal if it was made with one.
 
         Args:
-            timeout: Seconds before SIGKILL.
+            timeout: Seconds before SIGKILL; None is as it was made with, 10 by default.
             stdin: As for ``start``.
 
         Raises:
@@ -374,9 +373,10 @@ class Container(ContainerFiles):
 
         self._record = rename_container(self._rooms, self._record, name)
 
-    def stop(self, timeout: float = STOP_TIMEOUT_SECONDS) -> pyctrd.ExitStatus:
+    def stop(self, timeout: float | None = None) -> pyctrd.ExitStatus:
         """Send its stop signal, and SIGKILL where it has not ended after ``timeout`` seconds.
 
+        None is the ``stop_timeout`` that it was made with, 10 by default.
         One that is paused goes on, so that it can end by itself.
         Its restart policy is over with that, until it is started again: the wish is durable before the signal.
 
@@ -406,6 +406,51 @@ class Container(ContainerFiles):
         from pyctrd.flows.run import resume_container
 
         resume_container(self._rooms, self._record)
+
+    def checkpoint(
+        self,
+        *,
+        leave_running: bool = False,
+        tcp_established: bool = False,
+        file_locks: bool = False,
+        keep: bool = False,
+    ) -> None:
+        """Write its processes to disk, beside its files, and end it; ``restore`` lets it go on. Needs CRIU.
+
+        Args:
+            leave_running: Let it run on.
+            tcp_established: Also with TCP connections that are established.
+            file_locks: Also with locks of files.
+            keep: Keep CRIU's logs, in ``criu`` of its bundle.
+
+        Raises:
+            ConflictError: It does not run, or would be deleted at its end.
+            RuncError: CRIU refused.
+            UnsupportedError: CRIU is not here, or this kernel cannot do it.
+        """
+        from pyctrd.flows.checkpoint import checkpoint_container
+
+        checkpoint_container(
+            self._rooms,
+            self._record,
+            leave_running=leave_running,
+            tcp_established=tcp_established,
+            file_locks=file_locks,
+            keep=keep,
+        )
+
+    def restore(self, *, tcp_established: bool = False, file_locks: bool = False, keep: bool = False) -> None:
+        """Let it go on from where ``checkpoint`` wrote it; that is removed then, unless ``keep`` is set.
+
+        Raises:
+            ConflictError: It runs.
+            NotFoundError: It has no checkpoint.
+            RuncError: CRIU refused; the checkpoint stays.
+            UnsupportedError: As ``checkpoint``.
+        """
+        from pyctrd.flows.checkpoint import restore_container
+
+        restore_container(self._rooms, self._record, tcp_established=tcp_established, file_locks=file_locks, keep=keep)
 
     def update(
         self,

@@ -10,7 +10,7 @@ from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
     from pyctrd.runtime.life import Life
-    from pyctrd.runtime.mounts import Bind, Tmpfs, Volume
+    from pyctrd.runtime.mounts import Mount
     from pyctrd.runtime.options import RunOptions
     from pyctrd.runtime.resources import ResourceLimits
 
@@ -53,7 +53,8 @@ class ContainerOptions(TypedDict, total=False):
         binds: ``SOURCE:DESTINATION[:OPTION,…]``: ro, rw, rro, [r]private, [r]shared, [r]slave, nosuid, nodev, noexec.
             SOURCE may name a volume, made if it is missing, and filled from the image if it is empty (not with
             ``nocopy``); ``DESTINATION`` alone is a volume for this container.
-        mounts: ``type=bind|tmpfs|volume,source=…,target=…,readonly,…``, as Docker's ``--mount``.
+        mounts: ``type=bind|tmpfs|volume|image,source=…,target=…,readonly,…``, as Docker's and Podman's ``--mount``. An
+            image is read-only without ``rw=true``, may be of a ``subpath``, and is held as the container's own is.
         tmpfs: ``DESTINATION[:OPTION,…]``: size=64m, mode=1777, exec, …
         shm_size_bytes: Size of /dev/shm; 64 MiB by default.
         read_only: The root file system cannot be written to.
@@ -64,6 +65,7 @@ class ContainerOptions(TypedDict, total=False):
         init_path: Another program of the host for that; statically linked.
         auto_remove: It is deleted when it ends.
         stop_signal: What ``stop`` sends first.
+        stop_timeout: Seconds before ``stop`` and ``restart`` kill it, where they are not told: 10 by default.
         memory_bytes: Limit.
         memory_swap_bytes: Limit of memory and swap together; -1 for as much as there is.
         memory_reservation_bytes: What it keeps where memory is short.
@@ -84,7 +86,8 @@ class ContainerOptions(TypedDict, total=False):
         hugetlb: Bytes in huge pages, by their size: "2MB".
         rlimits: ``name=soft[:hard]``.
         oom_score_adj: -1000 to 1000.
-        cgroup_parent: Absolute path of the control group that its own is made in.
+        cgroup_parent: Absolute path of the control group that its own is made in; with the engine's ``cgroup_manager``
+            "systemd" a slice, as "machine.slice".
         privileged: All capabilities and devices of the host, nothing hidden, no seccomp profile.
         cap_add: Capabilities added to the default ones; "ALL" for all that this process has.
         cap_drop: Capabilities taken away; "ALL" for all.
@@ -103,6 +106,7 @@ class ContainerOptions(TypedDict, total=False):
         dns_options: As resolv.conf(5).
         annotations: For the runtime.
         hooks: The runtime-spec's, by name.
+        hooks_dirs: Directories of the host's hooks, in Podman's and CRI-O's form: those for it are run before these.
         spec_patch: A JSON merge patch (RFC 7396) of the ``config.json``, or a whole one; several are applied in turn.
         restart: What its shim does when it has ended: "no", "always", "unless-stopped", "on-failure" or "on-failure:N".
             Waits between runs as Docker's: 0.1 s, doubled up to a minute, anew after a run of 10 s.
@@ -142,6 +146,7 @@ class ContainerOptions(TypedDict, total=False):
     init_path: str
     auto_remove: bool
     stop_signal: str
+    stop_timeout: float
     memory_bytes: int
     memory_swap_bytes: int
     memory_reservation_bytes: int
@@ -180,6 +185,7 @@ class ContainerOptions(TypedDict, total=False):
     dns_options: Sequence[str]
     annotations: Mapping[str, str]
     hooks: Mapping[str, Sequence[Mapping[str, Any]]]
+    hooks_dirs: Sequence[str]
     spec_patch: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     restart: str
     log_driver: str
@@ -236,12 +242,20 @@ def life_options(options: ContainerOptions) -> Life:
     Raises:
         InvalidError: An option is none.
     """
-    from pyctrd.runtime.life import LOG_MAX_BYTES, LOG_MAX_FILES, Life, check_log
+    from pyctrd.runtime.life import (
+        LOG_MAX_BYTES,
+        LOG_MAX_FILES,
+        STOP_TIMEOUT_SECONDS,
+        Life,
+        check_log,
+        check_stop_timeout,
+    )
 
     driver = options.get("log_driver", "json-file")
     max_bytes, max_files = options.get("log_max_bytes", LOG_MAX_BYTES), options.get("log_max_files", LOG_MAX_FILES)
     check_log(driver, max_bytes, max_files)
-    return Life(driver, max_bytes, max_files, options.get("stdin", False))
+    stop_timeout = check_stop_timeout(options.get("stop_timeout", STOP_TIMEOUT_SECONDS))
+    return Life(driver, max_bytes, max_files, options.get("stdin", False), stop_timeout)
 
 
 def restart_policy(options: ContainerOptions) -> str:
@@ -295,6 +309,7 @@ _SEQUENCES = {
     "devices": "devices",
     "device_cgroup_rules": "device_rules",
     "cdi_dirs": "cdi_directories",
+    "hooks_dirs": "hooks_directories",
     "add_hosts": "add_hosts",
     "dns": "dns",
     "dns_search": "dns_search",
@@ -332,10 +347,6 @@ def _namespaces(options: ContainerOptions) -> dict[str, Any]:
             subgid=options.get("subgidname", ""),
         )
     if parent := options.get("cgroup_parent"):
-        if not parent.startswith("/") or ".." in parent.split("/"):
-            raise InvalidError(
-                f"cgroup_parent: {parent}: expected an absolute path without ..", field="cgroup_parent", value=parent
-            )
         found["cgroup_parent"] = parent
     if (size := options.get("shm_size_bytes")) is not None:
         if size < 1:
@@ -361,8 +372,8 @@ def _security(options: ContainerOptions) -> dict[str, Any]:
     return found
 
 
-def _mounts(options: ContainerOptions) -> tuple[Bind | Tmpfs | Volume, ...]:
-    made: list[Bind | Tmpfs | Volume] = []
+def _mounts(options: ContainerOptions) -> tuple[Mount, ...]:
+    made: list[Mount] = []
     if any(options.get(name) for name in ("binds", "mounts", "tmpfs", "read_only_tmpfs")):
         from pyctrd.runtime.mount_options import parse_mount, parse_tmpfs, parse_volume, read_only_tmpfs
 

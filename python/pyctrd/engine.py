@@ -26,7 +26,13 @@ class Engine:
         root: What survives a reboot; ``$PYCTRD_ROOT``, else ``/var/lib/pyctrd``.
         state: What a reboot ends; ``$PYCTRD_STATE``, else ``/run/pyctrd``.
         namespace: The tenant; ``$PYCTRD_NAMESPACE``, else ``default``.
-        runtime: The OCI runtime's name or path; ``$PYCTRD_RUNTIME``, else ``runc``.
+        runtime: The OCI runtime's name or path; ``$PYCTRD_RUNTIME``, else ``runc``. Containers that are there keep the
+            one that they were made for.
+        runtimes: Runtimes by names of your own: a path, or an object with ``path`` and ``args``, words that it is given
+            before all others. Beside those of the file ``$PYCTRD_RUNTIMES``, else ``/etc/pyctrd/runtimes.json``, which
+            has the form of ``runtimes`` in Docker's ``daemon.json``.
+        cgroup_manager: Who makes control groups: the runtime by itself ("cgroupfs"), or "systemd", which has to be
+            process 1; ``$PYCTRD_CGROUP_MANAGER``, else "cgroupfs".
         snapshotter: "overlayfs", "native", "composefs" or "erofs"; ``$PYCTRD_SNAPSHOTTER``, else the best that the host
             can do.
         durability: "full", "batch" (default) or "none": what a returned pull survives.
@@ -67,6 +73,8 @@ class Engine:
         state: str | os.PathLike[str] | None = None,
         namespace: str | None = None,
         runtime: str | None = None,
+        runtimes: Mapping[str, Any] | None = None,
+        cgroup_manager: str | None = None,
         snapshotter: str | None = None,
         durability: str | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
@@ -87,6 +95,8 @@ class Engine:
                 state=state,
                 namespace=namespace,
                 runtime=runtime,
+                runtimes=runtimes,
+                cgroup_manager=cgroup_manager,
                 snapshotter=snapshotter,
                 durability=durability,
                 concurrency=concurrency,

@@ -20,7 +20,8 @@ CONTAINER = {
 }
 INFO = {
     *("version", "root", "state", "namespace", "content_digests", "durability", "platform", "kernel"),
-    *("snapshotter", "snapshotters_not_usable", "runtime", "images", "inflate", "containers"),
+    *("snapshotter", "snapshotters_not_usable", "runtime", "images", "inflate", "containers", "runtimes", "cgroup"),
+    *("runtime_version", "runtime_args", "runtime_features", "runtime_problem", "cgroup_manager"),
 }
 
 

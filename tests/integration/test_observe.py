@@ -35,7 +35,7 @@ INSPECTED = {
     *("working_dir", "user", "terminal", "capabilities", "no_new_privileges", "hostname", "user_namespace"),
     *("network", "mounts"),
     *("read_only", "limits", "stop_signal", "auto_remove", "cgroup_path", "bundle_path", "rootfs_path", "log_path"),
-    *("runtime", "snapshotter", "size_bytes", "restart_policy", "restart_count"),
+    *("runtime", "snapshotter", "size_bytes", "restart_policy", "restart_count", "stop_timeout"),
 }
 
 

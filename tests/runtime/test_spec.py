@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pyctrd.errors import ConflictError, InvalidError, NotFoundError, UnsupportedError
+from pyctrd.errors import CommandNotFoundError, ConflictError, InvalidError, NotFoundError, UnsupportedError
 from pyctrd.runtime.cgroup import CgroupForm, cgroup_form, check_runtime
 from pyctrd.runtime.limits import Rlimit, clamp_oom_score_adj, clamp_rlimit
 from pyctrd.runtime.runc import _refusal, clean, start_error
@@ -250,6 +251,18 @@ def test_runtimes_words_become_one_line() -> None:
     assert clean(text) == 'exec: "x": no such file or directory'
     assert clean('time="2026-01-01T00:00:00Z" level=error msg="bad \\"x\\""') == 'bad "x"'
     assert clean("") == "the runtime gave no reason"
+    line = {
+        "level": "ERROR",
+        "message": "failed to create container: executable 'x' not found in $PATH\n\nStack backtrace:\n  0: y",
+    }
+    assert clean(json.dumps(line)) == "executable 'x' not found in $PATH"
+    assert isinstance(start_error([], 1, json.dumps(line), container_id="c"), CommandNotFoundError)
+    assert (
+        clean("Error: outer\n\nCaused by:\n    0: middle\n    1: inner\n\nStack backtrace:\n   0: <unknown>\n")
+        == "inner"
+    )
+    assert clean('{"not": "a message"}') == '{"not": "a message"}'
+    assert clean('{"level": "error", "msg": "cut \\"off\\"') == 'cut "off"'
     assert "container one: cannot start" in str(start_error(["runc"], 1, text, container_id="one"))
     refusal = _refusal(["runc"], 1, "container not running\n", verb="kill", container_id="one")
     assert isinstance(refusal, ConflictError)

@@ -30,6 +30,8 @@ class Container(Face[container.Container]):
     stop = asks(container.Container.stop)
     restart = asks(container.Container.restart)
     rename = calls(container.Container.rename)
+    checkpoint = calls(container.Container.checkpoint)
+    restore = calls(container.Container.restore)
     update = calls(container.Container.update)
     stats = calls(container.Container.stats)
     stats_stream = iterates(container.Container.stats_stream)

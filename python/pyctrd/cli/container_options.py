@@ -84,7 +84,7 @@ def _groups() -> Mapping[str, tuple[click.Option, ...]]:
     rate = "PATH:RATE[kmg]"
     return {
         "Files": (
-            _many("--mount", "type=…,source=…,target=…", "bind, tmpfs or volume, with Docker's keys."),
+            _many("--mount", "type=…,source=…,target=…", "bind, tmpfs, volume or image, with Docker's keys."),
             _many("--tmpfs", "DST[:OPT,…]", "Memory: size=64m, mode=1777, exec, …"),
             _switch("--read-only-tmpfs", "With --read-only: /run, /tmp and /var/tmp are memory."),
             _text("--shm-size", "BYTES[kmg]", "Of /dev/shm [64m]."),
@@ -115,7 +115,7 @@ def _groups() -> Mapping[str, tuple[click.Option, ...]]:
             _many("--device-write-bps", rate, "Bytes a second."),
             _many("--device-read-iops", rate, "Operations a second."),
             _many("--device-write-iops", rate, "Operations a second."),
-            _text("--cgroup-parent", "PATH", "The control group around its own."),
+            _text("--cgroup-parent", "PATH|SLICE", "The control group around its own."),
         ),
         "Namespaces and names": (
             _text("--pid", "MODE", "private, host, container:NAME, or ns:PATH."),
@@ -137,6 +137,7 @@ def _groups() -> Mapping[str, tuple[click.Option, ...]]:
             _file("--env-file", "Variables, NAME[=VALUE] a line."),
             _file("--label-file", "Labels, KEY=VALUE a line."),
             _many("--annotation", "KEY=VALUE", "For the runtime."),
+            _many("--hooks-dir", "DIR", "Hooks of the host, as Podman's and CRI-O's."),
             click.Option(["--cidfile"], metavar="FILE", help="Gets the container's id; must not be there."),
             click.Option(["--pidfile"], metavar="FILE", help="Gets the first process's id; with -d."),
             _file("--spec-patch", "JSON merge patch of config.json, or a whole one."),
@@ -242,6 +243,7 @@ _AS_THEY_ARE = {
     "device": "devices",
     "device_cgroup_rule": "device_cgroup_rules",
     "cdi_spec_dir": "cdi_dirs",
+    "hooks_dir": "hooks_dirs",
     "cpu_period": "cpu_period_us",
     "cpu_quota": "cpu_quota_us",
     "uidmap": "uidmaps",

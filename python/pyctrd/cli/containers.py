@@ -102,9 +102,9 @@ def start_command(options: Globals, names: tuple[str, ...], *, policy: bool) -> 
 
 @click.command("stop")
 @names_argument
-@click.option("-t", "--time", "timeout", type=float, default=10.0, show_default=True, help="Seconds before SIGKILL.")
+@click.option("-t", "--time", "timeout", type=float, help="Seconds before SIGKILL [--stop-timeout, 10].")
 @pass_globals
-def stop_command(options: Globals, names: tuple[str, ...], *, timeout: float) -> None:
+def stop_command(options: Globals, names: tuple[str, ...], *, timeout: float | None) -> None:
     """Ask containers to end, and kill those that do not."""
     with options.engine() as engine:
         for name in names:

@@ -32,6 +32,7 @@ def life_options(function: Any) -> Any:
                 default="no",
                 help="no, on-failure[:N], always or unless-stopped.",
             ),
+            click.option("--stop-timeout", type=float, metavar="SECONDS", help="Before stop kills it [10]."),
             click.option("--log-driver", metavar="NAME", default="json-file", help="json-file, cri or none."),
             click.option("--log-opt", metavar="KEY=VALUE", multiple=True, help="max-size=10m, max-file=5."),
         )
@@ -47,6 +48,8 @@ def read_life_options(chosen: dict[str, Any]) -> ContainerOptions:
         InvalidError: One cannot be read.
     """
     found: ContainerOptions = {"restart": chosen["restart"], "log_driver": chosen["log_driver"]}
+    if chosen["stop_timeout"] is not None:
+        found["stop_timeout"] = chosen["stop_timeout"]
     for text in chosen["log_opt"]:
         key, _, value = text.partition("=")
         number = parse_size(value) if key == "max-size" else int(value) if value.isascii() and value.isdigit() else None

@@ -40,6 +40,7 @@ def making_options(function: Any) -> Any:
             "--snapshotter", metavar="NAME", help="overlayfs, native, composefs or erofs [PYCTRD_SNAPSHOTTER]."
         ),
         click.option("--runtime", metavar="NAME|PATH", help="The OCI runtime [PYCTRD_RUNTIME, runc]."),
+        click.option("--cgroup-manager", metavar="NAME", help="cgroupfs or systemd [PYCTRD_CGROUP_MANAGER, cgroupfs]."),
         click.option(
             "--pull", "policy", type=click.Choice(["missing", "always", "never"]), default="missing", show_default=True
         ),
@@ -78,10 +79,11 @@ def _in_engine(
     chosen: dict[str, Any],
 ) -> int:
     """Make a container as was chosen, do something with it, and tell how that ended as a shell's user expects it."""
-    settings = {name: chosen.pop(name) for name in ("runtime", "snapshotter", "limits")}
+    settings = {name: chosen.pop(name) for name in ("runtime", "cgroup_manager", "snapshotter", "limits")}
     try:
         with options.engine(runs=True, **chosen.pop("registry"), policy=chosen.pop("verify"), **settings) as engine:
             image, command = _choose(engine, reference, command, chosen)
+            _pull_mounts(engine, chosen)
             return work(engine, image, command, options, chosen)
     except (PyctrdError, OSError) as error:
         if options.debug:
@@ -155,6 +157,14 @@ def _choose(
     if chosen["rootfs"] is not None:
         return None, (reference, *command)
     return _find_or_pull(engine, reference, chosen["policy"], chosen["platform"]), command
+
+
+def _pull_mounts(engine: Engine, chosen: dict[str, Any]) -> None:
+    """Bring in the images that are to be mounted."""
+    for text in chosen.get("mount", ()):
+        keys = dict(part.partition("=")[::2] for part in text.split(","))
+        if keys.get("type") == "image" and (source := keys.get("source") or keys.get("src")):
+            _find_or_pull(engine, source, chosen["policy"], chosen["platform"])
 
 
 def _find_or_pull(engine: Engine, reference: str, policy: str, platform: str | None) -> Image:

@@ -67,9 +67,9 @@ def update_command(
 
 @click.command("restart")
 @names_argument
-@click.option("-t", "--time", "timeout", type=float, default=10.0, show_default=True, help="Seconds before SIGKILL.")
+@click.option("-t", "--time", "timeout", type=float, help="Seconds before SIGKILL [--stop-timeout, 10].")
 @pass_globals
-def restart_command(options: Globals, names: tuple[str, ...], *, timeout: float) -> None:
+def restart_command(options: Globals, names: tuple[str, ...], *, timeout: float | None) -> None:
     """Stop containers, if they run, and start them again."""
     with options.engine() as engine:
         for name in names:

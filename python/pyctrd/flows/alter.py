@@ -70,7 +70,7 @@ def rename_container(rooms: Rooms, record: ContainerRecord, name: str) -> Contai
     return renamed
 
 
-def restart_container(rooms: Rooms, record: ContainerRecord, *, timeout: float, stdin: bool) -> None:
+def restart_container(rooms: Rooms, record: ContainerRecord, *, timeout: float | None, stdin: bool) -> None:
     """See ``Container.restart``."""
     if record.auto_remove:
         raise ConflictError(

@@ -75,18 +75,17 @@ def remove_image(rooms: Rooms, name: str, *, force: bool = False, collect_after:
 
     Raises:
         NotFoundError: There is no such image.
-        ConflictError: A container was made from it, and ``force`` is not set.
+        ConflictError: A container was made from it, or has it mounted, and ``force`` is not set.
     """
     record = get_image(rooms, name)
-    users = [c for c in rooms.database.containers.list(rooms.namespace) if c.image_digest == record.manifest_digest]
-    if users and not force:
+    if not force and (user := _user_of(rooms, record.manifest_digest)) is not None:
         raise ConflictError(
-            f"image in use: {record.name}: by container {users[0].name}",
+            f"image in use: {record.name}: by container {user}",
             kind="image",
             name=record.name,
             state="in use",
             allowed="unused",
-            hint=f"delete the container first: pyctrd rm {users[0].name}",
+            hint=f"delete the container first: pyctrd rm {user}",
         )
     with rooms.database.write() as tx:
         tx.images.delete(rooms.namespace, record.name)
@@ -94,6 +93,18 @@ def remove_image(rooms: Rooms, name: str, *, force: bool = False, collect_after:
         tx.repositories.forget_tag(rooms.namespace, repository, tag)
     if collect_after:
         collect(rooms)
+
+
+def _user_of(rooms: Rooms, digest: str) -> str | None:
+    """The name of a container that was made from an image, or has it mounted."""
+    for container in rooms.database.containers.list(rooms.namespace):
+        if container.image_digest == digest:
+            return container.name
+    if not rooms.database.snapshots.of_images():
+        return None
+    from pyctrd.flows.image_mounts import image_user
+
+    return image_user(rooms, digest)
 
 
 def let_go(tx: Tables, namespace: str, digest: str) -> bool:

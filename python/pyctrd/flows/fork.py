@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, UnsupportedError
 from pyctrd.flows.freeze import held_still
+from pyctrd.flows.image_mounts import fork_images
 from pyctrd.flows.mount import remove_frozen, rootfs_lock
 from pyctrd.flows.run import (
     SHORT_ID_CHARS,
@@ -26,6 +27,7 @@ from pyctrd.flows.run import (
 )
 from pyctrd.flows.settle import JOINS
 from pyctrd.metadata.snapshots import ContainerSnapshot, SnapshotRecord
+from pyctrd.runtime.life import read_life, write_life
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -286,9 +288,11 @@ def _make_bundle(rooms: Rooms, source: ContainerRecord, record: ContainerRecord)
         shutil.copy2(joins, bundle / JOINS)
     for mount in spec.get("mounts", ()):
         to = str(mount.get("source", ""))
-        if to.startswith(f"{bundle}/"):
+        if to.startswith(f"{bundle}/") and not to.startswith(f"{bundle}/images/"):
             shutil.copy2(to.replace(record.id, source.id), to)
     mount_rootfs(rooms, record)
+    fork_images(rooms, source, record)
+    write_life(bundle, read_life(bundle_path(rooms, source)))
     short = source.id[:SHORT_ID_CHARS]
     if spec.get("hostname") == short:
         spec["hostname"] = record.id[:SHORT_ID_CHARS]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from pyctrd import _core
 from pyctrd.errors import UnsupportedError
 from pyctrd.flows.choose import why_not
+from pyctrd.flows.runtimes import describe_runtime
 from pyctrd.oci.platform import Platform
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def gather(rooms: Rooms) -> dict[str, Any]:
         "inflate": _core.INFLATE,
         "snapshotter": snapshotter,
         "snapshotters_not_usable": why_not(rooms),
-        "runtime": shutil.which(rooms.settings.runtime) or f"{rooms.settings.runtime} (not found)",
+        **describe_runtime(rooms.settings),
         "images": len(list(database.images.list(rooms.namespace))),
         "containers": len(list(database.containers.list(rooms.namespace))),
     }

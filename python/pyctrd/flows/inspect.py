@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pyctrd.errors import NotFoundError, PyctrdError
 from pyctrd.flows.alter import read_spec
 from pyctrd.flows.run import USERNS, bundle_path, container_status
-from pyctrd.runtime.life import read_policy
+from pyctrd.runtime.life import read_life, read_policy
 from pyctrd.runtime.logs import rfc3339
+from pyctrd.runtime.runc import Program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,10 +50,11 @@ def inspect_container(rooms: Rooms, record: ContainerRecord) -> dict[str, Any]:
         "hostname": spec.get("hostname", ""),
         "user_namespace": _user_namespace(bundle),
         "network": _network(linux.get("namespaces", [])),
-        "mounts": [_mount(mount) for mount in spec.get("mounts", []) if _is_users(mount)],
+        "mounts": _mounts(spec, bundle),
         "read_only": bool(spec.get("root", {}).get("readonly")),
         "limits": _limits(linux.get("resources", {}), process),
         "stop_signal": record.stop_signal,
+        "stop_timeout": read_life(bundle).stop_timeout_seconds,
         "auto_remove": record.auto_remove,
         "cgroup_path": linux.get("cgroupsPath", ""),
         "bundle_path": str(bundle),
@@ -122,6 +124,18 @@ def _is_users(mount: Mapping[str, Any]) -> bool:
     return mount.get("type") == "bind" or "bind" in mount.get("options", []) or "rbind" in mount.get("options", [])
 
 
+def _mounts(spec: Mapping[str, Any], bundle: Path) -> list[dict[str, Any]]:
+    made = [_mount(mount) for mount in spec.get("mounts", []) if _is_users(mount)]
+    if (bundle / "images.json").exists():
+        from pyctrd.flows.image_mounts import read_images
+
+        images = {held.destination: held.image for held in read_images(bundle)}
+        for mount in made:
+            if mount["destination"] in images:
+                mount |= {"type": "image", "image": images[mount["destination"]]}
+    return made
+
+
 def _mount(mount: Mapping[str, Any]) -> dict[str, Any]:
     options = mount.get("options", [])
     return {
@@ -152,7 +166,8 @@ def _limits(resources: Mapping[str, Any], process: Mapping[str, Any]) -> dict[st
 
 def _runtime(rooms: Rooms, record: ContainerRecord) -> dict[str, Any]:
     """Name, path and version; what a runtime that is not here would say is None."""
-    found: dict[str, Any] = {"name": record.runtime, "path": None, "version": None}
+    program = Program.parse(record.runtime)
+    found: dict[str, Any] = {"name": program.binary, "args": list(program.args), "path": None, "version": None}
     with suppress(PyctrdError, OSError):
         found["path"], found["version"] = rooms.runtime(record.runtime).program()
     return found

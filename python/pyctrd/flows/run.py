@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING
 from pyctrd import _core
 from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError
 from pyctrd.flows.freeze import thaw
-from pyctrd.flows.load import ensure_unpacked, image_layers, load_config
+from pyctrd.flows.load import ensure_unpacked, get_image, image_layers, load_config
 from pyctrd.flows.mount import record_snapshot, remove_frozen, rootfs_lock
 from pyctrd.flows.removal import take_away
 from pyctrd.flows.runs import notice, tell
+from pyctrd.flows.runtimes import chosen_program
 from pyctrd.flows.settle import join_again, name_files, settle_options
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.namespaces import check_labels
 from pyctrd.runtime.cgroup import require
-from pyctrd.runtime.life import Life, is_wanted_stopped, write_life, write_policy
-from pyctrd.runtime.mounts import Volume
+from pyctrd.runtime.life import Life, is_wanted_stopped, read_life, write_life, write_policy
+from pyctrd.runtime.mounts import Bind, ImageMount, Volume
 from pyctrd.runtime.signals import signal_number
 from pyctrd.runtime.spec import RunOptions, build_spec
 from pyctrd.runtime.state import EXIT_RECORD
@@ -102,13 +103,16 @@ def create_container(
         labels=check_labels(labels or {}),
         auto_remove=auto_remove,
         stop_signal=stop_signal or config.stop_signal or "SIGTERM",
-        runtime=rooms.settings.runtime,
+        runtime=chosen_program(rooms.settings).text,
         created_ns=time.time_ns(),
     )
     check_name(record.name)
     signal_number(record.stop_signal)  # a wrong one is told now, not when it is needed
     if image is not None:
         ensure_unpacked(rooms, image)
+    for mount in options.mounts:
+        if isinstance(mount, ImageMount):
+            ensure_unpacked(rooms, get_image(rooms, mount.image))
     with rooms.making_lock(shared=True):
         with rooms.collection_lock(shared=True):
             layers, by = _lies_on(rooms, image, rootfs, overlay=overlay)
@@ -184,8 +188,9 @@ def start_container(
     terminal: bool = False,
     stdin: bool = False,
     attached: bool = False,
+    restore: tuple[Path, Sequence[str]] | None = None,
 ) -> None:
-    """Start a container that was made, or that has ended.
+    """Start a container that was made, or that has ended; or let it go on from a checkpoint.
 
     Raises:
         ConflictError: It runs.
@@ -199,6 +204,10 @@ def start_container(
     # Nobody may freeze or reset its files between their mount and its start.
     with rootfs_lock(rooms, record, shared=True):
         mount_rootfs(rooms, record)
+        if (bundle_path(rooms, record) / "images.json").exists():
+            from pyctrd.flows.image_mounts import mount_images
+
+            mount_images(rooms, record)
         join_again(rooms, record, bundle_path(rooms, record))
         rooms.runtime(record.runtime).start(
             record.id,
@@ -208,12 +217,15 @@ def start_container(
             attached=attached,
             transient=record.auto_remove,
             on_exit=_removal(rooms, record) if record.auto_remove and not attached else (),
+            restore=restore,
         )
     notice(rooms, record)
 
 
-def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> ExitStatus:
+def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float | None = None) -> ExitStatus:
     """Ask a container to end, and kill it where it has not after ``timeout`` seconds; one that is paused goes on.
+
+    None is the time that it was made with.
 
     Raises:
         ConflictError: It was never started.
@@ -231,7 +243,8 @@ def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float) -> 
         with suppress(ConflictError, NotFoundError):  # somebody else let it go on, and it may have ended
             resume_container(rooms, record)
     try:
-        ended = rooms.runtime(record.runtime).wait(record.id, bundle, timeout)
+        patience = read_life(bundle).stop_timeout_seconds if timeout is None else timeout
+        ended = rooms.runtime(record.runtime).wait(record.id, bundle, patience)
     except DeadlineError:
         _signal(rooms, record, SIGKILL)
         ended = rooms.runtime(record.runtime).wait(record.id, bundle, KILL_SECONDS)
@@ -268,6 +281,7 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
     """
     bundle = bundle_path(rooms, record)
     snapshotter = rooms.snapshotter_for(record.snapshot_key)
+    images = rooms.database.snapshots.of_images(record.id)
     if bundle.exists():
         rooms.runtime(record.runtime).end_orphan(record.id, bundle)
         rooms.runtime(record.runtime).delete(record.id, bundle, force=force)
@@ -277,13 +291,19 @@ def delete_container(rooms: Rooms, record: ContainerRecord, *, force: bool = Fal
             from pyctrd.flows.userns import remove_place
 
             remove_place(record)
+        for one in images:
+            rooms.snapshotter_for(one.key).unmount(Path(one.target))
     # The bundle goes first, in one step: a record without one is what recovery finishes to delete.
     _remove_bundle(rooms, bundle)
     snapshotter.delete(record.snapshot_key)
+    for one in images:
+        rooms.snapshotter_for(one.key).delete(one.key)
     with rooms.database.write() as tx:
         own = tx.volumes.of_container(record.namespace, record.id) if volumes or record.auto_remove else []
         before = tx.snapshots.needed()
         tx.snapshots.delete(record.snapshot_key)
+        for one in images:
+            tx.snapshots.delete(one.key)
         tx.containers.delete(record.namespace, record.id)
         after = tx.snapshots.needed() if before else before
     if before != after:
@@ -400,6 +420,12 @@ def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, opt
 
         options = settle_userns(rooms, record, options, bundle)
     rootfs = mount_rootfs(rooms, record)
+    if options.hooks_directories:
+        options = _with_hooks(record, options)
+    if any(isinstance(mount, ImageMount) for mount in options.mounts):
+        from pyctrd.flows.image_mounts import resolve_images
+
+        options = replace(options, mounts=resolve_images(rooms, record, options.mounts))
     if config.volumes or any(isinstance(mount, Volume) for mount in options.mounts):
         from pyctrd.flows.volumes import resolve_volumes
 
@@ -418,6 +444,22 @@ def _make_bundle(rooms: Rooms, record: ContainerRecord, config: ImageConfig, opt
     settled = settle_options(rooms, record, options, bundle)
     spec = build_spec(config, settled, container_id=record.id, rootfs=rootfs, user=user, files=files)
     rooms.runtime(record.runtime).create_bundle(bundle, spec, transient=record.auto_remove)
+
+
+def _with_hooks(record: ContainerRecord, options: RunOptions) -> RunOptions:
+    """The options with those of the host's hooks that are for such a container, before the caller's own."""
+    from pyctrd.runtime.hooks import choose_hooks, read_hooks
+    from pyctrd.runtime.init import INIT
+
+    hooks = choose_hooks(
+        read_hooks(options.hooks_directories),
+        program=record.command[0] if record.command else "",
+        annotations=options.annotations or {},
+        has_bind_mounts=any(isinstance(mount, Bind | Volume) and mount.destination != INIT for mount in options.mounts),
+    )
+    for stage, entries in (options.hooks or {}).items():
+        hooks.setdefault(stage, []).extend(entries)
+    return replace(options, hooks=hooks, hooks_directories=())
 
 
 def _remove_bundle(rooms: Rooms, bundle: Path) -> None:

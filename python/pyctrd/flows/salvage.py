@@ -18,10 +18,12 @@ from pyctrd.flows.bodies import Body, FileBody
 from pyctrd.flows.check import side_by_side
 from pyctrd.flows.choose import SNAPSHOTTERS
 from pyctrd.flows.fetch import Fetch
+from pyctrd.flows.image_mounts import owner_of
 from pyctrd.flows.pull import image_record, is_present, note_unpacked, record_content, wants_of
 from pyctrd.flows.reach import needs_of, walk_held
 from pyctrd.flows.resolve import Document, resolve_top
 from pyctrd.flows.rooms import PRIVATE_MODE, REBUILDING, Rooms
+from pyctrd.flows.runtimes import program_of
 from pyctrd.metadata import DATABASE
 from pyctrd.metadata.containers import ContainerRecord
 from pyctrd.metadata.database import Database
@@ -225,9 +227,11 @@ def _restore_containers(rooms: Rooms) -> int:
     count = 0
     with rooms.database.write() as tx:
         for key in store.walk_keys():
-            bundle = bundles.get(key.removeprefix("container-"))
-            record = None if bundle is None else _container_in(bundle, key, runtime=rooms.settings.runtime)
-            namespace = rooms.namespace if record is None else record.namespace
+            owner, number = owner_of(key)
+            bundle = bundles.get(owner)
+            found = None if bundle is None else _container_in(bundle, key, runtime=program_of(rooms.settings).text)
+            namespace = rooms.namespace if found is None else found.namespace
+            record = None if number else found
             tx.namespaces.ensure(namespace)
             if tx.snapshots.find(key) is None:
                 kind, layers = store.get(key)
@@ -237,7 +241,7 @@ def _restore_containers(rooms: Rooms) -> int:
                     snapshotter=_snapshotter_of(rooms, store.path(key), layers),
                     kind=kind,
                     diff_ids=tuple(layer.diff_id for layer in layers if layer.diff_id != DIRECTORY),
-                    target="" if bundle is None else str(bundle / "rootfs"),
+                    target="" if bundle is None else str(bundle / (f"images/{number}" if number else "rootfs")),
                     frozen=store.frozen(key),
                 )
             if record is not None and tx.containers.find(namespace, record.id) is None:

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pyctrd.content.limits import Limits
 from pyctrd.errors import InvalidError
 from pyctrd.metadata.namespaces import check_namespace
 from pyctrd.oci.value import dataclass
 
+CgroupManager = Literal["cgroupfs", "systemd"]
+CGROUP_MANAGERS: tuple[CgroupManager, ...] = ("cgroupfs", "systemd")
 Durability = Literal["full", "batch", "none"]
 DURABILITIES: tuple[Durability, ...] = ("full", "batch", "none")
 
@@ -20,6 +22,8 @@ ROOT_VARIABLE = "PYCTRD_ROOT"
 STATE_VARIABLE = "PYCTRD_STATE"
 NAMESPACE_VARIABLE = "PYCTRD_NAMESPACE"
 RUNTIME_VARIABLE = "PYCTRD_RUNTIME"
+RUNTIMES_VARIABLE = "PYCTRD_RUNTIMES"
+CGROUP_MANAGER_VARIABLE = "PYCTRD_CGROUP_MANAGER"
 SNAPSHOTTER_VARIABLE = "PYCTRD_SNAPSHOTTER"
 DURABILITY_VARIABLE = "PYCTRD_DURABILITY"
 CONTENT_DIGESTS_VARIABLE = "PYCTRD_CONTENT_DIGESTS"
@@ -50,6 +54,9 @@ class Settings:
         state: Holds what a reboot ends: mounts, sockets.
         namespace: The tenant that every operation is scoped by.
         runtime: The OCI runtime's name or path.
+        runtimes: Runtimes by names of the caller's: a path, or an object with ``path`` and ``args``.
+        runtimes_file: More of them, in the form of Docker's; None for the usual file, where it is there.
+        cgroup_manager: Who makes control groups: the runtime ("cgroupfs") or "systemd".
         snapshotter: "overlayfs", "native", "composefs", "erofs", or None for the best that the host can do.
         durability: What a returned pull survives: "full" and "batch" a power cut, "none" a crash of the
             process only. "full" flushes blob by blob, "batch" once for an image.
@@ -71,6 +78,9 @@ class Settings:
     state: Path
     namespace: str = DEFAULT_NAMESPACE
     runtime: str = "runc"
+    runtimes: Mapping[str, Any] = field(default_factory=dict)
+    runtimes_file: Path | None = None
+    cgroup_manager: CgroupManager = "cgroupfs"
     snapshotter: str | None = None
     durability: Durability = "batch"
     concurrency: int = DEFAULT_CONCURRENCY
@@ -159,6 +169,8 @@ def read_settings(
     state: str | os.PathLike[str] | None = None,
     namespace: str | None = None,
     runtime: str | None = None,
+    runtimes: Mapping[str, Any] | None = None,
+    cgroup_manager: str | None = None,
     snapshotter: str | None = None,
     durability: str | None = None,
     concurrency: int = DEFAULT_CONCURRENCY,
@@ -184,6 +196,13 @@ def read_settings(
         raise InvalidError(
             f"invalid durability: {wanted!r}: expected full, batch or none", field="durability", value=wanted
         )
+    asked = cgroup_manager or environment.get(CGROUP_MANAGER_VARIABLE) or "cgroupfs"
+    manager = next((known for known in CGROUP_MANAGERS if known == asked), None)
+    if manager is None:
+        raise InvalidError(
+            f"invalid cgroup_manager: {asked!r}: expected cgroupfs or systemd", field="cgroup_manager", value=asked
+        )
+    runtimes_file = environment.get(RUNTIMES_VARIABLE)
     if concurrency < 1:
         raise InvalidError(
             f"invalid concurrency: {concurrency}: expected at least 1", field="concurrency", value=concurrency
@@ -196,6 +215,9 @@ def read_settings(
         if namespace is None
         else check_namespace(namespace),
         runtime=_program(runtime or environment.get(RUNTIME_VARIABLE) or "runc"),
+        runtimes=dict(runtimes or {}),
+        runtimes_file=Path(runtimes_file).absolute() if runtimes_file else None,
+        cgroup_manager=manager,
         snapshotter=snapshotter or environment.get(SNAPSHOTTER_VARIABLE) or None,
         durability=chosen,
         concurrency=concurrency,

@@ -12,6 +12,7 @@ from pyctrd.runtime.life import replace_durably
 from pyctrd.runtime.mounts import HOST_NETWORK_FILES, Bind
 from pyctrd.runtime.namespaces import KINDS, joined, namespace_path
 from pyctrd.runtime.resources import NO_LIMITS
+from pyctrd.runtime.runc import Program
 from pyctrd.runtime.spec import host_name
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def settle_options(rooms: Rooms, record: ContainerRecord, options: RunOptions, b
         from pyctrd.runtime.features import check_recursive_read_only
         from pyctrd.runtime.runc import find_binary
 
-        check_recursive_read_only(find_binary(record.runtime))
+        check_recursive_read_only(find_binary(Program.parse(record.runtime).binary))
+    if Program.parse(record.runtime).uses_systemd:
+        options = replace(options, cgroup_manager="systemd")
     if options.limits is not NO_LIMITS:
         from pyctrd.runtime.cgroup import cgroup_form, require
         from pyctrd.runtime.resources import check_controllers

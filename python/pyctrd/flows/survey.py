@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pyctrd.flows.collect import Swept, sweep_store
+from pyctrd.flows.image_mounts import owner_of
 from pyctrd.flows.lease import end_dead_leases
 from pyctrd.flows.objects import CountedObjects, count_objects
 from pyctrd.flows.reach import learn_needs
@@ -134,7 +135,7 @@ def _users_of_layers(rooms: Rooms, namespace: str) -> dict[str, str]:
     users = {}
     for snapshot in database.snapshots.list():
         if namespace in ("", snapshot.namespace):
-            name = names.get(snapshot.key)
+            name = names.get(snapshot.key) or names.get(f"container-{owner_of(snapshot.key)[0]}")
             user = f"mounted on {snapshot.target}" if name is None else f"container {name}"
             users.update(dict.fromkeys(snapshot.diff_ids, user))
     return users

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.metadata.volumes import VolumeRecord
-    from pyctrd.runtime.mounts import Bind, Tmpfs, Volume
+    from pyctrd.runtime.mounts import Bind, Mount, Volume
     from pyctrd.runtime.userns import IdMappings
 
 PRIVATE_MODE = 0o700
@@ -102,12 +102,12 @@ def remove_all(rooms: Rooms, namespace: str) -> None:
 def resolve_volumes(
     rooms: Rooms,
     record: ContainerRecord,
-    mounts: Sequence[Bind | Tmpfs | Volume],
+    mounts: Sequence[Mount],
     *,
     rootfs: Path,
     declared: Sequence[str] = (),
     ids: IdMappings | None = None,
-) -> tuple[Bind | Tmpfs, ...]:
+) -> tuple[Mount, ...]:
     """A container's mounts, with the directories that its volumes are: made where they are missing, and filled.
 
     Args:

@@ -108,6 +108,12 @@ class Snapshots(Table):
         row = self._first(f"SELECT {_COLUMNS} FROM snapshots WHERE key = ?", (key,))
         return None if row is None else _record(row)
 
+    def of_images(self, container: str = "") -> builtins.list[SnapshotRecord]:
+        """The images that are mounted in a container, by its id; "" for those of all."""
+        first, last = (f"mount-{container}-", f"mount-{container}.") if container else ("mount-", "mount.")
+        sql = f"SELECT {_COLUMNS} FROM snapshots WHERE key >= ? AND key < ? ORDER BY key"
+        return [_record(row) for row in self._run(sql, (first, last))]
+
     def delete(self, key: str) -> None:
         """Forget one, after everything of it is gone."""
         self._run("DELETE FROM snapshots WHERE key = ?", (key,))

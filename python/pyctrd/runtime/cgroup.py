@@ -6,7 +6,7 @@ import os
 from enum import StrEnum
 from pathlib import Path
 
-from pyctrd.errors import UnsupportedError
+from pyctrd.errors import InvalidError, UnsupportedError
 from pyctrd.runtime.limits import is_in_user_namespace
 
 MOUNTS = Path("/proc/self/mounts")
@@ -44,8 +44,24 @@ def cgroup_form(mounts: str | None = None) -> CgroupForm:
     return CgroupForm.NONE
 
 
-def cgroups_path(container_id: str, *, parent: str = PARENT) -> str:
-    """The spec's ``linux.cgroupsPath``: absolute, the same under every form, made by cgroupfs."""
+def cgroups_path(container_id: str, *, parent: str = "") -> str:
+    """The spec's ``linux.cgroupsPath``: absolute, the same under every form, made by cgroupfs.
+
+    Args:
+        container_id: Names the group.
+        parent: Absolute path of the group around it; "" is ``PARENT``.
+
+    Raises:
+        InvalidError: The parent is none.
+    """
+    parent = parent or PARENT
+    if not parent.startswith("/") or ".." in parent.split("/"):
+        raise InvalidError(
+            f"cgroup_parent: {parent}: expected an absolute path without ..",
+            field="cgroup_parent",
+            value=parent,
+            hint="slices are of cgroup_manager systemd" if parent.endswith(".slice") else "",
+        )
     return f"{parent.rstrip('/')}/{container_id}"
 
 

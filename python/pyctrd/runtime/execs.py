@@ -169,14 +169,18 @@ class Execs:
         container_id: Which one.
         directory: Its shim's own.
         runtime: The runtime's program.
+        args: Words of its before all others.
         root: Where that keeps its state.
     """
 
-    def __init__(self, container_id: str, directory: Path, *, runtime: str, root: Path) -> None:
+    def __init__(
+        self, container_id: str, directory: Path, *, runtime: str, root: Path, args: Sequence[str] = ()
+    ) -> None:
         self._container_id = container_id
         self._container = directory
         self._directory = directory / state.EXECS
         self._runtime = runtime
+        self._runtime_args = tuple(args)
         self._root = root
 
     def start(
@@ -294,6 +298,7 @@ class Execs:
         if timeout is not None:
             options["--timeout-ms"] = str(max(1, round(timeout * 1000)))
         words = [word for option in options.items() for word in option]
+        words += [word for one in self._runtime_args for word in ("--runtime-arg", one)]
         return [str(SHIM), *words, *(f"--{flag}" for flag in flags)]
 
     def _refusal(self, argv: Sequence[str], error: ShimFailedError) -> Exception:

@@ -57,3 +57,29 @@ def _ask(path: str, mtime_ns: int, size: int) -> Mapping[str, Any]:
     except (subprocess.TimeoutExpired, orjson.JSONDecodeError):
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def summarize(path: str) -> dict[str, Any]:
+    """The features that decide what containers can be asked of it; {} where it does not say.
+
+    Args:
+        path: Absolute, of the program.
+    """
+    told = read_features(path)
+    if not told:
+        return {}
+    linux = told.get("linux") or {}
+    groups = linux.get("cgroup") or {}
+    extensions = linux.get("mountExtensions") or {}
+    return {
+        "spec": f"{told.get('ociVersionMin', '?')} to {told.get('ociVersionMax', '?')}",
+        "cgroup": [name for name in ("v1", "v2", "systemd", "rdma") if groups.get(name)],
+        "namespaces": list(linux.get("namespaces") or ()),
+        "hooks": list(told.get("hooks") or ()),
+        "seccomp": bool((linux.get("seccomp") or {}).get("enabled")),
+        "apparmor": bool((linux.get("apparmor") or {}).get("enabled")),
+        "selinux": bool((linux.get("selinux") or {}).get("enabled")),
+        "recursive_read_only": _RECURSIVE in (told.get("mountOptions") or ()),
+        # runtime-spec v1.2; runc 1.2 and crun 1.9 say it, older ones do not.
+        "idmapped_mounts": bool((extensions.get("idmap") or {}).get("enabled")),
+    }

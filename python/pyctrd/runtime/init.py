@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 
 from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
-from pyctrd.runtime.mounts import Bind, Tmpfs, Volume
+from pyctrd.runtime.mounts import Bind, Mount
 from pyctrd.runtime.shim import SHIM
 
 # In /dev, which the runtime makes anew for each container: nothing appears in the root file system, be it read-only or
@@ -57,7 +57,7 @@ def find_init(path: str = "") -> Bind:
     )
 
 
-def with_init(words: Sequence[str], mounts: Sequence[Bind | Tmpfs | Volume]) -> list[str]:
+def with_init(words: Sequence[str], mounts: Sequence[Mount]) -> list[str]:
     """The command, run by what stands at ``INIT``."""
     own = any(isinstance(mount, Bind) and mount == _bind(os.fspath(SHIM)) for mount in mounts)
     return [INIT, *(("--as-init",) if own else ()), "--", *words]

@@ -18,6 +18,11 @@ LOG_MAX_FILES = 5
 LOG_FILES_MOST = 1000  # each is renamed when the log is rotated
 LOG_DRIVERS = ("json-file", "cri", "none")
 
+# As Docker's, between the stop signal and SIGKILL.
+STOP_TIMEOUT_SECONDS = 10.0
+# A year: what is more is an unwise way to say "never".
+STOP_TIMEOUT_MAX_SECONDS = 366 * 24 * 3600.0
+
 LIFE = "life.json"
 # Read by the shim at the end of each run, so that a policy can be changed while it waits.
 POLICY = "restart"
@@ -37,12 +42,14 @@ class Life(NamedTuple):
         log_max_bytes: Of one file of the log; 0 is any size.
         log_max_files: Of the log, the written one among them.
         stdin: Whether input can be sent to it, where nobody says otherwise.
+        stop_timeout_seconds: How long ``stop`` waits before it kills, where nobody says otherwise.
     """
 
     log_driver: str = "json-file"
     log_max_bytes: int = LOG_MAX_BYTES
     log_max_files: int = LOG_MAX_FILES
     stdin: bool = False
+    stop_timeout_seconds: float = STOP_TIMEOUT_SECONDS
 
     @property
     def words(self) -> list[str]:
@@ -76,6 +83,21 @@ def check_log(driver: str, max_bytes: int, max_files: int) -> None:
             field="log_max_files",
             value=str(max_files),
         )
+
+
+def check_stop_timeout(seconds: float) -> float:
+    """Seconds to wait for a container's end, as they are.
+
+    Raises:
+        InvalidError: They are less than none, or no number that can be waited for.
+    """
+    if not 0 <= seconds <= STOP_TIMEOUT_MAX_SECONDS:
+        raise InvalidError(
+            f"invalid stop_timeout: {seconds}: expected 0 to {STOP_TIMEOUT_MAX_SECONDS:.0f} seconds",
+            field="stop_timeout",
+            value=str(seconds),
+        )
+    return float(seconds)
 
 
 def check_policy(text: str) -> str:

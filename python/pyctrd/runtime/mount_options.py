@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyctrd.errors import InvalidError, UnsupportedError
-from pyctrd.runtime.mounts import PROPAGATIONS, TMPFS_FLAGS, Bind, Tmpfs, Volume
+from pyctrd.runtime.mounts import PROPAGATIONS, TMPFS_FLAGS, Bind, ImageMount, Mount, Tmpfs, Volume
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -115,8 +115,8 @@ def parse_volume(text: str) -> Bind | Volume:
     return form.volume(source, destination)
 
 
-def parse_mount(text: str) -> Bind | Tmpfs | Volume:
-    """Read ``--mount``'s ``type=bind|tmpfs|volume,source=…,target=…,…``.
+def parse_mount(text: str) -> Mount:
+    """Read ``--mount``'s ``type=bind|tmpfs|volume|image,source=…,target=…,…``.
 
     Raises:
         InvalidError: It does not have this form.
@@ -162,7 +162,7 @@ def parse_tmpfs(text: str) -> Tmpfs:
     return Tmpfs(destination, (*flags, *words))
 
 
-def read_only_tmpfs(mounts: Iterable[Bind | Tmpfs | Volume]) -> list[Tmpfs]:
+def read_only_tmpfs(mounts: Iterable[Mount]) -> list[Tmpfs]:
     """Where a container with a read-only root can write all the same, as Podman has it, but where a mount is anyway."""
     taken = {posixpath.normpath(mount.destination) for mount in mounts}
     modes = {"/run": "755", "/tmp": "1777", "/var/tmp": "1777"}  # noqa: S108  # paths in the container, mounted anew
@@ -224,15 +224,30 @@ def _read_tmpfs(text: str, target: str, keys: dict[str, str]) -> Tmpfs:
     return parse_tmpfs(":".join((target, ",".join(words))) if words else target)
 
 
-_READERS: Mapping[str, Callable[[str, str, dict[str, str]], Bind | Tmpfs | Volume]] = {
+def _read_image(text: str, target: str, keys: dict[str, str]) -> ImageMount:
+    image = keys.pop("source", "")
+    if not image:
+        raise _wrong("mount", text, "expected source=IMAGE")
+    subpath = keys.pop("subpath", "") or keys.pop("image-subpath", "")
+    if subpath.startswith("/") or ".." in subpath.split("/"):
+        raise _wrong("mount", text, 'subpath: expected a path within the image, without ".."')
+    writable = _flag(text, keys, "rw") or _flag(text, keys, "readwrite")
+    if _flag(text, keys, "readonly") and writable:
+        raise _wrong("mount", text, "readonly and rw contradict each other")
+    return ImageMount(image, target, writable, subpath)
+
+
+_READERS: Mapping[str, Callable[[str, str, dict[str, str]], Mount]] = {
     "bind": _read_bind,
     "tmpfs": _read_tmpfs,
     "volume": _read_volume,
+    "image": _read_image,
 }
 _KEYS = {
     "bind": ("bind-propagation", "bind-recursive", "bind-nonrecursive"),
     "tmpfs": ("tmpfs-size", "tmpfs-mode"),
     "volume": ("volume-nocopy",),
+    "image": ("rw", "readwrite", "subpath", "image-subpath"),
 }
 
 

@@ -85,6 +85,22 @@ class Volume(NamedTuple):
         return Bind(source, self.destination, self.read_only, propagation=self.propagation, flags=self.flags)
 
 
+class ImageMount(NamedTuple):
+    """An image's files; a flow mounts them, and puts a ``Bind`` in its place.
+
+    Attributes:
+        image: Its name, or the beginning of its digest.
+        destination: Absolute, in the container.
+        writable: What is written goes to a layer of the container's own, and goes with it.
+        subpath: What of it is shown; "" is all.
+    """
+
+    image: str
+    destination: str
+    writable: bool = False
+    subpath: str = ""
+
+
 class Tmpfs(NamedTuple):
     """An empty file system in memory.
 
@@ -111,8 +127,11 @@ class MappedSystem(NamedTuple):
     has_tty: bool
 
 
+Mount = Bind | Tmpfs | Volume | ImageMount
+
+
 def container_mounts(
-    mounts: Sequence[Bind | Tmpfs | Volume],
+    mounts: Sequence[Mount],
     *,
     network: str = "none",
     files: Mapping[str, str] | None = None,
@@ -178,7 +197,7 @@ def bind_mount(bind: Bind) -> dict[str, Any]:
     return _mount(bind.destination, "bind", bind.source, (how, bind.propagation, access, *bind.flags))
 
 
-def rootfs_propagation(mounts: Iterable[Bind | Tmpfs | Volume]) -> str:
+def rootfs_propagation(mounts: Iterable[Mount]) -> str:
     """The spec's ``linux.rootfsPropagation`` for mounts that are to propagate; "" is the runtime's own.
 
     The runtime makes all mounts of the container's namespace private first; what shall propagate must not be then.
@@ -189,16 +208,17 @@ def rootfs_propagation(mounts: Iterable[Bind | Tmpfs | Volume]) -> str:
     return "rslave" if wanted & {"slave", "rslave"} else ""
 
 
-def _user_mount(mount: Bind | Tmpfs | Volume) -> dict[str, Any]:
+def _user_mount(mount: Mount) -> dict[str, Any]:
     if isinstance(mount, Bind):
         return bind_mount(mount)
     if isinstance(mount, Tmpfs):
         passable("tmpfs", mount.destination)
         return _mount(mount.destination, "tmpfs", "tmpfs", mount.options)
-    raise InvalidError(f"volume: {mount.name}: no directory was found for it", field="volume", value=mount.name)
+    name = mount.image if isinstance(mount, ImageMount) else mount.name
+    raise InvalidError(f"mount: {name}: no directory was found for it", field="mount", value=name)
 
 
-def _depth(mount: Bind | Tmpfs | Volume) -> int:
+def _depth(mount: Mount) -> int:
     return posixpath.normpath(mount.destination).count("/")
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyctrd.oci.value import dataclass
-from pyctrd.runtime.cgroup import PARENT
 from pyctrd.runtime.limits import Rlimit
-from pyctrd.runtime.mounts import SHM_BYTES, Bind, Tmpfs, Volume
+from pyctrd.runtime.mounts import SHM_BYTES, Mount
 from pyctrd.runtime.resources import NO_LIMITS, ResourceLimits
 from pyctrd.runtime.security import DEFAULT_CAPABILITIES, NO_SECURITY, Security
 
@@ -33,7 +32,7 @@ class RunOptions:
         console_size: Rows and columns of it at the start.
         init: A reaper, bound from the host, that runs the command.
         read_only: The root file system cannot be written.
-        mounts: Parts of the host, volumes and memory, in any order.
+        mounts: Parts of the host, volumes, images and memory, in any order.
         shm_bytes: Size of /dev/shm.
         network: "none": a namespace of its own with loopback; "host"; a namespace's path; or ``container:NAME``, as the
             next four: a flow puts a path in its place.
@@ -55,7 +54,9 @@ class RunOptions:
         limits: Of its control group.
         rlimits: Resource limits; clamped to what the host allows.
         oom_score_adj: -1000 to 1000, clamped to what the host allows; None leaves it alone.
-        cgroup_parent: Absolute path of the group that the container's own is made in.
+        cgroup_manager: Who makes its control group: "cgroupfs" or "systemd".
+        cgroup_parent: Absolute path of the group that the container's own is made in; of systemd's a slice. "" is the
+            usual.
         sysctls: Kernel parameters of its namespaces.
         add_hosts: ``NAME:ADDRESS`` for its /etc/hosts.
         dns: Name servers for its /etc/resolv.conf.
@@ -63,6 +64,7 @@ class RunOptions:
         dns_options: As resolv.conf(5).
         annotations: For the runtime, and for who reads ``config.json``.
         hooks: The spec's.
+        hooks_directories: Where the host's are; the flow that makes the container puts those for it in ``hooks``.
         patches: Merge patches for the spec, or whole ones, applied last.
     """
 
@@ -78,7 +80,7 @@ class RunOptions:
     console_size: tuple[int, int] | None = None
     init: bool = False
     read_only: bool = False
-    mounts: tuple[Bind | Tmpfs | Volume, ...] = ()
+    mounts: tuple[Mount, ...] = ()
     shm_bytes: int = SHM_BYTES
     network: str = "none"
     pid: str = "private"
@@ -99,7 +101,8 @@ class RunOptions:
     limits: ResourceLimits = NO_LIMITS
     rlimits: tuple[Rlimit, ...] = ()
     oom_score_adj: int | None = None
-    cgroup_parent: str = PARENT
+    cgroup_manager: str = "cgroupfs"
+    cgroup_parent: str = ""
     sysctls: Mapping[str, str] | None = None
     add_hosts: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
@@ -107,4 +110,5 @@ class RunOptions:
     dns_options: tuple[str, ...] = ()
     annotations: Mapping[str, str] | None = None
     hooks: Mapping[str, Any] | None = None
+    hooks_directories: tuple[str, ...] = ()
     patches: tuple[Mapping[str, Any], ...] = ()

@@ -15,9 +15,13 @@ from pyctrd.errors import (
     NotFoundError,
     PyctrdError,
     RuncError,
+    UnsupportedError,
 )
+from pyctrd.oci.value import NamedTuple
 
 STDERR_LINES = 5
+SYSTEMD_CGROUP = "--systemd-cgroup"
+CHECKPOINT_SECONDS = 3600.0  # all memory of a container goes to the disk
 RUN_SECONDS = 60.0  # runc itself answers within milliseconds; a frozen host must not hold the caller for ever
 
 # Of errors alone: compiled where one is read.
@@ -25,15 +29,59 @@ _NOISE = (
     r"^(runc (run|create|start) failed: |exec failed: |unable to start container process: |container_linux\.go:\d+: )+"
 )
 _LOGRUS = r'^time="[^"]*" level=(\w+) msg="(.*)"$'
-_MISSING = r"executable file.* not found|exec: \"[^\"]*\": (stat .*: )?no such file or directory"
+# youki's, and what it adds for those who build it.
+_BACKTRACE = r"(?s:\s*Stack backtrace:.*)"
+_MESSAGE = r'"(?:msg|message)" ?: ?"((?:[^"\\]|\\.)*)'
+_YOUKI = (
+    r"^(error in executing command: |failed to create container: |exec process failed with error |Error: |\d+: |"
+    r"error in executing process : )+"
+)
+_MISSING = r"executable (file|').* not found|exec: \"[^\"]*\": (stat .*: )?no such file or directory"
 _NOT_EXECUTABLE = (
-    r"(?i:exec: \"[^\"]*\": (permission denied|is a directory)|exec format error|exec(utable|\b.*): Permission denied)"
+    r"(?i:exec: \"[^\"]*\": (permission denied|is a directory)|does not have correct permissions|"
+    r"exec format error|exec(utable|\b.*): Permission denied)"
 )
 # With version 1's cgroups runc gives up after some tries, and thaws: on a busy host nothing had its turn to stop in.
 _UNFROZEN = "unable to freeze"
 FREEZE_SECONDS = 10.0
 _GONE = r"(?i:does not exist|container .* not found|No such file or directory)"
-_NOT_RUNNING = r"(?i:not running|already finished|cannot (pause|resume)|not paused)"
+_NOT_RUNNING = r"(?i:not running|already finished|cannot (pause|resume)|not paused|incompatible container status)"
+
+
+class Program(NamedTuple):
+    """A runtime.
+
+    Attributes:
+        binary: Name or path.
+        args: Words before all others.
+    """
+
+    binary: str
+    args: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Program:
+        """Read what a container has recorded: the program alone, or a JSON list of all words."""
+        if not text.startswith("["):
+            return cls(text)
+        import orjson
+
+        binary, *args = orjson.loads(text)
+        return cls(binary, tuple(args))
+
+    @property
+    def text(self) -> str:
+        """For a container's record."""
+        if not self.args:
+            return self.binary
+        import orjson
+
+        return orjson.dumps([self.binary, *self.args]).decode()
+
+    @property
+    def uses_systemd(self) -> bool:
+        """Whether control groups are made by systemd."""
+        return SYSTEMD_CGROUP in self.args
 
 
 def find_binary(binary: str) -> str:
@@ -41,18 +89,26 @@ def find_binary(binary: str) -> str:
 
     Raises:
         NotFoundError: It is not there; ``kind`` is "runtime".
+        UnsupportedError: It is there, and may not be executed.
     """
     places = [binary] if "/" in binary else [f"{directory}/{binary}" for directory in os.get_exec_path()]
-    found = next((place for place in places if os.access(place, os.X_OK) and not Path(place).is_dir()), None)
-    if found is None:
-        name = Path(binary).name
-        raise NotFoundError(
-            f"runtime not found: {binary}: no such program",
-            kind="runtime",
-            name=binary,
-            hint=f"install it (Debian: apt-get install {name}), or choose another one",
+    files = [place for place in places if Path(place).is_file()]
+    if (found := next((place for place in files if os.access(place, os.X_OK)), None)) is not None:
+        return str(Path(found).absolute())
+    if files:
+        raise UnsupportedError(
+            f"runtime cannot be executed: {files[0]}: permission denied",
+            feature=f"the runtime {binary}",
+            needs="a program that may be executed",
+            hint=f"chmod +x {files[0]}",
         )
-    return str(Path(found).absolute())
+    name = Path(binary).name
+    raise NotFoundError(
+        f"runtime not found: {binary}: no such program",
+        kind="runtime",
+        name=binary,
+        hint=f"install it (Debian: apt-get install {name}), or choose another one",
+    )
 
 
 class Runc:
@@ -61,10 +117,12 @@ class Runc:
     Args:
         binary: Name or path.
         root: Where it keeps its state.
+        args: Words before all others.
     """
 
-    def __init__(self, binary: str, *, root: Path) -> None:
+    def __init__(self, binary: str, *, root: Path, args: Sequence[str] = ()) -> None:
         self._binary = binary
+        self.args = tuple(args)
         self._root = root
         self._path = ""
         self._version: str | None = None
@@ -75,6 +133,7 @@ class Runc:
 
         Raises:
             NotFoundError: It is not there.
+            UnsupportedError: It is there, and may not be executed.
         """
         if not self._path:
             self._path = find_binary(self._binary)
@@ -122,14 +181,26 @@ class Runc:
         """
         self._run("update", "--resources", "-", container_id, given=resources)
 
-    def version(self) -> str:
-        """The program's own version, as "1.1.5", asked for once; "" where it does not say."""
-        if self._version is None:
-            import subprocess
+    def checkpoint(self, container_id: str, words: Sequence[str]) -> None:
+        """Write a running container's processes to files, as these words say.
 
-            done = subprocess.run([self.path, "--version"], capture_output=True, check=False, timeout=RUN_SECONDS)
-            first = done.stdout.decode("utf-8", "replace").partition("\n")[0]
-            self._version = first.rpartition(" ")[2] if done.returncode == 0 else ""
+        Raises:
+            ConflictError: It does not run.
+            RuncError: CRIU refused, or anything else.
+        """
+        self._run("checkpoint", *words, container_id, timeout=CHECKPOINT_SECONDS)
+
+    def version(self) -> str:
+        """The program's own version, as "1.1.5", asked for once.
+
+        Raises:
+            NotFoundError: It is not there.
+            UnsupportedError: It is no OCI runtime that can be used here.
+        """
+        if self._version is None:
+            from pyctrd.runtime.program import read_version
+
+            self._version = read_version(self.path)[1]
         return self._version
 
     def delete(self, container_id: str) -> None:
@@ -141,17 +212,24 @@ class Runc:
                 if self.knows(container_id):  # else the shim was as fast, which sees the end that this brings
                     raise
 
-    def _run(self, verb: str, *words: str, holding: int | None = None, given: bytes | None = None) -> None:
+    def _run(
+        self,
+        verb: str,
+        *words: str,
+        holding: int | None = None,
+        given: bytes | None = None,
+        timeout: float = RUN_SECONDS,
+    ) -> None:
         import subprocess  # a run that ends by itself needs none
 
-        argv = [self.path, "--root", str(self._root), verb, *words]
+        argv = [self.path, *self.args, "--root", str(self._root), verb, *words]
         done = subprocess.run(
             argv,
             stdin=subprocess.DEVNULL if given is None else None,
             input=given,
             capture_output=True,
             check=False,
-            timeout=RUN_SECONDS,
+            timeout=timeout,
             close_fds=True,
             pass_fds=() if holding is None else (holding,),
         )
@@ -196,10 +274,22 @@ def start_error(argv: Sequence[str], status: int, text: str, *, container_id: st
 
 def clean(text: str) -> str:
     """The one line of a runtime's words that says what was wrong."""
-    lines = [re.sub(_LOGRUS, r"\2", line.strip()).replace('\\"', '"') for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in re.sub(_BACKTRACE, "", text).splitlines() if line.strip()]
+    lines = [
+        _told(line) if line.startswith("{") else re.sub(_LOGRUS, r"\2", line).replace('\\"', '"') for line in lines
+    ]
     if not lines:
         return "the runtime gave no reason"
-    return re.sub(_NOISE, "", lines[-1]).removesuffix(": unknown")
+    return re.sub(_YOUKI, "", re.sub(_NOISE, "", lines[-1])).removesuffix(": unknown")
+
+
+def _told(line: str) -> str:
+    """The message in a line of JSON, as runtimes log; the line itself where it is none. Its end may be cut off."""
+    found = re.search(_MESSAGE, line)
+    if found is None:
+        return line
+    text = found[1].replace("\\n", "\n").replace('\\"', '"').replace("\\\\", "\\")
+    return re.sub(_BACKTRACE, "", text).strip().replace("\n", ": ")
 
 
 def last_lines(text: str) -> str:

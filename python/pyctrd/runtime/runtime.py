@@ -19,7 +19,7 @@ from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundEr
 from pyctrd.oci.hold import pause, waiting
 from pyctrd.runtime import cgroup, life, state
 from pyctrd.runtime import terminal as terminals
-from pyctrd.runtime.runc import Runc, start_error
+from pyctrd.runtime.runc import Program, Runc, start_error
 from pyctrd.runtime.shim import SHIM, Connection, Kind, Mode, ShimFailedError, Start
 from pyctrd.runtime.state import ContainerStatus, ExitStatus
 from pyctrd.runtime.streams import copy_streams, forward_signals
@@ -39,16 +39,16 @@ class Runtime:
     """Runs bundles. Holds nothing that another process could not rebuild from the two directories.
 
     Args:
-        binary: runc, crun, or a path to one; looked up when first used.
+        program: runc, crun, a path to one, or a ``Program``'s text; looked up when first used.
         state: Lost at reboot: holds the runtime's state and the shims' sockets. Made when first used.
     """
 
-    def __init__(self, binary: str = "runc", *, state: Path) -> None:
-        self.binary = binary
+    def __init__(self, program: str = "runc", *, state: Path) -> None:
+        self.binary, args = Program.parse(program)
         self._state = state.absolute()
         # Runtimes do not read each other's state.
-        self._root = self._state / "runtimes" / Path(binary).name
-        self._runc = Runc(binary, root=self._root)
+        self._root = self._state / "runtimes" / Path(self.binary).name
+        self._runc = Runc(self.binary, root=self._root, args=args)
         self._waiting: dict[str, Connection] = {}
 
     def program(self) -> tuple[str, str]:
@@ -56,6 +56,7 @@ class Runtime:
 
         Raises:
             NotFoundError: It is not there.
+            UnsupportedError: It is no OCI runtime that can be used here.
         """
         return self._runc.path, self._runc.version()
 
@@ -118,6 +119,7 @@ class Runtime:
         attached: bool = False,
         transient: bool = False,
         on_exit: Sequence[str] = (),
+        restore: tuple[Path, Sequence[str]] | None = None,
     ) -> None:
         """Start a bundle's process; it runs when this returns.
 
@@ -132,6 +134,7 @@ class Runtime:
                 container's input then ends with that attachment. ``attach`` must follow.
             transient: The container is deleted at its end: its exit record is not flushed to the disk.
             on_exit: A command that the shim runs when all is over.
+            restore: Where ``checkpoint`` wrote its processes, which go on from there, and words for the runtime.
 
         Raises:
             CommandNotFoundError: The command is not in the root file system.
@@ -147,6 +150,9 @@ class Runtime:
         flags = {"terminal": terminal, "stdin": stdin, "attached": attached, "transient": transient}
         argv = self._argv(container_id, bundle, directory, [name for name, wanted in flags.items() if wanted])
         argv += life.read_life(bundle).words
+        if restore is not None:
+            argv += ["--restore", str(restore[0].absolute())]
+            argv += [word for one in restore[1] for word in ("--restore-arg", one)]
         words = [*argv, "--", *on_exit] if on_exit else argv
         connection = None
         try:
@@ -159,6 +165,7 @@ class Runtime:
             if connection is not None:
                 connection.close()
             if isinstance(error, ShimFailedError):
+                self._runc.version()  # one that cannot be used says so better than by what it said
                 raise start_error(argv, error.status, error.text, container_id=container_id) from None
             raise
         if connection is not None:
@@ -222,6 +229,10 @@ class Runtime:
             RuncError: The kernel refused, or the runtime.
         """
         self._runc.update(container_id, orjson.dumps(resources))
+
+    def checkpoint(self, container_id: str, images: Path, work: Path, flags: Sequence[str]) -> None:
+        """Write a running container's processes to a directory, and CRIU's logs to another; see ``Runc.checkpoint``."""
+        self._runc.checkpoint(container_id, ["--image-path", str(images), "--work-path", str(work), *flags])
 
     def wait(self, container_id: str, bundle: Path, timeout: float | None = None) -> ExitStatus:
         """Wait for the container's end.
@@ -306,7 +317,7 @@ class Runtime:
         from pyctrd.runtime.execs import Execs
 
         directory = self._directory(container_id)
-        return Execs(container_id, directory, runtime=self._runc.path, root=self._root)
+        return Execs(container_id, directory, runtime=self._runc.path, args=self._runc.args, root=self._root)
 
     def resize(self, container_id: str, *, rows: int, columns: int) -> None:
         """Set the size of the container's terminal; nothing is done where it has ended."""
@@ -489,6 +500,7 @@ class Runtime:
             "--root": str(self._root),
         }
         words = [word for option in options.items() for word in option]
+        words += [word for one in self._runc.args for word in ("--runtime-arg", one)]
         return [str(SHIM), *words, *(f"--{flag}" for flag in flags)]
 
     def _directory(self, container_id: str) -> Path:

@@ -202,9 +202,9 @@ def _linux(options: RunOptions, container_id: str) -> dict[str, Any]:
             capabilities=options.capabilities,
         ),
     }
-    if are_usable():
+    if options.cgroup_manager == "systemd" or are_usable():
         # Where none can be made the runtime has to be told no path: then it does without.
-        linux["cgroupsPath"] = cgroups_path(container_id, parent=options.cgroup_parent)
+        linux["cgroupsPath"] = _cgroups_path(options, container_id)
     if options.id_mappings is not None:
         linux |= options.id_mappings.spec()
     if propagation := rootfs_propagation(options.mounts):
@@ -217,6 +217,14 @@ def _linux(options: RunOptions, container_id: str) -> dict[str, Any]:
 
         linux["sysctl"] = sysctls(wanted, options)
     return linux
+
+
+def _cgroups_path(options: RunOptions, container_id: str) -> str:
+    if options.cgroup_manager == "systemd":
+        from pyctrd.runtime.systemd import systemd_path
+
+        return systemd_path(container_id, options.cgroup_parent)
+    return cgroups_path(container_id, parent=options.cgroup_parent)
 
 
 def _add_devices(spec: dict[str, Any], options: RunOptions) -> None:

@@ -15,7 +15,7 @@ use rustix::process::Pid;
 
 use crate::args::Args;
 use crate::clients::Clients;
-use crate::launch::{self, Container, Launched};
+use crate::launch::{self, Begin, Container, Launched};
 use crate::record::{self, Exit};
 use crate::report::Report;
 use crate::supervisor::Supervisor;
@@ -74,7 +74,7 @@ fn hold(args: &Args, report: &mut Report) -> io::Result<bool> {
 }
 
 fn start(args: &Args, report: &Report) -> io::Result<Launched> {
-    let launched = launch::launch(args, report)?;
+    let launched = launch::launch(args, Begin::Anew, report)?;
     if let Launched::Running(Container { init, .. }) = &launched {
         record::write_running(*init, record::now_ns(), 0)?;
     }

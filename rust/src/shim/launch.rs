@@ -46,10 +46,18 @@ struct Pipes {
     stderr: OwnedFd,
 }
 
+/// Whether the container's processes begin, or go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    Anew,
+    /// From where `Args::restore` says that they were, if it says so.
+    AsAsked,
+}
+
 /// Runs the runtime until the container's command runs.
-pub(crate) fn launch(args: &Args, report: &Report) -> io::Result<Launched> {
+pub(crate) fn launch(args: &Args, begin: Begin, report: &Report) -> io::Result<Launched> {
     let console = if args.terminal { Some(listen_for_console()?) } else { None };
-    let (mut child, pipes) = spawn(args)?;
+    let (mut child, pipes) = spawn(args, begin)?;
     let status = wait(&mut child, report)?;
     let Some(status) = status else {
         cancel(args, &mut child);
@@ -80,11 +88,15 @@ pub(crate) fn launch(args: &Args, report: &Report) -> io::Result<Launched> {
     Ok(Launched::Running(container))
 }
 
-fn spawn(args: &Args) -> io::Result<(Child, Pipes)> {
+fn spawn(args: &Args, begin: Begin) -> io::Result<(Child, Pipes)> {
     let mut command = args.runtime_command();
-    match &args.process {
-        Some(process) => command.args(["exec", "--detach", "--process"]).arg(process),
-        None => command.args(["run", "--detach", "--bundle"]).arg(&args.bundle),
+    match (&args.process, &args.restore) {
+        (Some(process), _) => command.args(["exec", "--detach", "--process"]).arg(process),
+        (None, Some(images)) if begin == Begin::AsAsked => {
+            command.args(["restore", "--detach", "--image-path"]).arg(images).args(&args.restore_args);
+            command.arg("--bundle").arg(&args.bundle)
+        }
+        _ => command.args(["run", "--detach", "--bundle"]).arg(&args.bundle),
     };
     command.arg("--pid-file").arg(args.state.join("init.pid"));
     if args.terminal {

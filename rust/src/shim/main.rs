@@ -38,7 +38,7 @@ use rustix::process::Signal;
 
 use crate::args::Args;
 use crate::clients::Clients;
-use crate::launch::{Container, Launched};
+use crate::launch::{Begin, Container, Launched};
 use crate::log::Log;
 use crate::oom::Counter;
 use crate::record::Exit;
@@ -119,7 +119,7 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
         remove(SOCKET)?;
         return Ok(());
     }
-    let launched = match launch::launch(args, report)? {
+    let launched = match launch::launch(args, Begin::AsAsked, report)? {
         Launched::Running(container) => container,
         Launched::Failed { status, message } => {
             remove(SOCKET)?;
@@ -194,7 +194,7 @@ fn follow(
         if !restarts.rest(clients)? {
             break;
         }
-        match launch::launch(args, report)? {
+        match launch::launch(args, Begin::Anew, report)? {
             Launched::Running(container) => {
                 let started_ns = record::now_ns();
                 record::write_running(container.init, started_ns, restarts.count)?;
