@@ -439,7 +439,7 @@ def _removal(rooms: Rooms, record: ContainerRecord) -> list[str]:
     return [
         sys.executable,
         *("-P", "-m", "pyctrd"),  # -P: not from the directory in which the shim happens to be
-        *("--root", str(settings.root), "--state", str(settings.state), "--namespace", settings.namespace),
+        *("--root", str(settings.root), "--state", str(settings.state), "--namespace", record.namespace),
         *("rm", "--force", record.id),
     ]
 
