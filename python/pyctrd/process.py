@@ -304,6 +304,7 @@ def exec_options(
         InvalidError: The command is one string.
     """
     from pyctrd.runtime.exec_spec import ExecOptions
+    from pyctrd.runtime.terminal import own_size
 
     for field, value in (("command", command), ("cap_add", cap_add), ("cap_drop", cap_drop)):
         if isinstance(value, str):
@@ -313,18 +314,11 @@ def exec_options(
         env=tuple(f"{key}={value}" for key, value in env.items()) if isinstance(env, Mapping) else tuple(env),
         working_dir=working_dir,
         terminal=terminal,
-        console_size=_own_size() if terminal else None,
+        console_size=own_size() if terminal else None,
         privileged=privileged,
         cap_add=tuple(cap_add),
         cap_drop=tuple(cap_drop),
     )
-
-
-def _own_size() -> tuple[int, int] | None:
-    """Of this process's terminal, where it has one: the other one begins with it."""
-    from pyctrd.runtime import terminal as terminals
-
-    return terminals.size(1) or terminals.size(0)
 
 
 def _refuse_timed_out(ended: pyctrd.ExitStatus) -> pyctrd.ExitStatus:

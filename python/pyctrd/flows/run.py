@@ -442,8 +442,3 @@ def _removal(rooms: Rooms, record: ContainerRecord) -> list[str]:
         *("--root", str(settings.root), "--state", str(settings.state), "--namespace", record.namespace),
         *("rm", "--force", record.id),
     ]
-
-
-def with_terminal(options: RunOptions, size: tuple[int, int] | None) -> RunOptions:
-    """The options for a process on a terminal of this size."""
-    return replace(options, terminal=True, console_size=size)

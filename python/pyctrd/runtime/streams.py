@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from pyctrd.errors import DetachedError
+from pyctrd.errors import DetachedError, naming
 from pyctrd.runtime import terminal as terminals
 from pyctrd.runtime.shim import Connection, Kind, encode
 
@@ -134,7 +134,8 @@ class _Copier:
                 if kind == Kind.EXIT:
                     return payload
                 if kind in self._outputs:
-                    _write_all(self._outputs[kind], payload)
+                    with naming("standard output" if kind == Kind.STDOUT else "standard error"):
+                        _write_all(self._outputs[kind], payload)
             return None if more else b""
         return None
 
