@@ -301,7 +301,9 @@ class Execs:
     def _refusal(self, argv: Sequence[str], error: ShimFailedError) -> Exception:
         line = clean(error.text)
         found = start_error(argv, error.status, error.text, container_id=self._container_id, verb="exec")
-        if type(found) is RuncError and (re.search(_NOT_RUNNING, line) or not (self._root / self._container_id).exists()):
+        if type(found) is RuncError and (
+            re.search(_NOT_RUNNING, line) or not (self._root / self._container_id).exists()
+        ):
             return _conflict(self._container_id, line)
         return found
 

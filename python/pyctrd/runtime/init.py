@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
-from posixpath import normpath
 
 from pyctrd.errors import InvalidError, NotFoundError, UnsupportedError
 from pyctrd.runtime.mounts import Bind, Tmpfs, Volume
@@ -59,18 +58,7 @@ def find_init(path: str = "") -> Bind:
 
 
 def with_init(words: Sequence[str], mounts: Sequence[Bind | Tmpfs | Volume]) -> list[str]:
-    """The command, run by what stands at ``INIT``.
-
-    Raises:
-        InvalidError: Something of the user's is mounted over /dev, and the program would get a file in it: of the host.
-    """
-    for mount in mounts:
-        if not isinstance(mount, Tmpfs) and normpath(mount.destination) == "/dev":
-            raise InvalidError(
-                "init: cannot stand in /dev, over which something else is mounted",
-                field="init",
-                hint="leave that mount out, and give single devices; or leave the init out",
-            )
+    """The command, run by what stands at ``INIT``."""
     own = any(isinstance(mount, Bind) and mount == _bind(os.fspath(SHIM)) for mount in mounts)
     return [INIT, *(("--as-init",) if own else ()), "--", *words]
 

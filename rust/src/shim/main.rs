@@ -55,6 +55,7 @@ fn main() -> ExitCode {
     if let Some(command) = init::command(&words) {
         return init::run(command);
     }
+    close_inherited();
     let args = match Args::parse(words.into_iter()) {
         Ok(args) => args,
         Err(message) => {
@@ -80,6 +81,21 @@ fn main() -> ExitCode {
             report.failed(1, &error.to_string());
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Closes what the engine's process had open and let its children have: no container, and no runtime, is to have it,
+/// and whoever waits for its end would wait for this process.
+#[allow(unsafe_code, reason = "neither std nor rustix closes a number")]
+fn close_inherited() {
+    unsafe extern "C" {
+        fn close(fd: i32) -> i32;
+    }
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let open: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|&fd| fd > 2) {
+        // SAFETY: nothing of this process is open yet but the three streams; the directory that was read is closed.
+        let _ = unsafe { close(fd) };
     }
 }
 
