@@ -196,7 +196,7 @@ def test_a_state_directory_that_is_half_gone_is_put_right(
         if gone != "runtimes":
             until(lambda: has_ended(pid))
         again.start()
-        assert again.status.state == "running"
+        assert after.containers.get("it").status.state == "running"
         again.delete(force=True)
     if not has_ended(pid):
         os.kill(pid, signal.SIGKILL)
