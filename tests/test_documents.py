@@ -17,7 +17,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "SECURITY.md",
     "CHANGELOG.md",
-    *(f"docs/{name}.md" for name in ("docker-py", "inspect", "metrics", "performance", "registries")),
+    *(f"docs/{name}.md" for name in ("docker-py", "inspect", "metrics", "performance", "registries", "runtime-cases")),
 )
 # Below an engine's root, in a virtual environment, or elsewhere: what only exists when pyctrd runs.
 ELSEWHERE = {
@@ -65,9 +65,10 @@ def test_every_link_between_documents_leads_somewhere() -> None:
         assert [target for target in targets if "://" not in target and not (PROJECT / target).exists()] == []
 
 
-def test_every_test_that_a_document_names_is_one() -> None:
-    rows = re.findall(r"`(tests/[\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", (PROJECT / "docs/registries.md").read_text())
-    assert len(rows) > 40
+@pytest.mark.parametrize(("name", "least"), [("registries", 40), ("runtime-cases", 30)])
+def test_every_test_that_a_document_names_is_one(name: str, least: int) -> None:
+    rows = re.findall(r"`(tests/[\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", (PROJECT / f"docs/{name}.md").read_text())
+    assert len(rows) > least
     for path, names in rows:
         defined = set(re.findall(r"^def (test_\w+)", (PROJECT / path).read_text(), re.MULTILINE))
         assert set(re.findall(r"`(\w+)`", names)) - defined == set()

@@ -71,12 +71,12 @@ class Container(ContainerFiles):
 
         return container_status(self._rooms, self._record)
 
-    def start(self, *, terminal: bool = False, stdin: bool = False) -> None:
+    def start(self, *, terminal: bool | None = None, stdin: bool | None = None) -> None:
         """Start it, detached.
 
         Args:
-            terminal: As it was made.
-            stdin: Input can be sent to it by ``attach``.
+            terminal: It has one; None is as it was made, and so as Docker's ``start``.
+            stdin: Input can be sent to it by ``attach``; None is as it was made.
 
         Raises:
             ConflictError: It runs.
@@ -85,18 +85,19 @@ class Container(ContainerFiles):
         """
         from pyctrd.flows.run import start_container
 
+        terminal, stdin = self._streams(terminal=terminal, stdin=stdin)
         start_container(self._rooms, self._record, terminal=terminal, stdin=stdin)
 
     def start_attached(
-        self, *, terminal: bool = False, stdin: bool = False, detach_keys: str = "ctrl-p,ctrl-q"
+        self, *, terminal: bool | None = None, stdin: bool | None = None, detach_keys: str = "ctrl-p,ctrl-q"
     ) -> pyctrd.ExitStatus:
         """Start it joined to this process: standard input, output and error, signals in the main thread.
 
         No output is lost, and with ``auto_remove`` it is deleted afterwards.
 
         Args:
-            terminal: As it was made.
-            stdin: This process's input is its.
+            terminal: It has one; None is as it was made.
+            stdin: This process's input is its; None is as it was made.
             detach_keys: Typed on a terminal, they end this, and it runs on; "" is none. None are taken with
                 ``auto_remove``: nobody would be left to delete it.
 
@@ -113,6 +114,7 @@ class Container(ContainerFiles):
         from pyctrd.runtime.terminal import parse_keys
 
         parse_keys(detach_keys)  # wrong ones are told before anything runs
+        terminal, stdin = self._streams(terminal=terminal, stdin=stdin)
         try:
             start_container(self._rooms, self._record, terminal=terminal, stdin=stdin, attached=True)
             sys.stdout.flush()
@@ -148,13 +150,7 @@ class Container(ContainerFiles):
         """
         from pyctrd.flows.run import bundle_path
 
-        if terminal is None or stdin is None:
-            from pyctrd.flows.policies import made_streams
-
-            has_terminal, takes_input = made_streams(self._rooms, self._record)
-            terminal = has_terminal if terminal is None else terminal
-            stdin = takes_input if stdin is None else stdin
-
+        terminal, stdin = self._streams(terminal=terminal, stdin=stdin)
         sys.stdout.flush()
         return self._runtime.attach(
             self._record.id,
@@ -165,6 +161,16 @@ class Container(ContainerFiles):
             terminal=terminal,
             detach_keys=detach_keys,
         )
+
+    def _streams(self, *, terminal: bool | None, stdin: bool | None) -> tuple[bool, bool]:
+        """What was said of its terminal and its input, and where nothing was, what it was made with."""
+        if terminal is None or stdin is None:
+            from pyctrd.flows.policies import made_streams
+
+            has_terminal, takes_input = made_streams(self._rooms, self._record)
+            terminal = has_terminal if terminal is None else terminal
+            stdin = takes_input if stdin is None else stdin
+        return terminal, stdin
 
     def exec(
         self,
@@ -346,7 +352,7 @@ class Container(ContainerFiles):
 
         kill_container(self._rooms, self._record, signal_number(str(signal)))
 
-    def restart(self, timeout: float | None = None, *, stdin: bool = False) -> None:
+    def restart(self, timeout: float | None = None, *, stdin: bool | None = None) -> None:
         """Stop it as ``stop`` does, if it runs, and start it again, detached; with a terminal if it was made with one.
 
         Args:

@@ -223,6 +223,7 @@ def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions
         hostname=options.get("hostname", ""),
         domainname=options.get("domainname", ""),
         terminal=options.get("terminal", False),
+        console_size=_own_size() if options.get("terminal") else None,
         read_only=options.get("read_only", False),
         init=bool(options.get("init") or options.get("init_path")),
         mounts=_mounts(options),
@@ -234,6 +235,12 @@ def run_options(command: Sequence[str], options: ContainerOptions) -> RunOptions
         patches=_patches(options),
         **more,
     )
+
+
+def _own_size() -> tuple[int, int] | None:
+    from pyctrd.runtime.terminal import own_size
+
+    return own_size()
 
 
 def life_options(options: ContainerOptions) -> Life:

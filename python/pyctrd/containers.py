@@ -84,19 +84,23 @@ class Containers:
             raise
         return container
 
-    def restore_policies(self) -> pyctrd.RestoredContainers:
+    def restore_policies(self, *, all_namespaces: bool = False) -> pyctrd.RestoredContainers:
         """Start what restart policies of this namespace want to run, and does not: what a unit does at boot.
 
         That is those that run "always", also where a user had stopped them, and those that run "unless-stopped" and
         were not stopped, as Docker's daemon does when it starts; each only if it was started once. Those "on-failure"
         too, where a reboot or the loss of its shim ended a run: nobody saw it succeed. Again starts nothing.
 
+        Args:
+            all_namespaces: Those of every namespace: for the store's owner.
+
         Returns:
-            Names of what was ``started``, and of what ``failed`` with why: one does not keep the others from it.
+            Names of what was ``started``, and of what ``failed`` with why: one does not keep the others from it. Those
+            of other namespaces have theirs in front: "other/name".
         """
         from pyctrd.flows.policies import restore_policies
 
-        return restore_policies(self._rooms)
+        return restore_policies(self._rooms, all_namespaces=all_namespaces)
 
     def get(self, name: str) -> Container:
         """By name, id, or the beginning of an id.

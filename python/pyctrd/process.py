@@ -173,20 +173,29 @@ class Process:
         """Set the size of its terminal; nothing is done where it has ended, or has none."""
         self._exec.resize(rows, columns)
 
-    def attach(self) -> pyctrd.ExitStatus:
+    def attach(self, *, detach_keys: str = "ctrl-p,ctrl-q") -> pyctrd.ExitStatus:
         """Join it to this process until it ends: standard input, output and error, the terminal's size, signals.
 
         Instead of reading and writing its streams, and before anything else is done with it.
+
+        Args:
+            detach_keys: Typed on its terminal, they end this, and it runs on, with nobody who hears what it says; "" is
+                none.
 
         Returns:
             How it ended.
 
         Raises:
             ConflictError: It was started detached, or its streams are in use.
+            DetachedError: The keys were typed.
+            InvalidError: They are none.
             DeadlineError: It was killed because the time-out that it was started with went by.
         """
         import sys
 
+        from pyctrd.runtime.terminal import parse_keys
+
+        parse_keys(detach_keys)  # wrong ones are told while it can still be read from
         connection, self._connection = self._connection, None
         if connection is None:
             raise ConflictError(
@@ -198,7 +207,7 @@ class Process:
             self._stdin.let_go()
         self._joined = self._stdin = self._stdout = self._stderr = None
         sys.stdout.flush()
-        self._ended = self._exec.join(connection, stdin=stdin, terminal=self._terminal)
+        self._ended = self._exec.join(connection, stdin=stdin, terminal=self._terminal, detach_keys=detach_keys)
         return _refuse_timed_out(self._ended)
 
     def close(self) -> None:
@@ -295,6 +304,7 @@ def exec_options(
         InvalidError: The command is one string.
     """
     from pyctrd.runtime.exec_spec import ExecOptions
+    from pyctrd.runtime.terminal import own_size
 
     for field, value in (("command", command), ("cap_add", cap_add), ("cap_drop", cap_drop)):
         if isinstance(value, str):
@@ -304,18 +314,11 @@ def exec_options(
         env=tuple(f"{key}={value}" for key, value in env.items()) if isinstance(env, Mapping) else tuple(env),
         working_dir=working_dir,
         terminal=terminal,
-        console_size=_own_size() if terminal else None,
+        console_size=own_size() if terminal else None,
         privileged=privileged,
         cap_add=tuple(cap_add),
         cap_drop=tuple(cap_drop),
     )
-
-
-def _own_size() -> tuple[int, int] | None:
-    """Of this process's terminal, where it has one: the other one begins with it."""
-    from pyctrd.runtime import terminal as terminals
-
-    return terminals.size(1) or terminals.size(0)
 
 
 def _refuse_timed_out(ended: pyctrd.ExitStatus) -> pyctrd.ExitStatus:

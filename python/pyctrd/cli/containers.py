@@ -10,13 +10,15 @@ import click
 
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import json_option, pass_globals
+from pyctrd.cli.life import detach_keys_option
 from pyctrd.cli.output import age_text, complain, print_json_lines, print_table, size_text
 from pyctrd.cli.template import fill
 from pyctrd.cli.times import parse_time
-from pyctrd.errors import InvalidError
+from pyctrd.errors import DetachedError, InvalidError
 
 if TYPE_CHECKING:
     from pyctrd.container import Container
+    from pyctrd.engine import Engine
 
 SHORT_ID_CHARS = 12
 COMMAND_CHARS = 30
@@ -76,28 +78,60 @@ def ps_command(
 
 @click.command("start")
 @click.argument("names", metavar="CONTAINER...", nargs=-1)
+@click.option("-a", "--attach", is_flag=True, help="Show what it writes, and end with its status.")
+@click.option("-i", "--interactive", is_flag=True, help="As -a, and send it this command's input.")
+@detach_keys_option
 @click.option("--policy", is_flag=True, help="Those that their restart policy wants to run, after a reboot.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="With --policy: those of every namespace.")
 @pass_globals
-def start_command(options: Globals, names: tuple[str, ...], *, policy: bool) -> None:
-    """Start containers that were made, or have ended.
+@click.pass_context
+def start_command(
+    context: click.Context,
+    options: Globals,
+    names: tuple[str, ...],
+    *,
+    attach: bool,
+    interactive: bool,
+    detach_keys: str,
+    policy: bool,
+    all_namespaces: bool,
+) -> None:
+    """Start containers that were made, or have ended; with a terminal those that were made with one.
 
     With --policy, what a unit does at boot: the containers of this namespace that run always, and those that run unless
     they were stopped and were not. One that cannot be started is told, and the others are started all the same.
     """
-    if policy == bool(names):
+    attach = attach or interactive
+    if policy == bool(names) or (all_namespaces and not policy):
         raise click.UsageError("name the containers to start, or give --policy")
+    if attach and len(names) != 1:
+        raise click.UsageError("-a and -i are for one container")
     with options.engine() as engine:
         if policy:
-            restored = engine.containers.restore_policies()
-            for name in restored.started:
-                click.echo(name)
-            for error in restored.failed.values():
-                complain(error, status=1)
-            if restored.failed:
-                raise click.exceptions.Exit(1)
+            _restore(engine, all_namespaces=all_namespaces)
+        elif attach:
+            context.exit(_start_attached(engine.containers.get(names[0]), detach_keys, interactive=interactive))
         for name in names:
             engine.containers.get(name).start()
             click.echo(name)
+
+
+def _restore(engine: Engine, *, all_namespaces: bool) -> None:
+    restored = engine.containers.restore_policies(all_namespaces=all_namespaces)
+    for name in restored.started:
+        click.echo(name)
+    for error in restored.failed.values():
+        complain(error, status=1)
+    if restored.failed:
+        raise click.exceptions.Exit(1)
+
+
+def _start_attached(container: Container, detach_keys: str, *, interactive: bool) -> int:
+    try:
+        # Where input is not asked for, none is sent; a terminal stays one for what it shows.
+        return container.start_attached(stdin=interactive, detach_keys=detach_keys).exit_code
+    except DetachedError:
+        return 0
 
 
 @click.command("stop")

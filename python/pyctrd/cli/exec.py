@@ -9,9 +9,17 @@ import click
 
 from pyctrd.cli.globals import Globals
 from pyctrd.cli.group import pass_globals
+from pyctrd.cli.life import detach_keys_option
 from pyctrd.cli.output import complain, print_json
 from pyctrd.cli.run import EXIT_ENGINE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
-from pyctrd.errors import CommandNotExecutableError, CommandNotFoundError, DeadlineError, InvalidError, PyctrdError
+from pyctrd.errors import (
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    DeadlineError,
+    DetachedError,
+    InvalidError,
+    PyctrdError,
+)
 
 if TYPE_CHECKING:
     from pyctrd.engine import Engine
@@ -28,6 +36,7 @@ EXIT_TIMED_OUT = 124  # as timeout(1)'s
 @click.option("-e", "--env", metavar="NAME[=VALUE]", multiple=True, help="Set a variable, or pass it on.")
 @click.option("-u", "--user", metavar="USER[:GROUP]", default="", help="Names or numbers.")
 @click.option("-w", "--workdir", metavar="DIR", default="", help="The working directory.")
+@detach_keys_option
 @click.option("--privileged", is_flag=True, help="All capabilities.")
 @click.option("--cap-add", metavar="CAP", multiple=True, help="Add a capability.")
 @click.option("--cap-drop", metavar="CAP", multiple=True, help="Take a capability away; ALL for all.")
@@ -75,7 +84,10 @@ def _exec(engine: Engine, name: str, command: tuple[str, ...], options: Globals,
         timeout=chosen["timeout"],
     )
     if not detach:
-        return process.attach().exit_code
+        try:
+            return process.attach(detach_keys=chosen["detach_keys"]).exit_code
+        except DetachedError:
+            return 0
     if options.json:
         print_json({"id": process.id, "pid": process.pid})
     else:

@@ -189,6 +189,8 @@ def _status_of(error: BaseException) -> int:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @container_options
 @making_options
+@click.option("-i", "--interactive", is_flag=True, help="It takes input, when it is started.")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
 @pass_globals
 @click.pass_context
 def create_command(

@@ -70,7 +70,7 @@ def rename_container(rooms: Rooms, record: ContainerRecord, name: str) -> Contai
     return renamed
 
 
-def restart_container(rooms: Rooms, record: ContainerRecord, *, timeout: float | None, stdin: bool) -> None:
+def restart_container(rooms: Rooms, record: ContainerRecord, *, timeout: float | None, stdin: bool | None) -> None:
     """See ``Container.restart``."""
     if record.auto_remove:
         raise ConflictError(
@@ -84,8 +84,10 @@ def restart_container(rooms: Rooms, record: ContainerRecord, *, timeout: float |
     status = container_status(rooms, record)
     if status.state not in ("created", "stopped"):
         stop_container(rooms, record, timeout=timeout)
-    spec = read_spec(record, bundle_path(rooms, record))
-    start_container(rooms, record, terminal=bool(spec.get("process", {}).get("terminal")), stdin=stdin)
+    from pyctrd.flows.policies import made_streams
+
+    terminal, takes_input = made_streams(rooms, record)
+    start_container(rooms, record, terminal=terminal, stdin=takes_input if stdin is None else stdin)
 
 
 def read_spec(record: ContainerRecord, bundle: Path) -> dict[str, Any]:

@@ -137,7 +137,10 @@ def rollback_container(rooms: Rooms, record: ContainerRecord, name: str, *, rest
     remove_frozen(rooms)
     rooms.removal.begin()
     if was_running:
-        start_container(rooms, record, terminal=bool(_spec_of(rooms, record)["process"].get("terminal")))
+        from pyctrd.flows.policies import made_streams
+
+        terminal, stdin = made_streams(rooms, record)
+        start_container(rooms, record, terminal=terminal, stdin=stdin)
 
 
 def _must_be_stopped(record: ContainerRecord, state: str) -> ConflictError:

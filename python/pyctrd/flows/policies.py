@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pyctrd.errors import ConflictError, PyctrdError
 from pyctrd.flows.log import logger
+from pyctrd.flows.rooms import Rooms
 from pyctrd.flows.run import bundle_path, container_status, start_container
 from pyctrd.oci.value import NamedTuple
 
 if TYPE_CHECKING:
-    from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
 
 
@@ -18,7 +20,7 @@ class RestoredContainers(NamedTuple):
     """What ``containers.restore_policies`` did.
 
     Attributes:
-        started: The names of those that run now.
+        started: The names of those that run now; of other namespaces, with their namespace in front: "other/name".
         failed: Why others do not, by their names.
     """
 
@@ -26,11 +28,24 @@ class RestoredContainers(NamedTuple):
     failed: dict[str, Exception]
 
 
-def restore_policies(rooms: Rooms) -> RestoredContainers:
-    """Start the namespace's containers that their policies want to run.
+def restore_policies(rooms: Rooms, *, all_namespaces: bool = False) -> RestoredContainers:
+    """Start the containers that their policies want to run: of the engine's own namespace, or of each.
 
     The oldest first, since a user who has one wait for another made that one before.
     """
+    done = _restore(rooms, "")
+    names = [known.name for known in rooms.database.namespaces.list()] if all_namespaces else []
+    for name in names:
+        if name != rooms.namespace:
+            # What a container's options name, as whose network it joins, is looked up in its own namespace.
+            with closing(Rooms(replace(rooms.settings, namespace=name))) as theirs:
+                found = _restore(theirs, f"{name}/")
+            done.started.extend(found.started)
+            done.failed.update(found.failed)
+    return done
+
+
+def _restore(rooms: Rooms, prefix: str) -> RestoredContainers:
     started: list[str] = []
     failed: dict[str, Exception] = {}
     for record in reversed(rooms.database.containers.list(rooms.namespace)):
@@ -38,11 +53,11 @@ def restore_policies(rooms: Rooms) -> RestoredContainers:
             if _wants(rooms, record):
                 terminal, stdin = made_streams(rooms, record)
                 start_container(rooms, record, terminal=terminal, stdin=stdin)
-                started.append(record.name)
+                started.append(f"{prefix}{record.name}")
         except ConflictError:
             logger.debug("%s: somebody else has started it", record.name)
         except (PyctrdError, OSError) as error:
-            failed[record.name] = error
+            failed[f"{prefix}{record.name}"] = error
     return RestoredContainers(started, failed)
 
 
@@ -67,10 +82,9 @@ def _wants(rooms: Rooms, record: ContainerRecord) -> bool:
 
 def made_streams(rooms: Rooms, record: ContainerRecord) -> tuple[bool, bool]:
     """Whether it has a terminal and takes input, as it was made."""
-    import orjson
-
+    from pyctrd.flows.alter import read_spec
     from pyctrd.runtime.life import read_life
 
     bundle = bundle_path(rooms, record)
-    process = orjson.loads((bundle / "config.json").read_bytes()).get("process") or {}
+    process = read_spec(record, bundle).get("process") or {}
     return bool(process.get("terminal")), read_life(bundle).stdin

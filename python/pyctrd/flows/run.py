@@ -511,11 +511,6 @@ def _removal(rooms: Rooms, record: ContainerRecord) -> list[str]:
     return [
         sys.executable,
         *("-P", "-m", "pyctrd"),  # -P: not from the directory in which the shim happens to be
-        *("--root", str(settings.root), "--state", str(settings.state), "--namespace", settings.namespace),
+        *("--root", str(settings.root), "--state", str(settings.state), "--namespace", record.namespace),
         *("rm", "--force", record.id),
     ]
-
-
-def with_terminal(options: RunOptions, size: tuple[int, int] | None) -> RunOptions:
-    """The options for a process on a terminal of this size."""
-    return replace(options, terminal=True, console_size=size)

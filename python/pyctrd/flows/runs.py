@@ -6,6 +6,7 @@ container's record says which run events have told of, and is compared with the 
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,16 +26,26 @@ def notice(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
     status = _status(rooms, record)
     told = rooms.database.containers.told(record.namespace, record.id)
     if told is not None and (_is_news(status, told) or _untold(rooms, record, status, told[1])):
-        with rooms.database.note() as tx:
-            # Looked at again: who waited for the transaction may have seen a run that is not the last one any more.
-            status = _status(rooms, record)
-            told = tx.containers.told(record.namespace, record.id) or told
-            for ended in _untold(rooms, record, status, told[1]):
-                _tell_end(tx, record, ended)
-            if status.exit is not None and status.started_ns:
-                _tell_end(tx, record, status.exit)
-            elif status.started_ns and status.state != "restarting":
-                tx.containers.tell_start(record.namespace, record.id, status.started_ns)
+        try:
+            return _tell_news(rooms, record)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # It ended all the same, and whoever asks is told so; the event is told by a look when there is room.
+    return status
+
+
+def _tell_news(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
+    with rooms.database.note() as tx:
+        # Looked at again: who waited for the transaction may have seen a run that is not the last one any more.
+        status = _status(rooms, record)
+        told = tx.containers.told(record.namespace, record.id) or (0, 0)
+        for ended in _untold(rooms, record, status, told[1]):
+            _tell_end(tx, record, ended)
+        if status.exit is not None and status.started_ns:
+            _tell_end(tx, record, status.exit)
+        elif status.started_ns and status.state != "restarting":
+            tx.containers.tell_start(record.namespace, record.id, status.started_ns)
     return status
 
 

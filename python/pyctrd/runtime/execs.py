@@ -134,18 +134,20 @@ class Exec:
             with connection:
                 connection.request(Kind.RESIZE, terminals.encode_size(rows, columns), terminals.RESIZE_SECONDS)
 
-    def join(self, connection: Connection, *, stdin: int | None, terminal: bool) -> ExitStatus:
+    def join(self, connection: Connection, *, stdin: int | None, terminal: bool, detach_keys: str = "") -> ExitStatus:
         """Join this process's streams and signals to it until it ends, as ``Runtime.attach`` does a container's."""
+        keys = terminals.parse_keys(detach_keys) if terminal else b""
         control = Connection.open(self._directory, Mode.CONTROL)
         try:
             ours = next((fd for fd in (1, stdin) if fd is not None and os.isatty(fd)), None)
             size_of = ours if terminal else None
             with (
-                terminals.raw(stdin if terminal else None),
+                # First: a signal that ended this process here would leave the terminal raw.
                 forward_signals(control, size_of=size_of),
+                terminals.raw(stdin if terminal else None),
                 waiting(connection.interrupt),
             ):
-                record = copy_streams(connection, stdin=stdin, stdout=1, stderr=2, size_of=size_of)
+                record = copy_streams(connection, stdin=stdin, stdout=1, stderr=2, detach=keys, size_of=size_of)
         finally:
             connection.close()
             if control is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -174,7 +173,7 @@ class Runtime:
     def status(self, container_id: str, bundle: Path) -> ContainerStatus:
         """Where the container is in its life, read from files: no program is run."""
         directory = self._directory(container_id)
-        ended = state.read_exit(bundle)
+        ended = state.read_end(bundle, directory)
         if ended is not None:
             running = state.read_running(directory)
             count = 0 if running is None else running.restart_count
@@ -192,7 +191,7 @@ class Runtime:
                 "paused" if frozen else "running", running.pid, running.started_ns, None, running.restart_count
             )
         # The shim may have written its record, and ended, since the first look.
-        ended = state.read_exit(bundle) or self._last_seen(bundle, running)
+        ended = state.read_end(bundle, directory) or state.last_seen(bundle, running)
         return ContainerStatus("stopped", started_ns=ended.started_ns, exit=ended, restart_count=running.restart_count)
 
     def kill(self, container_id: str, signal: int) -> None:
@@ -246,16 +245,17 @@ class Runtime:
             ConflictError: It was never started.
             DeadlineError: ``timeout`` seconds went by.
         """
-        ended = state.read_exit(bundle)
+        directory = self._directory(container_id)
+        ended = state.read_end(bundle, directory)
         if ended is not None:
             return ended
-        directory = self._directory(container_id)
         connection = Connection.open(directory, Mode.CONTROL)
         if connection is not None:
             with connection, waiting(connection.interrupt):
                 record = connection.wait_exit(timeout)
             if record is not None:
                 return ExitStatus.parse(record)
+            self.end_orphan(container_id, bundle)  # the shim was killed meanwhile: nobody else may ever look
         return self._wait_alone(container_id, bundle, timeout)
 
     def attach(
@@ -299,8 +299,9 @@ class Runtime:
             ours = next((fd for fd in (stdout, stdin) if fd is not None and os.isatty(fd)), None)
             size_of = ours if terminal else None
             with (
-                terminals.raw(stdin if terminal else None),
+                # First: a signal that ended this process here would leave the terminal raw.
                 forward_signals(control, size_of=size_of),
+                terminals.raw(stdin if terminal else None),
                 waiting(connection.interrupt),
             ):
                 record = copy_streams(
@@ -310,7 +311,10 @@ class Runtime:
             connection.close()
             if control is not None:
                 control.close()
-        return self.wait(container_id, bundle) if record is None else ExitStatus.parse(record)
+        if record is not None:
+            return ExitStatus.parse(record)
+        self.end_orphan(container_id, bundle)  # the shim was killed: nothing more can come of it
+        return self.wait(container_id, bundle)
 
     def execs(self, container_id: str) -> Execs:
         """The processes that were started in a container beside its init."""
@@ -421,10 +425,20 @@ class Runtime:
             return False
         directory = self._directory(container_id)
         running = state.read_running(directory)
-        if running is None or not running.is_of_this_boot() or state.shim_pid(directory):
+        if running is None:
+            # Killed while it started: the runtime may have been as far as to make a process of it.
+            return self._runc.knows(container_id) and not self._is_told(directory, bundle)
+        if not running.is_of_this_boot() or state.shim_pid(directory):
             return False
         # Last: a shim lets go after it has written its record.
         return state.read_exit(bundle) is None
+
+    @staticmethod
+    def _is_told(directory: Path, bundle: Path) -> bool:
+        """Whether a shim holds it, or has written how it ended, or what it started."""
+        if state.shim_pid(directory):
+            return True
+        return state.read_exit(bundle) is not None or state.read_running(directory) is not None
 
     def end_orphan(self, container_id: str, bundle: Path) -> bool:
         """End a container whose shim was killed, give back what it holds of the runtime, and record its end.
@@ -437,26 +451,9 @@ class Runtime:
         """
         if not self.is_orphan(container_id, bundle):
             return False
-        directory = self._directory(container_id)
-        with state.shim_lock(directory) as is_ours:
-            running = state.read_running(directory)
-            # Somebody else may have done this, and started it again, since the look.
-            if not is_ours or running is None or state.read_exit(bundle) is not None:
-                return False
-            was_alive = running.is_alive()
-            self._runc.delete(container_id)
-            ended = self._last_seen(bundle, running)
-            if was_alive:
-                error = "its shim was killed, and then it was"
-                ended = ExitStatus(128 + signal.SIGKILL, signal.SIGKILL, running.started_ns, time.time_ns(), error)
-            life.replace_durably(bundle / state.EXIT_RECORD, ended.to_json())
-        return True
+        from pyctrd.runtime.orphans import end_orphan
 
-    @staticmethod
-    def _last_seen(bundle: Path, running: state.Running) -> ExitStatus:
-        """How a container ended whose shim was killed: as it wrote before that, or nobody knows."""
-        runs = state.read_runs(bundle)
-        return runs[-1] if runs and runs[-1].started_ns == running.started_ns else running.lost()
+        return end_orphan(self._runc, container_id, bundle, self._directory(container_id))
 
     def _prepare(self, container_id: str, bundle: Path) -> Path:
         """The shim's directory, with nothing of an earlier run in it or in the bundle."""
@@ -486,7 +483,8 @@ class Runtime:
         self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (directory.parent, directory):
             path.mkdir(mode=0o700, exist_ok=True)
-        for stale in (bundle / state.EXIT_RECORD, directory / state.RUNNING_RECORD, directory / "runtime.log"):
+        records = (parent / state.EXIT_RECORD for parent in (bundle, directory))
+        for stale in (*records, directory / state.RUNNING_RECORD, directory / "runtime.log"):
             stale.unlink(missing_ok=True)
         life.forget_runs(bundle)
         return directory
@@ -522,10 +520,11 @@ class Runtime:
 
     def _wait_alone(self, container_id: str, bundle: Path, timeout: float | None) -> ExitStatus:
         """There is no shim (any more): its record, or else the process itself, says when it is over."""
-        ended = state.read_exit(bundle)
+        directory = self._directory(container_id)
+        ended = state.read_end(bundle, directory)
         if ended is not None:
             return ended
-        running = state.read_running(self._directory(container_id))
+        running = state.read_running(directory)
         if running is None:
             raise ConflictError(
                 f"container {container_id}: was not started",
@@ -566,13 +565,13 @@ class Runtime:
         """
         directory = self._directory(container_id)
         finished = time.monotonic() + FINISH_SECONDS
-        while (ended := state.read_exit(bundle)) is None:
+        while (ended := state.read_end(bundle, directory)) is None:
             now = time.monotonic()
             is_final = life.read_policy(bundle) == "no"
             if not state.shim_pid(directory) or (is_final and now > finished):
                 running = state.read_running(directory)
-                lost = ExitStatus(state.UNKNOWN_EXIT_CODE) if running is None else self._last_seen(bundle, running)
-                return state.read_exit(bundle) or lost
+                lost = ExitStatus(state.UNKNOWN_EXIT_CODE) if running is None else state.last_seen(bundle, running)
+                return state.read_end(bundle, directory) or lost
             if not is_final and deadline is not None and now > deadline:
                 raise _not_ended(container_id, None)
             pause(RECORD_SECONDS)

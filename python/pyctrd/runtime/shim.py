@@ -39,6 +39,7 @@ class Kind(IntEnum):
     EXIT = 6
     HELLO = 7
     LOG_GREW = 8
+    DETACH = 9
 
 
 class Mode(IntEnum):

@@ -145,10 +145,21 @@ def read_exit(bundle: Path) -> ExitStatus | None:
     return None if body is None else ExitStatus.parse(body)
 
 
+def read_end(bundle: Path, directory: Path) -> ExitStatus | None:
+    """The exit record of a container: of its bundle, or, where that one's disk was full, of its shim's directory."""
+    return read_exit(bundle) or read_exit(directory)
+
+
 def read_runs(bundle: Path) -> list[ExitStatus]:
     """How runs ended that a restart policy let others follow, oldest first; the last sixteen are kept."""
     body = _read(bundle / RUNS)
     return [] if body is None else [ExitStatus.parse(line) for line in body.splitlines()]
+
+
+def last_seen(bundle: Path, running: Running) -> ExitStatus:
+    """How a container ended whose shim was killed: as that wrote before, or nobody knows."""
+    runs = read_runs(bundle)
+    return runs[-1] if runs and runs[-1].started_ns == running.started_ns else running.lost()
 
 
 def read_running(directory: Path) -> Running | None:
@@ -187,7 +198,7 @@ def shim_pid(directory: Path) -> int:
 @contextmanager
 def shim_lock(directory: Path) -> Iterator[bool]:
     """Keep a shim from starting for the length of a ``with`` block; False where another process has the lock."""
-    fd = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

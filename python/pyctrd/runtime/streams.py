@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
-from pyctrd.errors import DetachedError
+from pyctrd.errors import DetachedError, naming
 from pyctrd.runtime import terminal as terminals
 from pyctrd.runtime.shim import Connection, Kind, encode
 
@@ -24,7 +24,7 @@ INSISTING = (signal.SIGINT, signal.SIGTERM)
 INSISTED_TIMES = 3
 
 
-@contextmanager
+@contextlib.contextmanager
 def forward_signals(control: Connection | None, *, size_of: int | None) -> Iterator[None]:
     """Pass signals on to the container's init while the block runs.
 
@@ -134,7 +134,8 @@ class _Copier:
                 if kind == Kind.EXIT:
                     return payload
                 if kind in self._outputs:
-                    _write_all(self._outputs[kind], payload)
+                    with naming("standard output" if kind == Kind.STDOUT else "standard error"):
+                        _write_all(self._outputs[kind], payload)
             return None if more else b""
         return None
 
@@ -150,9 +151,11 @@ class _Copier:
         else:
             data, is_left = self._keys.pass_on(data)
             if is_left:
-                if data:
-                    self._connection.send(Kind.STDIN, data)
-                raise DetachedError("detached by keys; the container runs on")
+                with contextlib.suppress(ConnectionError):  # it has just ended: there is nobody to tell
+                    if data:
+                        self._connection.send(Kind.STDIN, data)
+                    self._connection.send(Kind.DETACH)
+                raise DetachedError("detached by keys; it runs on")
             if not data:
                 return  # what may be the beginning of the keys
         self._unsent = memoryview(encode(Kind.STDIN, data) if data else encode(Kind.STDIN_EOF))

@@ -24,6 +24,11 @@ def size(fd: int) -> tuple[int, int] | None:
     return (rows, columns) if rows and columns else None
 
 
+def own_size() -> tuple[int, int] | None:
+    """Of this process's terminal, where it has one: another one, made for it, begins with that."""
+    return size(1) or size(0)
+
+
 @contextmanager
 def raw(fd: int | None) -> Iterator[None]:
     """Pass every key on as it is, also Ctrl-C, while the block runs. No terminal: nothing is done."""

@@ -115,7 +115,8 @@ def find_groups(rootfs: Path, texts: Iterable[str]) -> tuple[int, ...]:
 def _find_account(root: int, text: str) -> _Account:
     uid = _number(text, "user")
     for account in _accounts(root):
-        if account.name == text or account.uid == uid:
+        # Digits are a number and never a name: or an image could have "1000" be whoever it likes, root among them.
+        if account.uid == uid if uid is not None else account.name == text:
             return account
     if uid is None:
         raise NotFoundError(
@@ -129,24 +130,24 @@ def _find_account(root: int, text: str) -> _Account:
 
 def _find_gid(root: int, text: str) -> int:
     gid = _number(text, "group")
+    if gid is not None:
+        return gid
     for group in _groups(root):
         if group.name == text:
             return group.gid
-    if gid is None:
-        raise NotFoundError(
-            f"group not found: {text}: no such name in the image's /etc/group",
-            kind="group",
-            name=text,
-            hint="give a number, or a name that the image knows",
-        )
-    return gid
+    raise NotFoundError(
+        f"group not found: {text}: no such name in the image's /etc/group",
+        kind="group",
+        name=text,
+        hint="give a number, or a name that the image knows",
+    )
 
 
 def _number(text: str, field: str) -> int | None:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
         return None
     value = int(text) if len(text) <= len(str(ID_MAX)) else ID_MAX + 1
-    if value > ID_MAX:
+    if not 0 <= value <= ID_MAX:
         raise InvalidError(f"{field}: {text}: expected an id of at most {ID_MAX}", field=field, value=text)
     return value
 
@@ -183,7 +184,7 @@ def _entries(root: int, path: str) -> Iterator[tuple[str, list[str]]]:
         body = file.read(FILE_MAX_BYTES + 1)
     if len(body) > FILE_MAX_BYTES:
         raise InvalidError(f"{path}: expected at most {FILE_MAX_BYTES} bytes", field="user", value=path)
-    for line in body.decode("utf-8", "replace").splitlines():
+    for line in body.decode("utf-8", "replace").split("\n"):  # as libc: nothing else ends a line
         name, *fields = line.strip().split(":")
         if name and not name.startswith(("#", "+", "-")):
             yield name, fields

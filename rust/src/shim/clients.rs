@@ -321,6 +321,7 @@ impl Client {
                             to.push(Request::StdinEof);
                         }
                         (Kind::StdinEof, _) => {}
+                        (Kind::Detach, _) => self.foreground = false,
                         (Kind::Resize, &[a, b, c, d]) => {
                             to.push(Request::Resize(u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])));
                         }

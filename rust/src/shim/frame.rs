@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Hello = 7,
     /// Shim: the log has grown.
     LogGrew = 8,
+    /// Client that the start was for: it leaves, and what was started runs on as if nobody had waited for it.
+    Detach = 9,
 }
 
 /// What a client wants.
@@ -81,6 +83,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Decoded {
         4 => Kind::Resize,
         5 => Kind::Signal,
         7 => Kind::Hello,
+        9 => Kind::Detach,
         _ => return Decoded::Wrong,
     };
     if length > PAYLOAD_MAX_BYTES {

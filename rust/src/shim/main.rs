@@ -30,6 +30,7 @@ mod tree;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     if holder::is_wanted(&words) {
         return holder::run();
     }
+    close_inherited();
     let args = match Args::parse(words.into_iter()) {
         Ok(args) => args,
         Err(message) => {
@@ -83,6 +85,21 @@ fn main() -> ExitCode {
             report.failed(1, &error.to_string());
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Closes what the engine's process had open and let its children have: no container, and no runtime, is to have it,
+/// and whoever waits for its end would wait for this process.
+#[allow(unsafe_code, reason = "neither std nor rustix closes a number")]
+fn close_inherited() {
+    unsafe extern "C" {
+        fn close(fd: i32) -> i32;
+    }
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let open: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|&fd| fd > 2) {
+        // SAFETY: nothing of this process is open yet but the three streams; the directory that was read is closed.
+        let _ = unsafe { close(fd) };
     }
 }
 
@@ -119,7 +136,9 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
         remove(SOCKET)?;
         return Ok(());
     }
-    let launched = match launch::launch(args, Begin::AsAsked, report)? {
+    // Where the runtime has started it, and this process cannot hold it, nobody would ever know of it.
+    let (launched, started_ns) = begin(args, Begin::AsAsked, report, 0).inspect_err(|_| delete(args))?;
+    let container = match launched {
         Launched::Running(container) => container,
         Launched::Failed { status, message } => {
             remove(SOCKET)?;
@@ -128,10 +147,8 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
         }
         Launched::Cancelled => return remove(SOCKET),
     };
-    let started_ns = record::now_ns();
-    record::write_running(launched.init, started_ns, 0)?;
-    report.started(launched.init)?;
-    let first = hold(args, launched, started_ns, &mut clients, &mut log)?;
+    report.started(container.init)?;
+    let first = hold(args, container, started_ns, &mut clients, &mut log)?;
     let last = follow(args, first, report, &mut clients, &mut log)?;
     let recorded = record(args, &last, &mut clients);
     delete(args);
@@ -159,6 +176,16 @@ fn take_directory(args: &Args) -> io::Result<OwnedFd> {
     rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|e| io::Error::new(io::Error::from(e).kind(), "another shim holds this container"))?;
     Ok(lock)
+}
+
+/// Has the runtime start the container, and writes down that it runs and since when.
+fn begin(args: &Args, how: Begin, report: &Report, restarts: u32) -> io::Result<(Launched, u64)> {
+    let launched = launch::launch(args, how, report)?;
+    let started_ns = record::now_ns();
+    if let Launched::Running(container) = &launched {
+        record::write_running(container.init, started_ns, restarts)?;
+    }
+    Ok((launched, started_ns))
 }
 
 /// One run of the container, until its end.
@@ -189,30 +216,48 @@ fn follow(
 ) -> io::Result<Exit> {
     let mut restarts = Restarts::new(&args.bundle);
     let mut exit = first;
-    while restarts.follows(&exit)? {
-        delete(args);
-        if !restarts.rest(clients)? {
-            break;
-        }
-        match launch::launch(args, Begin::Anew, report)? {
-            Launched::Running(container) => {
-                let started_ns = record::now_ns();
-                record::write_running(container.init, started_ns, restarts.count)?;
-                if restarts.is_stopped() {
-                    // Whoever wanted that found nothing to send a signal to.
-                    let _ = rustix::process::pidfd_send_signal(&container.pidfd, Signal::KILL);
-                }
-                exit = hold(args, container, started_ns, clients, log)?;
+    loop {
+        match again(args, &exit, &mut restarts, report, clients) {
+            Ok(Some((container, started_ns))) => exit = hold(args, container, started_ns, clients, log)?,
+            Ok(None) => return Ok(exit),
+            // How the last run ended is known, and must not be lost for that.
+            Err(error) => {
+                exit.error = format!("cannot be started again: {error}");
+                return Ok(exit);
             }
-            Launched::Failed { message, .. } => {
-                let line = message.lines().last().unwrap_or_default().to_owned();
-                exit.error = format!("cannot be started again: {line}");
-                break;
-            }
-            Launched::Cancelled => break, // nobody can any more: the engine's pipe is closed
         }
     }
-    Ok(exit)
+}
+
+/// The next run, when it is time for it; None where none follows on this end.
+fn again(
+    args: &Args,
+    exit: &Exit,
+    restarts: &mut Restarts,
+    report: &Report,
+    clients: &mut Clients,
+) -> io::Result<Option<(Container, u64)>> {
+    if !restarts.follows(exit)? {
+        return Ok(None);
+    }
+    delete(args);
+    if !restarts.rest(clients)? {
+        return Ok(None);
+    }
+    let (launched, started_ns) = begin(args, Begin::Anew, report, restarts.count).inspect_err(|_| delete(args))?;
+    match launched {
+        Launched::Running(container) => {
+            if restarts.is_stopped() {
+                // Whoever wanted that found nothing to send a signal to.
+                let _ = rustix::process::pidfd_send_signal(&container.pidfd, Signal::KILL);
+            }
+            Ok(Some((container, started_ns)))
+        }
+        Launched::Failed { message, .. } => {
+            Err(io::Error::other(message.lines().last().unwrap_or_default().to_owned()))
+        }
+        Launched::Cancelled => Ok(None), // nobody can any more: the engine's pipe is closed
+    }
 }
 
 /// Writes down how the container ended, then tells it; whether it could be written.
@@ -220,7 +265,10 @@ fn record(args: &Args, exit: &Exit, clients: &mut Clients) -> io::Result<()> {
     let text = exit.to_json();
     // On disk first: a waiter that was told may act on it, and a crash must not take it back.
     let write = if args.transient { record::write_whole } else { record::write_durably };
-    let recorded = write(&args.bundle, "exit.json", text.as_bytes());
+    let recorded = write(&args.bundle, "exit.json", text.as_bytes()).or_else(|error| {
+        // A full disk, as a rule; this directory is in memory. The next engine that looks moves it to its place.
+        record::write_whole(Path::new("."), "exit.json", text.as_bytes()).map_err(|_| error)
+    });
     clients.exit(text.as_bytes());
     clients.flush();
     recorded

@@ -78,18 +78,28 @@ pub(crate) fn start_ticks(pid: Pid) -> Option<u64> {
 /// Replaces `directory/name`: after a power cut there is the old file or the whole new one.
 pub(crate) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let staged = directory.join(format!("{name}.tmp"));
-    let mut file = create(&staged)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(&staged, directory.join(name))?;
-    File::open(directory)?.sync_all()
+    let write = || {
+        let mut file = create(&staged)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        fs::rename(&staged, directory.join(name))?;
+        File::open(directory)?.sync_all()
+    };
+    write().map_err(|error| named(&directory.join(name), &error))
 }
 
 /// Replaces `directory/name`: whoever looks sees the old file or the whole new one, while the machine is up.
 pub(crate) fn write_whole(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let staged = directory.join(format!("{name}.tmp"));
-    create(&staged)?.write_all(bytes)?;
-    fs::rename(&staged, directory.join(name))
+    create(&staged)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&staged, directory.join(name)))
+        .map_err(|error| named(&directory.join(name), &error))
+}
+
+/// The error with the file that it is about: this is all that the user will be told.
+pub(crate) fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// A file that nobody else reads, whatever the umask.

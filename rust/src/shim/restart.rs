@@ -104,7 +104,8 @@ impl<'a> Restarts<'a> {
         }
         self.ends.push(exit.to_json());
         // Before the state that has none: whoever sees "restarting" can read how the last run ended.
-        record::write_whole(self.bundle, RUNS, self.ends.concat().as_bytes())?;
+        // Where a full disk does not take it, it waits here for the next one: the container goes on all the same.
+        let _ = record::write_whole(self.bundle, RUNS, self.ends.concat().as_bytes());
         record::write_restarting(exit.started_ns, self.count)?;
         Ok(true)
     }

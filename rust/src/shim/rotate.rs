@@ -8,6 +8,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::record::named;
+
 /// How large a log may become.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Bounds {
@@ -28,6 +30,10 @@ pub(crate) struct Files {
 impl Files {
     /// Opens for appending. A line that a crash cut off is ended, so that the next one is whole.
     pub(crate) fn open(path: &Path, bounds: Bounds) -> io::Result<Self> {
+        Self::open_file(path, bounds).map_err(|error| named(path, &error))
+    }
+
+    fn open_file(path: &Path, bounds: Bounds) -> io::Result<Self> {
         let mut file = open(path)?;
         let mut bytes = file.metadata()?.len();
         if bytes > 0 {
