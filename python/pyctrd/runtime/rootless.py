@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import ConflictError, UnsupportedError
-from pyctrd.runtime.boot import BOOT_ID
+from pyctrd.runtime.boot import boot_id
 from pyctrd.runtime.idmaps import find_id_maps, map_ids
 from pyctrd.runtime.shim import SHIM
 
@@ -85,7 +85,7 @@ def _find(directory: Path) -> tuple[int, int] | None:
     """Descriptors of the two that are held already; of a holder that was killed its containers' may be left."""
     with suppress(FileNotFoundError, ProcessLookupError, ValueError):
         boot, pid, began = (directory / _RECORD).read_text().split()
-        if boot == BOOT_ID.read_text().strip():
+        if boot == boot_id():
             found = _open(int(pid))
             if _start_of(int(pid)) == began:  # looked at once they are open: the number may be another process's
                 return found
@@ -146,7 +146,7 @@ def _make(directory: Path, maps: IdMaps) -> tuple[int, int]:
 
 def _record(directory: Path, pid: int) -> None:
     staged = directory / f"{_RECORD}.tmp"
-    staged.write_text(f"{BOOT_ID.read_text().strip()} {pid} {_start_of(pid)}\n")
+    staged.write_text(f"{boot_id()} {pid} {_start_of(pid)}\n")
     staged.replace(directory / _RECORD)
 
 

@@ -7,14 +7,14 @@ import select
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from pyctrd import _core
-from pyctrd.errors import ConflictError, DeadlineError, InvalidError, NotFoundError, UnsupportedError, naming
+from pyctrd.errors import ConflictError, DeadlineError, NotFoundError, UnsupportedError, naming
 from pyctrd.oci.hold import pause, waiting
 from pyctrd.runtime import cgroup, life, state
 from pyctrd.runtime import terminal as terminals
@@ -31,7 +31,6 @@ START_SECONDS = 120.0  # a hook, or a host that swaps; a start without them take
 FINISH_SECONDS = 60.0  # the shim's own clean-up after the exit: one "runc delete"
 # How often it is looked for an exit record that is about to be written.
 RECORD_SECONDS = 0.01
-ID_MAX_CHARS = 128
 
 
 class Runtime:
@@ -502,7 +501,7 @@ class Runtime:
         return [str(SHIM), *words, *(f"--{flag}" for flag in flags)]
 
     def _directory(self, container_id: str) -> Path:
-        check_id(container_id)
+        state.check_id(container_id)
         return self._state / f"shims/{container_id}"
 
     def _ended(self, container_id: str, bundle: Path) -> ExitStatus:
@@ -576,22 +575,6 @@ class Runtime:
                 raise _not_ended(container_id, None)
             pause(RECORD_SECONDS)
         return ended
-
-
-@lru_cache(1024)
-def check_id(container_id: str) -> None:
-    """Refuse what cannot be a container's directory, nor its name for the runtime.
-
-    Raises:
-        InvalidError: It has other characters than letters, digits, "_", "-" and ".", or too many.
-    """
-    plain = container_id.replace("_", "a").replace("-", "a").replace(".", "a")
-    if not (plain.isascii() and plain.isalnum() and container_id[0].isalnum()) or len(container_id) > ID_MAX_CHARS:
-        raise InvalidError(
-            f'container id: {container_id!r}: expected letters, digits, "_", "-" and "."',
-            field="container_id",
-            value=container_id,
-        )
 
 
 def _not_ended(container_id: str, timeout: float | None) -> DeadlineError:

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +24,29 @@ EXECS = "exec"  # a directory for each process beside the init
 LOCK = "lock"
 RECORD_MAX_BYTES = 64 << 10
 UNKNOWN_EXIT_CODE = 255
+ID_MAX_CHARS = 128
 OOM_EXIT_CODE = 137  # 128 and SIGKILL
 
 # struct flock of every 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
 
 State = Literal["created", "running", "paused", "restarting", "stopped"]
+
+
+@lru_cache(1024)
+def check_id(container_id: str) -> None:
+    """Refuse what cannot be a container's directory, nor its name for the runtime.
+
+    Raises:
+        InvalidError: It has other characters than letters, digits, "_", "-" and ".", or too many.
+    """
+    plain = container_id.replace("_", "a").replace("-", "a").replace(".", "a")
+    if not (plain.isascii() and plain.isalnum() and container_id[0].isalnum()) or len(container_id) > ID_MAX_CHARS:
+        raise InvalidError(
+            f'container id: {container_id!r}: expected letters, digits, "_", "-" and "."',
+            field="container_id",
+            value=container_id,
+        )
 
 
 class ExitStatus(NamedTuple):

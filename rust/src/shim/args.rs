@@ -24,11 +24,11 @@ pub(crate) struct Args {
     /// The runtime's state directory.
     pub(crate) root: PathBuf,
     /// Words of the runtime's that stand before all others: `--systemd-cgroup`.
-    pub(crate) runtime_args: Vec<OsString>,
+    pub(crate) runtime_words: Vec<OsString>,
     /// Where the container's processes were written to, from which they go on; None begins anew.
     pub(crate) restore: Option<PathBuf>,
     /// What the runtime is told beside that, as `--tcp-established`.
-    pub(crate) restore_args: Vec<OsString>,
+    pub(crate) restore_words: Vec<OsString>,
     /// The container gets a pseudo-terminal.
     pub(crate) terminal: bool,
     /// The container's standard input stays open for clients.
@@ -61,9 +61,9 @@ impl Args {
                 "--state" => args.state = value()?.into(),
                 "--runtime" => args.runtime = value()?.into(),
                 "--root" => args.root = value()?.into(),
-                "--runtime-arg" => args.runtime_args.push(value()?),
+                "--runtime-arg" => args.runtime_words.push(value()?),
                 "--restore" => args.restore = Some(value()?.into()),
-                "--restore-arg" => args.restore_args.push(value()?),
+                "--restore-arg" => args.restore_words.push(value()?),
                 "--process" => args.process = Some(value()?.into()),
                 "--timeout-ms" => args.timeout = Some(milliseconds(&value()?)?),
                 "--terminal" => args.terminal = true,
@@ -96,7 +96,7 @@ impl Args {
     /// The runtime with the options that stand before its verb.
     pub(crate) fn runtime_command(&self) -> Command {
         let mut command = Command::new(&self.runtime);
-        command.args(&self.runtime_args).arg("--root").arg(&self.root);
+        command.args(&self.runtime_words).arg("--root").arg(&self.root);
         // A warning on standard error would look like the container's own words.
         command.arg("--log").arg(self.state.join("runtime.log")).args(["--log-format", "json"]);
         command

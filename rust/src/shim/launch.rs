@@ -93,7 +93,7 @@ fn spawn(args: &Args, begin: Begin) -> io::Result<(Child, Pipes)> {
     match (&args.process, &args.restore) {
         (Some(process), _) => command.args(["exec", "--detach", "--process"]).arg(process),
         (None, Some(images)) if begin == Begin::AsAsked => {
-            command.args(["restore", "--detach", "--image-path"]).arg(images).args(&args.restore_args);
+            command.args(["restore", "--detach", "--image-path"]).arg(images).args(&args.restore_words);
             command.arg("--bundle").arg(&args.bundle)
         }
         _ => command.args(["run", "--detach", "--bundle"]).arg(&args.bundle),

@@ -244,7 +244,8 @@ fn again(
     if !restarts.rest(clients)? {
         return Ok(None);
     }
-    let (launched, started_ns) = begin(args, Begin::Anew, report, restarts.count).inspect_err(|_| delete(args))?;
+    let (launched, started_ns) =
+        begin(args, Begin::Anew, report, restarts.count).inspect_err(|_| delete(args))?;
     match launched {
         Launched::Running(container) => {
             if restarts.is_stopped() {
