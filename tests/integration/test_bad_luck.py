@@ -61,7 +61,7 @@ def reboot(engine: pyctrd.Engine) -> None:
 def nothing_is_left(container_id: str) -> bool:
     """No process, mount, group or directory of a container that was deleted."""
     state = Path(os.environ["PYCTRD_STATE"])
-    groups = [path for path in Path("/sys/fs/cgroup").glob(f"**/*{container_id}*") if path.is_dir()]
+    groups = [path for path, _, _ in os.walk("/sys/fs/cgroup") if container_id in Path(path).name]
     left = [*state.glob(f"*/{container_id}"), *state.glob(f"runtimes/*/{container_id}"), *groups]
     return left == [] and container_id not in Path("/proc/self/mounts").read_text()
 

@@ -122,9 +122,7 @@ def test_a_runtimes_own_words_stand_before_all_others(host: Host, tmp_path: Path
         assert connection is not None
         with connection:
             connection.wait_exit(WAIT_SECONDS)
-        runtime.kill(
-            "wordy", signal.SIGWINCH
-        )  # which it does not mind: one that has ended is seldom left to be deleted
+        runtime.kill("wordy", signal.SIGWINCH)  # not minded: one that has ended is seldom left to be deleted
     finally:
         runtime.delete("wordy", bundle, force=True)
     verbs = {verb for verb in ("run", "exec", "kill", "delete") if f" {verb} " in log.read_text()}
