@@ -6,6 +6,7 @@ use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::health::Settings;
 use crate::log::Form;
 use crate::rotate::Bounds;
 
@@ -45,6 +46,8 @@ pub(crate) struct Args {
     pub(crate) log_form: Form,
     /// How large it may become.
     pub(crate) log_bounds: Bounds,
+    /// How the container's health is asked for; None is not at all.
+    pub(crate) health: Option<Settings>,
     /// A command to run when all is over.
     pub(crate) on_exit: Vec<OsString>,
 }
@@ -73,6 +76,7 @@ impl Args {
                 "--log-driver" => args.log_form = read(&word, &value()?, Form::parse)?,
                 "--log-max-bytes" => args.log_bounds.max_bytes = number(&word, &value()?)?,
                 "--log-max-files" => args.log_bounds.max_files = number(&word, &value()?)?,
+                "--health" => args.health = Some(read(&word, &value()?, Settings::parse)?),
                 "--" => {
                     args.on_exit = words.collect();
                     break;
@@ -93,12 +97,12 @@ impl Args {
         if args.id.is_empty() { Err("--id: must not be empty".to_owned()) } else { Ok(args) }
     }
 
-    /// The runtime with the options that stand before its verb.
-    pub(crate) fn runtime_command(&self) -> Command {
+    /// The runtime with the options that stand before its verb; `log` is a name in the state directory.
+    pub(crate) fn runtime_command(&self, log: &str) -> Command {
         let mut command = Command::new(&self.runtime);
         command.args(&self.runtime_words).arg("--root").arg(&self.root);
         // A warning on standard error would look like the container's own words.
-        command.arg("--log").arg(self.state.join("runtime.log")).args(["--log-format", "json"]);
+        command.arg("--log").arg(self.state.join(log)).args(["--log-format", "json"]);
         command
     }
 }

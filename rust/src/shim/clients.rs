@@ -45,6 +45,8 @@ pub(crate) enum Request {
     Resize(u16, u16),
     /// A signal's number.
     Signal(u8),
+    /// A probe of the health check, now.
+    Probe,
 }
 
 /// All connections, and the socket that new ones come from.
@@ -325,6 +327,7 @@ impl Client {
                         (Kind::Resize, &[a, b, c, d]) => {
                             to.push(Request::Resize(u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])));
                         }
+                        (Kind::Probe, &[]) => to.push(Request::Probe),
                         (Kind::Signal, &[number]) => to.push(Request::Signal(number)),
                         _ => self.gone = true,
                     }

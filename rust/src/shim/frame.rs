@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     LogGrew = 8,
     /// Client that the start was for: it leaves, and what was started runs on as if nobody had waited for it.
     Detach = 9,
+    /// Client: the health check's next probe is due now.
+    Probe = 10,
 }
 
 /// What a client wants.
@@ -84,6 +86,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Decoded {
         5 => Kind::Signal,
         7 => Kind::Hello,
         9 => Kind::Detach,
+        10 => Kind::Probe,
         _ => return Decoded::Wrong,
     };
     if length > PAYLOAD_MAX_BYTES {

@@ -19,6 +19,9 @@ use crate::report::Report;
 /// Where the runtime sends the terminal, in the state directory.
 const CONSOLE: &str = "console.sock";
 
+/// Where it writes its own words, in the state directory.
+pub(crate) const LOG: &str = "runtime.log";
+
 /// How much of the runtime's complaint is passed on: its end says the most.
 const MESSAGE_MAX_BYTES: usize = 4 << 10;
 
@@ -89,7 +92,7 @@ pub(crate) fn launch(args: &Args, begin: Begin, report: &Report) -> io::Result<L
 }
 
 fn spawn(args: &Args, begin: Begin) -> io::Result<(Child, Pipes)> {
-    let mut command = args.runtime_command();
+    let mut command = args.runtime_command(LOG);
     match (&args.process, &args.restore) {
         (Some(process), _) => command.args(["exec", "--detach", "--process"]).arg(process),
         (None, Some(images)) if begin == Begin::AsAsked => {
@@ -151,7 +154,7 @@ fn cancel(args: &Args, child: &mut Child) {
     if args.process.is_some() {
         return crate::tree::end_children();
     }
-    let mut command = args.runtime_command();
+    let mut command = args.runtime_command(LOG);
     command.args(["delete", "--force"]).arg(&args.id);
     let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
@@ -167,7 +170,7 @@ fn complaint(pipes: &Pipes, args: &Args) -> String {
         }
     }
     if text.trim_ascii().is_empty()
-        && let Ok(mut file) = fs::File::open(args.state.join("runtime.log"))
+        && let Ok(mut file) = fs::File::open(args.state.join(LOG))
     {
         let _ = file.read_to_end(&mut text);
     }

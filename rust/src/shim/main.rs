@@ -13,11 +13,13 @@ mod args;
 mod clients;
 mod exec;
 mod frame;
+mod health;
 mod holder;
 mod init;
 mod launch;
 mod log;
 mod oom;
+mod probe;
 mod record;
 mod remove;
 mod report;
@@ -39,6 +41,7 @@ use rustix::process::Signal;
 
 use crate::args::Args;
 use crate::clients::Clients;
+use crate::health::{Changes, Health};
 use crate::launch::{Begin, Container, Launched};
 use crate::log::Log;
 use crate::oom::Counter;
@@ -129,7 +132,7 @@ fn detach() -> io::Result<Side> {
 /// One container, from before its start until its last client has heard of its end.
 fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     let lock = take_directory(args)?;
-    let mut log = Log::open(&args.bundle.join("log"), args.log_form, args.log_bounds)?;
+    let log = Log::open(&args.bundle.join("log"), args.log_form, args.log_bounds)?;
     let mut clients = Clients::new(listen()?);
     report.ready();
     if args.attached && !clients.wait_for_foreground(report)? {
@@ -148,8 +151,10 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
         Launched::Cancelled => return remove(SOCKET),
     };
     report.started(container.init)?;
-    let first = hold(args, container, started_ns, &mut clients, &mut log)?;
-    let last = follow(args, first, report, &mut clients, &mut log)?;
+    let mut held = Held { clients, log, changes: Changes::default() };
+    let first = hold(args, container, started_ns, &mut held)?;
+    let last = follow(args, first, report, &mut held)?;
+    let mut clients = held.clients;
     let recorded = record(args, &last, &mut clients);
     delete(args);
     remove(SOCKET)?;
@@ -158,6 +163,13 @@ fn run(args: &Args, report: &mut Report) -> io::Result<()> {
     on_exit(args);
     clients.flush_all()?;
     recorded
+}
+
+/// What one run of the container leaves to the next.
+struct Held {
+    clients: Clients,
+    log: Log,
+    changes: Changes,
 }
 
 /// Makes the state directory this process's own: its working directory, and nobody else's meanwhile.
@@ -191,34 +203,24 @@ fn begin(args: &Args, how: Begin, report: &Report, restarts: u32) -> io::Result<
 /// One run of the container, until its end.
 ///
 /// An error is the shim's own: the container may still run, and is left alone.
-fn hold(
-    args: &Args,
-    container: Container,
-    started_ns: u64,
-    clients: &mut Clients,
-    log: &mut Log,
-) -> io::Result<Exit> {
+fn hold(args: &Args, container: Container, started_ns: u64, held: &mut Held) -> io::Result<Exit> {
     let oom = Counter::find(container.init, &args.id.to_string_lossy());
-    let mut supervisor = Supervisor::new(container, args.attached, clients, Some(log));
+    let health = Health::new(args, container.init, started_ns, &mut held.changes);
+    let mut supervisor = Supervisor::new(container, args.attached, &mut held.clients, Some(&mut held.log));
+    supervisor.health = health;
     let status = supervisor.run()?;
     let exited_ns = record::now_ns();
     supervisor.drain()?;
-    Ok(Exit { status, started_ns, exited_ns, oom: oom.has_killed(), error: log.close() })
+    Ok(Exit { status, started_ns, exited_ns, oom: oom.has_killed(), error: held.log.close() })
 }
 
 /// The runs that the restart policy wants after the first: how the last one ended.
-fn follow(
-    args: &Args,
-    first: Exit,
-    report: &Report,
-    clients: &mut Clients,
-    log: &mut Log,
-) -> io::Result<Exit> {
+fn follow(args: &Args, first: Exit, report: &Report, held: &mut Held) -> io::Result<Exit> {
     let mut restarts = Restarts::new(&args.bundle);
     let mut exit = first;
     loop {
-        match again(args, &exit, &mut restarts, report, clients) {
-            Ok(Some((container, started_ns))) => exit = hold(args, container, started_ns, clients, log)?,
+        match again(args, &exit, &mut restarts, report, &mut held.clients) {
+            Ok(Some((container, started_ns))) => exit = hold(args, container, started_ns, held)?,
             Ok(None) => return Ok(exit),
             // How the last run ended is known, and must not be lost for that.
             Err(error) => {
@@ -296,7 +298,7 @@ fn delete(args: &Args) {
     if launch::read_pid().is_ok_and(|init| remove::remove(&args.root.join(&args.id), init)) {
         return;
     }
-    let mut command = args.runtime_command();
+    let mut command = args.runtime_command(launch::LOG);
     command.args(["delete", "--force"]).arg(&args.id);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if let Ok(mut child) = command.spawn() {

@@ -12,6 +12,7 @@ use rustix::termios::Winsize;
 
 use crate::clients::{Clients, Request};
 use crate::frame::Kind;
+use crate::health::Health;
 use crate::launch::Container;
 use crate::log::{Log, Source};
 use crate::stdin::Stdin;
@@ -46,6 +47,8 @@ pub(crate) struct Supervisor<'a> {
     foreground: bool,
     /// So do the outputs: who writes is told, as by a pipe that nobody reads, and a terminal hangs up.
     pub(crate) hang_up: bool,
+    /// None where nobody asks.
+    pub(crate) health: Option<Health<'a>>,
     clients: &'a mut Clients,
     /// None where nobody keeps what is written.
     log: Option<&'a mut Log>,
@@ -77,6 +80,7 @@ impl<'a> Supervisor<'a> {
             terminal: container.terminal,
             foreground,
             hang_up: false,
+            health: None,
             clients,
             log,
             block: vec![0; READ_BYTES],
@@ -93,14 +97,19 @@ impl<'a> Supervisor<'a> {
                 self.leave();
             }
             let read_clients = self.stdin.accepts();
-            let ready = self.wait(read_clients, self.clients.keep_up(), None)?;
+            let timeout = self.health.as_ref().and_then(Health::timeout);
+            let ready = self.wait(read_clients, self.clients.keep_up(), timeout.as_ref())?;
             if ready.stdin {
                 self.stdin.write();
             }
             self.read(ready.output);
             self.clients.serve(&ready.clients, read_clients, &mut requests);
+            // Init first: no probe begins once it has ended.
             if ready.init {
-                return self.reap();
+                return self.end(None);
+            }
+            if let Some(status) = self.health.as_mut().and_then(Health::turn) {
+                return self.end(Some(status));
             }
         }
     }
@@ -156,6 +165,9 @@ impl<'a> Supervisor<'a> {
                     fds.push(PollFd::new(fd, PollFlags::IN));
                 }
             }
+        }
+        if let Some(health) = &self.health {
+            health.poll_for(&mut fds);
         }
         let clients_from = fds.len();
         self.clients.poll_for(&mut fds, read_clients);
@@ -222,6 +234,11 @@ impl<'a> Supervisor<'a> {
                 Request::Stdin(bytes) => self.stdin.push(&bytes),
                 Request::StdinEof => self.stdin.end(),
                 Request::Resize(rows, columns) => self.resize(rows, columns),
+                Request::Probe => {
+                    if let Some(health) = &mut self.health {
+                        health.ask();
+                    }
+                }
                 Request::Signal(number) => {
                     if let Some(signal) = Signal::from_named_raw(i32::from(number)) {
                         // It may have ended meanwhile: then there is nobody to tell.
@@ -239,7 +256,18 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Reaps init and whatever else was left to this process.
+    /// Init has ended, and nothing is asked any more; `status` where it was reaped already. Whatever else was left to this
+    /// process is reaped as well.
+    fn end(&mut self, status: Option<WaitStatus>) -> io::Result<Option<WaitStatus>> {
+        if let Some(health) = self.health.take() {
+            health.end();
+        }
+        let status = if status.is_some() { status } else { self.reap()? };
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+        Ok(status)
+    }
+
+    /// Reaps init.
     fn reap(&self) -> io::Result<Option<WaitStatus>> {
         let end = Instant::now() + HANDOVER;
         let status = loop {
@@ -251,7 +279,6 @@ impl<'a> Supervisor<'a> {
                 Err(error) => return Err(error.into()),
             }
         };
-        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
         Ok(status.map(|(_, status)| status))
     }
 }

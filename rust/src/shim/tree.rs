@@ -7,7 +7,10 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 /// How often it is looked for more before what was found is killed: each look finds what was started during the last.
@@ -18,6 +21,7 @@ const LOOKS_MAX: usize = 1_000;
 struct Process {
     pid: i32,
     parent: i32,
+    group: i32,
     session: i32,
     start_ticks: u64,
 }
@@ -37,6 +41,33 @@ pub(crate) fn end_process(root: Pid, start_ticks: u64) {
     });
 }
 
+/// Kills a process, what it has started, what is of its process group and of the session that it leads, and waits for it;
+/// what else this process has for children, above all the container's init, is let alone.
+pub(crate) fn end_tree(root: Pid, start_ticks: u64) {
+    let root = root.as_raw_pid();
+    let own_group = rustix::process::getpgrp().as_raw_pid();
+    let killed = end(|all| {
+        let is_root = |process: &&Process| process.pid == root && process.start_ticks == start_ticks;
+        let Some(found) = all.iter().find(is_root) else { return Vec::new() };
+        // One that is in this process' own group would take the container with it.
+        let is_near = |process: &Process| {
+            (process.group == found.group && found.group != own_group)
+                || (process.session == root && found.session == root)
+        };
+        members(all, |process| process.pid == root || is_near(process))
+    });
+    for pidfd in killed {
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        while matches!(rustix::event::poll(&mut fds, None), Err(Errno::INTR)) {}
+    }
+}
+
+/// Whether a process is this one's child.
+pub(crate) fn is_child(pid: Pid) -> bool {
+    let own = rustix::process::getpid().as_raw_pid();
+    read(pid.as_raw_pid()).is_some_and(|process| process.parent == own)
+}
+
 /// Kills all that this process has started, and waits for it.
 pub(crate) fn end_children() {
     let own = rustix::process::getpid().as_raw_pid();
@@ -44,8 +75,8 @@ pub(crate) fn end_children() {
     while rustix::process::waitpid(None, WaitOptions::empty()).is_ok_and(|ended| ended.is_some()) {}
 }
 
-/// Stops what is chosen until nothing new is there, so that nothing can start more, and kills it then.
-fn end(choose: impl Fn(&[Process]) -> Vec<Process>) {
+/// Stops what is chosen until nothing new is there, so that nothing can start more, and kills it then; what was killed.
+fn end(choose: impl Fn(&[Process]) -> Vec<Process>) -> Vec<OwnedFd> {
     let mut stopped: HashMap<i32, Process> = HashMap::new();
     for _ in 0..LOOKS_MAX {
         let mut found = choose(&list());
@@ -58,9 +89,7 @@ fn end(choose: impl Fn(&[Process]) -> Vec<Process>) {
             stopped.insert(process.pid, process);
         }
     }
-    for process in stopped.into_values() {
-        send(process, Signal::KILL);
-    }
+    stopped.into_values().filter_map(|process| send(process, Signal::KILL)).collect()
 }
 
 /// Those that `is_first` picks, and their descendants.
@@ -84,7 +113,7 @@ fn list() -> Vec<Process> {
     entries.filter_map(|entry| read(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
-/// Fields 4, 6 and 22 of `/proc/PID/stat`, counted after the command's name, which may hold anything.
+/// Fields 4, 5, 6 and 22 of `/proc/PID/stat`, counted after the command's name, which may hold anything.
 fn read(pid: i32) -> Option<Process> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
@@ -92,6 +121,7 @@ fn read(pid: i32) -> Option<Process> {
     Some(Process {
         pid,
         parent: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
         start_ticks: fields.get(19)?.parse().ok()?,
     })
@@ -102,11 +132,13 @@ fn is_same(one: Process, other: Process) -> bool {
     one.pid == other.pid && one.start_ticks == other.start_ticks
 }
 
-fn send(process: Process, signal: Signal) {
-    let Some(pid) = Pid::from_raw(process.pid) else { return };
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
+/// Its descriptor, where it is there still.
+fn send(process: Process, signal: Signal) -> Option<OwnedFd> {
+    let pidfd = rustix::process::pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty()).ok()?;
     // Looked at again now that the descriptor holds it: the number may have become another one's.
-    if read(process.pid).is_some_and(|now| is_same(now, process)) {
-        let _ = rustix::process::pidfd_send_signal(&pidfd, signal);
+    if !read(process.pid).is_some_and(|now| is_same(now, process)) {
+        return None;
     }
+    let _ = rustix::process::pidfd_send_signal(&pidfd, signal);
+    Some(pidfd)
 }
