@@ -21,7 +21,8 @@ DEADLINE_SECONDS = 120.0
 
 
 def forget_volumes(database: Database) -> None:
-    """Undo the schema's last two steps: a store of before had no volumes, and nothing frozen."""
+    """Undo the schema's last three steps: a store of before had no volumes, and nothing frozen."""
+    database._run("ALTER TABLE containers DROP COLUMN told_health_ns")
     for table in ("container_volumes", "volumes", "container_snapshots"):
         database._run(f"DROP TABLE {table}")
     database._run("ALTER TABLE snapshots DROP COLUMN frozen")

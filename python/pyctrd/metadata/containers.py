@@ -185,6 +185,19 @@ class Containers(Table):
         }
         self.tell(namespace, container_id, "exited", status, time_ns=exited_ns)
 
+    def told_health(self, namespace: str, container_id: str) -> int:
+        """The time of the last change of its health that was told; 0 for none."""
+        row = self._first(
+            "SELECT told_health_ns FROM containers WHERE namespace = ? AND id = ?", (namespace, container_id)
+        )
+        return 0 if row is None else int(row[0])
+
+    def tell_health(self, namespace: str, container_id: str, status: str, time_ns: int) -> None:
+        """Tell that its health has become another one, if that was not told yet."""
+        if self.told_health(namespace, container_id) < time_ns:
+            self._mark("told_health_ns", namespace, container_id, time_ns)
+            self.tell(namespace, container_id, "health_status", {"reason": status}, time_ns=time_ns)
+
     def tell(
         self,
         namespace: str,

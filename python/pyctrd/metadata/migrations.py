@@ -299,6 +299,11 @@ _VOLUMES = (
     "CREATE INDEX container_volumes_by_volume ON container_volumes(namespace, volume)",
 )
 
+_HEALTH = (
+    # Up to which change of its health events have told.
+    "ALTER TABLE containers ADD COLUMN told_health_ns INTEGER NOT NULL DEFAULT 0",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _SECOND,
@@ -313,4 +318,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _PLATFORMS,
     _FROZEN,
     _VOLUMES,
+    _HEALTH,
 )
