@@ -35,7 +35,7 @@ PROMISED = {
         "log_lines kill stop restart rename checkpoint restore "
         "pause resume update stats stats_stream top inspect diff commit delete "
         "exec exec_output get_exec execs copy_to copy_from copy_file_to copy_file_from export "
-        "fork snapshot snapshots rollback delete_snapshot"
+        "fork snapshot snapshots rollback delete_snapshot health wait_healthy run_health_check"
     ),
     "Process": "id pid stdin stdout stderr wait poll communicate kill resize attach close",
     "Content": "info open list usage check rebuild",

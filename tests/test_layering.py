@@ -17,6 +17,7 @@ ROOMS = {"content", "metadata", "network", "registry", "runtime", "snapshots"}
 ENGINE = {
     "container",
     "container_files",
+    "container_health",
     "container_options",
     "containers",
     "contents",

@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     from pyctrd.pulls import PullResult as PullResult
     from pyctrd.registries import Registries as Registries
     from pyctrd.registries import Repository as Repository
+    from pyctrd.runtime.health import Health as Health
+    from pyctrd.runtime.health import HealthResult as HealthResult
     from pyctrd.runtime.idmaps import IdRange as IdRange
     from pyctrd.runtime.logs import LogLine as LogLine
     from pyctrd.runtime.processes import ProcessInfo as ProcessInfo
@@ -118,6 +120,8 @@ _LAZY = {
     "FileChange": "pyctrd.flows.files",
     "FileEntry": "pyctrd.flows.files",
     "Finding": "pyctrd.flows.check",
+    "Health": "pyctrd.runtime.health",
+    "HealthResult": "pyctrd.runtime.health",
     "IdRange": "pyctrd.runtime.idmaps",
     "Image": "pyctrd.image",
     "ImageConfig": "pyctrd.oci.config",

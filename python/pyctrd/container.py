@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
-from pyctrd.container_files import ContainerFiles
+from pyctrd.container_health import ContainerHealth
 
 if TYPE_CHECKING:
     from pyctrd.runtime.runtime import Runtime
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 STATS_SECONDS = 1.0
 
 
-class Container(ContainerFiles):
+class Container(ContainerHealth):
     """One container. It outlives this object, the engine and the process."""
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
+    from pyctrd.oci.health import HealthConfig
     from pyctrd.runtime.life import Life
     from pyctrd.runtime.mounts import Mount
     from pyctrd.runtime.options import RunOptions
@@ -110,6 +111,15 @@ class ContainerOptions(TypedDict, total=False):
         spec_patch: A JSON merge patch (RFC 7396) of the ``config.json``, or a whole one; several are applied in turn.
         restart: What its shim does when it has ended: "no", "always", "unless-stopped", "on-failure" or "on-failure:N".
             Waits between runs as Docker's: 0.1 s, doubled up to a minute, anew after a run of 10 s.
+        health_cmd: Asks it for its health in place of the image's check: a text for a shell, or a program and its
+            arguments; exit code 0 is healthy. "none" is no check.
+        health_interval_seconds: From the end of a probe to the next; 30 by default. With this as with those below, what
+            is left out, or 0, is as the image says.
+        health_timeout_seconds: After so long a probe has failed, and is ended with what it started; 30 by default.
+        health_start_period_seconds: Failures so soon after the start do not count; 0 by default.
+        health_start_interval_seconds: In place of the interval until then, or until it is healthy; 5 by default.
+        health_retries: So many failures in a row make it unhealthy; 3 by default.
+        no_healthcheck: Leave the image's check out.
         log_driver: "json-file" (the default), "cri" for the kubelet's form, or "none".
         log_max_bytes: Of one file of the log: 10 MiB by default, 0 for any size.
         log_max_files: Of the log: 5 by default.
@@ -188,6 +198,13 @@ class ContainerOptions(TypedDict, total=False):
     hooks_dirs: Sequence[str]
     spec_patch: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     restart: str
+    health_cmd: str | Sequence[str]
+    health_interval_seconds: float
+    health_timeout_seconds: float
+    health_start_period_seconds: float
+    health_start_interval_seconds: float
+    health_retries: int
+    no_healthcheck: bool
     log_driver: str
     log_max_bytes: int
     log_max_files: int
@@ -263,6 +280,85 @@ def life_options(options: ContainerOptions) -> Life:
     check_log(driver, max_bytes, max_files)
     stop_timeout = check_stop_timeout(options.get("stop_timeout", STOP_TIMEOUT_SECONDS))
     return Life(driver, max_bytes, max_files, options.get("stdin", False), stop_timeout)
+
+
+def health_options(options: ContainerOptions) -> HealthConfig | None:
+    """What is said of its health check; None is nothing.
+
+    Raises:
+        InvalidError: An option is none, or two contradict each other.
+    """
+    given = [name for name in (*_HEALTH_TIMES, "health_retries", "health_cmd") if options.get(name) is not None]
+    if not given and not options.get("no_healthcheck"):
+        return None
+    from pyctrd.oci.health import NONE, HealthConfig
+
+    command = options.get("health_cmd")
+    is_off = isinstance(command, str) and command.lower() == NONE.lower()
+    if options.get("no_healthcheck") or is_off:
+        if other := [name for name in given if not (is_off and name == "health_cmd")]:
+            raise InvalidError(
+                f"invalid {other[0]}: there is to be no health check: leave one of the two out",
+                field=other[0],
+                value=options[other[0]],  # type: ignore[literal-required]  # a name of this class
+            )
+        return HealthConfig((NONE,))
+    return HealthConfig(
+        () if command is None else _health_test(command),
+        interval_ns=_health_time("health_interval_seconds", options),
+        timeout_ns=_health_time("health_timeout_seconds", options),
+        start_period_ns=_health_time("health_start_period_seconds", options),
+        start_interval_ns=_health_time("health_start_interval_seconds", options),
+        retries=_health_retries(options.get("health_retries")),
+    )
+
+
+_HEALTH_TIMES = (
+    *("health_interval_seconds", "health_timeout_seconds"),
+    *("health_start_period_seconds", "health_start_interval_seconds"),
+)
+
+
+def _health_test(command: str | Sequence[str]) -> tuple[str, ...]:
+    from pyctrd.runtime.words import passable
+
+    words = ("CMD-SHELL", command) if isinstance(command, str) else ("CMD", *command)
+    if len(words) == 1 or not words[1]:
+        raise InvalidError(
+            "invalid health_cmd: expected a command",
+            field="health_cmd",
+            value=command,
+            hint="leave the image's check out: no_healthcheck",
+        )
+    for word in words:
+        passable("health_cmd", word)
+    return words
+
+
+def _health_time(name: str, options: Mapping[str, Any]) -> int:
+    from pyctrd.oci.health import SECOND_NS, TIME_LEAST_NS, TIME_MOST_NS
+
+    seconds = options.get(name)
+    if seconds is None:
+        return 0
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not (seconds == 0 or TIME_LEAST_NS <= seconds * SECOND_NS <= TIME_MOST_NS):
+        shown = f"{seconds:g}" if is_number else repr(seconds)
+        raise InvalidError(f"invalid {name}: {shown}: expected 0, or at least 0.001 seconds", field=name, value=seconds)
+    found: int = round(seconds * SECOND_NS)
+    return found
+
+
+def _health_retries(retries: object) -> int:
+    from pyctrd.oci.health import RETRIES_MOST
+
+    if retries is None:
+        return 0
+    if type(retries) is not int or not 0 <= retries <= RETRIES_MOST:
+        raise InvalidError(
+            f"invalid health_retries: {retries!r}: expected 0 to {RETRIES_MOST}", field="health_retries", value=retries
+        )
+    return retries
 
 
 def restart_policy(options: ContainerOptions) -> str:

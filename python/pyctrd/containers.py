@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import pyctrd  # annotations name its exports, which are loaded when somebody evaluates them
 from pyctrd.container import Container
-from pyctrd.container_options import ContainerOptions, life_options, restart_policy, run_options
+from pyctrd.container_options import ContainerOptions, health_options, life_options, restart_policy, run_options
 from pyctrd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Containers:
             stop_signal=options.get("stop_signal", ""),
             restart=restart_policy(options),
             life=life_options(options),
+            health=health_options(options),
         )
         return Container(self._rooms, record)
 
@@ -139,7 +140,8 @@ class Containers:
             all: Those that do not run, too.
             filters: By key one value or several, as Docker's: ``name`` and ``id`` (regular expressions), ``label``
                 ("key" or "key=value", all of them), ``status`` ("created", "running", "paused", "stopped"; "exited" is
-                "stopped"), ``exited`` (an exit code), ``ancestor`` or ``image`` (a reference, or a digest), ``since``
+                "stopped"), ``health`` ("starting", "healthy", "unhealthy", of containers that run; "none": without a
+                check), ``exited`` (an exit code), ``ancestor`` or ``image`` (a reference, or a digest), ``since``
                 and ``before`` (a container: made after it, before it). Different keys must all fit.
 
         Raises:

@@ -222,7 +222,8 @@ class Engine:
             actions: Only these.
             names: Only of these images, containers or namespaces.
             containers: Only of these containers, by name, id, or the beginning of an id.
-            reasons: Only ends of containers for these: "exit", "signal", "oom".
+            reasons: Only ends of containers for these: "exit", "signal", "oom"; or what their health became: "healthy",
+                "unhealthy".
 
         Raises:
             InvalidError: A cursor that this store has not given out, or so old that events after it are not kept any

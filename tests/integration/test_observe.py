@@ -36,6 +36,7 @@ INSPECTED = {
     *("network", "mounts"),
     *("read_only", "limits", "stop_signal", "auto_remove", "cgroup_path", "bundle_path", "rootfs_path", "log_path"),
     *("runtime", "snapshotter", "size_bytes", "restart_policy", "restart_count", "stop_timeout"),
+    *("health", "health_check"),
 }
 
 

@@ -24,6 +24,8 @@ class Container(Face[container.Container]):
     execs = lists(container.Container.execs, Process)
     exec_output = waits(container.Container.exec_output)
     wait = waits(container.Container.wait)
+    wait_healthy = waits(container.Container.wait_healthy)
+    run_health_check = waits(container.Container.run_health_check)
     logs = calls(container.Container.logs)
     log_lines = iterates(container.Container.log_lines)
     kill = calls(container.Container.kill)
@@ -95,6 +97,11 @@ class Container(Face[container.Container]):
     def status(self) -> Coroutine[Any, Any, pyctrd.ContainerStatus]:
         """As ``pyctrd.Container.status``, awaited."""
         return self._threads.call(lambda: self._of.status)
+
+    @property
+    def health(self) -> Coroutine[Any, Any, pyctrd.Health | None]:
+        """As ``pyctrd.Container.health``, awaited."""
+        return self._threads.call(lambda: self._of.health)
 
 
 class Containers(Face[containers.Containers]):

@@ -24,6 +24,7 @@ LONG_LOOK_SECONDS = 5.0
 BATCH_EVENTS = 500
 START = "0"
 _OF_ALL = "all-"
+_WITH_REASON = ("exited", "health_status")
 
 
 class Event(NamedTuple):
@@ -37,11 +38,12 @@ class Event(NamedTuple):
         namespace: Whose; "" for the store's own.
         type: "image", "container", "namespace", "gc" or "store".
         action: "created", "updated", "removed" (images, containers, namespaces), "started", "exited", "paused",
-            "resumed", "renamed", "updated" (containers), "freed" (gc), "rebuilt", "repaired" (store).
+            "resumed", "renamed", "updated", "health_status" (containers), "freed" (gc), "rebuilt", "repaired" (store).
         name: The image's reference, the container's or namespace's name; "" otherwise.
         attributes: More, by type and action: digests and what brought an image in (``by``); a container's ``id``,
-            ``image``, and at its end ``exit_code``, ``signal``, ``oom`` and ``reason`` ("exit", "signal" or "oom"); its
-            ``old_name`` before it was renamed; how much was freed; of a directory that others could enter, what it was.
+            ``image``, and at its end ``exit_code``, ``signal``, ``oom`` and ``reason`` ("exit", "signal" or "oom");
+            what its health became as ``reason`` ("healthy" or "unhealthy"); its ``old_name`` before it
+            was renamed; how much was freed; of a directory that others could enter, what it was.
     """
 
     cursor: str
@@ -61,7 +63,7 @@ class Filter(NamedTuple):
         actions: See ``Event.action``.
         names: See ``Event.name``.
         containers: Names, ids, or beginnings of ids; events of anything else are not wanted then.
-        reasons: Why a container ended; other events are not wanted then.
+        reasons: Why a container ended, or what its health became; other events are not wanted then.
     """
 
     types: Collection[str] = ()
@@ -75,7 +77,7 @@ class Filter(NamedTuple):
         reason = event.attributes.get("reason")
         pairs = (
             *((self.types, event.type), (self.actions, event.action), (self.names, event.name)),
-            (self.reasons, reason if event.action == "exited" else None),
+            (self.reasons, reason if event.action in _WITH_REASON else None),
         )
         return all(not wanted or value in wanted for wanted, value in pairs) and self._is_of_container(event)
 
@@ -129,6 +131,7 @@ def _walk(
 ) -> Iterator[Event]:
     deadline = None if timeout is None else time.monotonic() + timeout
     long_look = time.monotonic() + LONG_LOOK_SECONDS
+    seen: dict[str, int] = {}
     while True:
         rows = _rows(rooms, namespace, position)
         if _bounds(rooms, namespace)[0] > position:  # after the rows: those that are missing went before
@@ -147,7 +150,7 @@ def _walk(
             notice_all(rooms, namespace)
             long_look = now + LONG_LOOK_SECONDS
         else:
-            notice_ends(rooms, namespace)
+            notice_ends(rooms, namespace, seen)
 
 
 def _rows(rooms: Rooms, namespace: str | None, position: int) -> list[EventRow]:

@@ -280,7 +280,7 @@ def _refuse_taken(tx: Tables, record: ContainerRecord, name: str) -> None:
 
 
 def _make_bundle(rooms: Rooms, source: ContainerRecord, record: ContainerRecord) -> None:
-    """The source's bundle again, for another id: its spec, and the files of its own that this shows the container."""
+    """The source's bundle again, for another id: its spec, its files that this shows it, and what its shim is told."""
     spec = _spec_of(rooms, source, renamed=record.id)
     bundle = make_bundle_directory(rooms, record)
     if (bundle_path(rooms, source) / USERNS).exists():

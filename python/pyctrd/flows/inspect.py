@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyctrd.errors import NotFoundError, PyctrdError
 from pyctrd.flows.alter import read_spec
+from pyctrd.flows.health import container_check, container_health
 from pyctrd.flows.run import USERNS, bundle_path, container_status
 from pyctrd.runtime.life import read_life, read_policy
 from pyctrd.runtime.logs import rfc3339
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
+    from pyctrd.oci.health import HealthCheck
+    from pyctrd.runtime.health import Health
     from pyctrd.runtime.state import ContainerStatus
 
 _SECOND_NS = 1_000_000_000
@@ -40,6 +43,8 @@ def inspect_container(rooms: Rooms, record: ContainerRecord) -> dict[str, Any]:
         "command": list(record.command),
         "labels": dict(record.labels),
         **_state(record, status),
+        "health": _health(container_health(rooms, record, status)),
+        "health_check": _health_check(container_check(rooms, record)),
         "restart_policy": read_policy(bundle),
         "env": process.get("env", []),
         "working_dir": process.get("cwd", "/"),
@@ -98,6 +103,17 @@ def _state(record: ContainerRecord, status: ContainerStatus) -> dict[str, Any]:
         "reason": ended.reason if ended else None,
         "error": ended.error if ended else "",
     }
+
+
+def _health(health: Health | None) -> dict[str, Any] | None:
+    if health is None:
+        return None
+    results = [{**one._asdict(), "start": _time(one.start_ns), "end": _time(one.end_ns)} for one in health.results]
+    return {"status": health.status, "failing_streak": health.failing_streak, "results": results}
+
+
+def _health_check(check: HealthCheck | None) -> dict[str, Any] | None:
+    return None if check is None else {**check._asdict(), "command": list(check.command)}
 
 
 def _network(namespaces: list[Mapping[str, Any]]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyctrd.errors import InvalidError
+from pyctrd.flows.health import container_health
 from pyctrd.flows.load import find_image
 from pyctrd.flows.run import get_container
 from pyctrd.flows.runs import notice
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
 
-KEYS = ("name", "id", "label", "status", "exited", "ancestor", "image", "since", "before")
+KEYS = ("name", "id", "label", "status", "health", "exited", "ancestor", "image", "since", "before")
 ALIVE = ("running", "paused", "restarting")
 STATES = ("created", "running", "paused", "restarting", "stopped", "exited")
 # Who asks for these wants containers that do not run as well.
 _OF_ALL = ("status", "exited")
+HEALTH = ("starting", "healthy", "unhealthy", "none")
 
 SHORT_DIGEST = re.compile(r"(sha256:)?[0-9a-f]{12,64}")
 
@@ -41,7 +43,7 @@ def list_containers(
 
 def _cheapest(item: tuple[str, Any]) -> bool:
     """Those that look at files come last."""
-    return item[0] in _OF_ALL
+    return item[0] in (*_OF_ALL, "health")
 
 
 def _taker(rooms: Rooms, key: str, values: Sequence[str]) -> Takes:
@@ -65,9 +67,8 @@ def _taker_of_one(rooms: Rooms, key: str, value: str) -> Takes:
     if key == "status":
         state = _state(value)
         return lambda record: notice(rooms, record).state == state
-    if key == "exited":
-        code = _code(value)
-        return lambda record: (ended := notice(rooms, record).exit) is not None and ended.exit_code == code
+    if key in ("health", "exited"):
+        return _health(rooms, value) if key == "health" else _exited(rooms, value)
     pattern = _pattern(key, value)
     return lambda record: pattern.search(record.name if key == "name" else record.id) is not None
 
@@ -92,6 +93,27 @@ def _state(value: str) -> str:
             f"invalid filter: status={value!r}: expected one of {', '.join(STATES)}", field="filters", value=value
         )
     return "stopped" if value == "exited" else value
+
+
+def _health(rooms: Rooms, value: str) -> Takes:
+    """Those that run and are of this health, or that have no check."""
+    if value not in HEALTH:
+        raise InvalidError(
+            f"invalid filter: health={value!r}: expected one of {', '.join(HEALTH)}", field="filters", value=value
+        )
+
+    def takes(record: ContainerRecord) -> bool:
+        health = container_health(rooms, record)
+        if health is None or value == "none":
+            return health is None and value == "none"
+        return health.status == value and notice(rooms, record).state == "running"
+
+    return takes
+
+
+def _exited(rooms: Rooms, value: str) -> Takes:
+    code = _code(value)
+    return lambda record: (ended := notice(rooms, record).exit) is not None and ended.exit_code == code
 
 
 def _code(value: str) -> int:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.images import ImageRecord
     from pyctrd.oci.config import ImageConfig
+    from pyctrd.oci.health import HealthCheck, HealthConfig
     from pyctrd.runtime.state import ContainerStatus, ExitStatus, State
     from pyctrd.snapshots.protocol import LayerRef, Snapshotter
 
@@ -68,6 +69,7 @@ def create_container(
     stop_signal: str = "",
     restart: str = "no",
     life: Life | None = None,
+    health: HealthConfig | None = None,
 ) -> ContainerRecord:
     """Make a container: record it, then its root file system, mounted, and its bundle.
 
@@ -83,6 +85,7 @@ def create_container(
         stop_signal: What ``stop`` sends first; "" is the image's, else SIGTERM.
         restart: Its restart policy.
         life: What its shim does for it; None is as by default.
+        health: What the user says of its health check; None is nothing.
 
     Raises:
         AlreadyExistsError: The name is taken.
@@ -107,6 +110,7 @@ def create_container(
         created_ns=time.time_ns(),
     )
     check_name(record.name)
+    life = (life or Life())._replace(health=_health_check(config, health))
     signal_number(record.stop_signal)  # a wrong one is told now, not when it is needed
     if image is not None:
         ensure_unpacked(rooms, image)
@@ -129,7 +133,7 @@ def create_container(
         try:
             snapshotter.prepare(record.snapshot_key, layers)
             _make_bundle(rooms, record, config, options)
-            write_life(bundle_path(rooms, record), life or Life())
+            write_life(bundle_path(rooms, record), life)
             write_policy(bundle_path(rooms, record), restart)
         except BaseException:
             delete_container(rooms, record, force=True, volumes=True)
@@ -141,6 +145,15 @@ def _refuse_unprivileged() -> None:
     from pyctrd.flows.rootless import refuse_without_namespace
 
     refuse_without_namespace()
+
+
+def _health_check(config: ImageConfig, wanted: HealthConfig | None) -> HealthCheck | None:
+    run = config.raw.get("config") or {}
+    if wanted is None and not run.get("Healthcheck"):
+        return None
+    from pyctrd.oci.health import find_health_check
+
+    return find_health_check(run, wanted)
 
 
 def check_name(name: str) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.metadata.database import Tables
+    from pyctrd.runtime.health import HealthChange
     from pyctrd.runtime.state import ContainerStatus, ExitStatus
 
 
@@ -25,7 +26,9 @@ def notice(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
     rooms.runtime(record.runtime).end_orphan(record.id, rooms.bundle(record.namespace, record.id))
     status = _status(rooms, record)
     told = rooms.database.containers.told(record.namespace, record.id)
-    if told is not None and (_is_news(status, told) or _untold(rooms, record, status, told[1])):
+    if told is not None and (
+        _is_news(status, told) or _untold(rooms, record, status, told[1]) or _untold_health(rooms, record)
+    ):
         try:
             return _tell_news(rooms, record)
         except OSError as error:
@@ -40,13 +43,35 @@ def _tell_news(rooms: Rooms, record: ContainerRecord) -> ContainerStatus:
         # Looked at again: who waited for the transaction may have seen a run that is not the last one any more.
         status = _status(rooms, record)
         told = tx.containers.told(record.namespace, record.id) or (0, 0)
+        changes = _untold_health(rooms, record)
         for ended in _untold(rooms, record, status, told[1]):
-            _tell_end(tx, record, ended)
+            _tell_end(tx, record, ended, changes)
         if status.exit is not None and status.started_ns:
-            _tell_end(tx, record, status.exit)
+            _tell_end(tx, record, status.exit, changes)
         elif status.started_ns and status.state != "restarting":
             tx.containers.tell_start(record.namespace, record.id, status.started_ns)
+        _tell_health(tx, record, changes)
     return status
+
+
+def _untold_health(rooms: Rooms, record: ContainerRecord) -> list[HealthChange]:
+    """Changes of its health that no event has told."""
+    from pyctrd.runtime.life import HEALTH
+
+    bundle = rooms.bundle(record.namespace, record.id)
+    if not (bundle / HEALTH).exists():
+        return []
+    from pyctrd.runtime.health import read_changes
+
+    told_ns = rooms.database.containers.told_health(record.namespace, record.id)
+    return [change for change in read_changes(bundle) if change.time_ns > told_ns]
+
+
+def _tell_health(tx: Tables, record: ContainerRecord, changes: list[HealthChange], until_ns: int | None = None) -> None:
+    """Tell of changes, which are not to be told any more then; those after ``until_ns`` are left."""
+    while changes and (until_ns is None or changes[0].time_ns <= until_ns):
+        change = changes.pop(0)
+        tx.containers.tell_health(record.namespace, record.id, change.status, change.time_ns)
 
 
 def _untold(rooms: Rooms, record: ContainerRecord, status: ContainerStatus, told_end: int) -> list[ExitStatus]:
@@ -59,7 +84,10 @@ def _untold(rooms: Rooms, record: ContainerRecord, status: ContainerStatus, told
     return [ended for ended in runs if ended.started_ns > told_end]
 
 
-def _tell_end(tx: Tables, record: ContainerRecord, ended: ExitStatus) -> None:
+def _tell_end(tx: Tables, record: ContainerRecord, ended: ExitStatus, changes: list[HealthChange]) -> None:
+    """Tell how a run ended, and before that how its health had changed."""
+    tx.containers.tell_start(record.namespace, record.id, ended.started_ns)
+    _tell_health(tx, record, changes, ended.exited_ns)
     tx.containers.tell_end(
         record.namespace,
         record.id,
@@ -80,14 +108,28 @@ def notice_all(rooms: Rooms, namespace: str | None) -> None:
                 notice(rooms, record)
 
 
-def notice_ends(rooms: Rooms, namespace: str | None) -> None:
-    """Tell of runs that were told to have begun, and have an exit record by now: one look at a file for each."""
-    from pyctrd.runtime.life import RUNS
+def notice_ends(rooms: Rooms, namespace: str | None, seen: dict[str, int]) -> None:
+    """Tell of runs that were told to have begun, and have news by now: a look at three files for each.
+
+    Args:
+        rooms: The engine's rooms.
+        namespace: Whose, None for everybody's.
+        seen: By the container's id, when the file of its changes of health was made that this has looked at; kept up.
+    """
+    from pyctrd.runtime.life import HEALTH, RUNS
     from pyctrd.runtime.state import EXIT_RECORD
 
     for record in rooms.database.containers.list_untold():
+        if namespace not in (None, record.namespace):
+            continue
         bundle = rooms.bundle(record.namespace, record.id)
-        if namespace in (None, record.namespace) and ((bundle / EXIT_RECORD).exists() or (bundle / RUNS).exists()):
+        try:
+            # The shim replaces the file.
+            changed = (bundle / HEALTH).stat().st_mtime_ns
+        except FileNotFoundError:
+            changed = 0
+        if changed != seen.get(record.id, 0) or (bundle / EXIT_RECORD).exists() or (bundle / RUNS).exists():
+            seen[record.id] = changed
             notice(rooms, record)
 
 

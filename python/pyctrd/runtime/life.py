@@ -1,4 +1,4 @@
-"""What a container's shim does besides holding it: its log, its restarts. Kept in the bundle."""
+"""What a container's shim does besides holding it: its log, its restarts, its health check. Kept in the bundle."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from pyctrd.errors import InvalidError, naming
+from pyctrd.oci.health import HealthCheck
 from pyctrd.oci.value import NamedTuple
 
 # Of one file, and of how many: the kubelet's defaults. A container that writes without end takes 50 MiB and no more;
@@ -30,6 +31,8 @@ POLICY = "restart"
 STOPPED = "stopped"
 # The ends of runs that were followed by others, a line each; the shim writes it.
 RUNS = "runs"
+# Changes of its health, a line each; the shim writes it.
+HEALTH = "health"
 RESTARTS_MAX = (1 << 32) - 1
 _BODY_MAX_BYTES = 256 << 10
 
@@ -43,6 +46,7 @@ class Life(NamedTuple):
         log_max_files: Of the log, the written one among them.
         stdin: Whether input can be sent to it, where nobody says otherwise.
         stop_timeout_seconds: How long ``stop`` waits before it kills, where nobody says otherwise.
+        health: How its health is asked for; None is not at all.
     """
 
     log_driver: str = "json-file"
@@ -50,6 +54,7 @@ class Life(NamedTuple):
     log_max_files: int = LOG_MAX_FILES
     stdin: bool = False
     stop_timeout_seconds: float = STOP_TIMEOUT_SECONDS
+    health: HealthCheck | None = None
 
     @property
     def words(self) -> list[str]:
@@ -58,6 +63,7 @@ class Life(NamedTuple):
             *("--log-driver", self.log_driver),
             *("--log-max-bytes", str(self.log_max_bytes)),
             *("--log-max-files", str(self.log_max_files)),
+            *(() if self.health is None else ("--health", ",".join(map(str, self.health[1:])))),
         ]
 
 
@@ -124,7 +130,10 @@ def check_policy(text: str) -> str:
 def write_life(bundle: Path, life: Life) -> None:
     """Keep it in the bundle, durably; nothing is written where all is as by default."""
     if life != Life():
-        replace_durably(bundle / LIFE, orjson.dumps(life._asdict()))
+        values = life._asdict()
+        if life.health is not None:
+            values["health"] = life.health._asdict()
+        replace_durably(bundle / LIFE, orjson.dumps(values))
 
 
 def read_life(bundle: Path) -> Life:
@@ -136,10 +145,12 @@ def read_life(bundle: Path) -> Life:
     try:
         with (bundle / LIFE).open("rb") as file:
             values: dict[str, Any] = orjson.loads(file.read(_BODY_MAX_BYTES))
+            if (health := values.get("health")) is not None:
+                values["health"] = HealthCheck(**{**health, "command": tuple(health["command"])})
             return Life(**values)
     except FileNotFoundError:
         return Life()
-    except (orjson.JSONDecodeError, TypeError) as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise InvalidError(f"{LIFE}: {error}", field=LIFE) from error
 
 
@@ -178,8 +189,8 @@ def is_wanted_stopped(bundle: Path) -> bool:
 
 
 def forget_runs(bundle: Path) -> None:
-    """What was of the last start: the user's wish, and the ends of its runs."""
-    for name in (STOPPED, RUNS):
+    """What was of the last start: the user's wish, the ends of its runs, and how its health changed."""
+    for name in (STOPPED, RUNS, HEALTH):
         (bundle / name).unlink(missing_ok=True)
 
 

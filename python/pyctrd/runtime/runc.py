@@ -45,7 +45,9 @@ _NOT_EXECUTABLE = (
 _UNFROZEN = "unable to freeze"
 FREEZE_SECONDS = 10.0
 _GONE = r"(?i:does not exist|container .* not found|No such file or directory)"
-_NOT_RUNNING = r"(?i:not running|already finished|cannot (pause|resume)|not paused|incompatible container status)"
+_NOT_RUNNING = (
+    r"(?i:not running|already finished|No such process|cannot (pause|resume)|not paused|incompatible container status)"
+)
 
 
 class Program(NamedTuple):

@@ -147,7 +147,12 @@ class Runtime:
         directory = self._prepare(container_id, bundle)
         flags = {"terminal": terminal, "stdin": stdin, "attached": attached, "transient": transient}
         argv = self._argv(container_id, bundle, directory, [name for name, wanted in flags.items() if wanted])
-        argv += life.read_life(bundle).words
+        told = life.read_life(bundle)
+        argv += told.words
+        if told.health is not None:
+            from pyctrd.runtime.health import write_probe
+
+            write_probe(bundle, directory, told.health.command)
         if restore is not None:
             argv += ["--restore", str(restore[0].absolute())]
             argv += [word for one in restore[1] for word in ("--restore-arg", one)]
@@ -321,6 +326,10 @@ class Runtime:
 
         directory = self._directory(container_id)
         return Execs(container_id, directory, runtime=self._runc.path, args=self._runc.args, root=self._root)
+
+    def shim_directory(self, container_id: str) -> Path:
+        """Where its shim keeps what a reboot ends; it need not be there."""
+        return self._directory(container_id)
 
     def resize(self, container_id: str, *, rows: int, columns: int) -> None:
         """Set the size of the container's terminal; nothing is done where it has ended."""

@@ -40,6 +40,7 @@ class Kind(IntEnum):
     HELLO = 7
     LOG_GREW = 8
     DETACH = 9
+    PROBE = 10
 
 
 class Mode(IntEnum):
