@@ -17,6 +17,7 @@ LAYER = {"digest", "size_bytes", "media_type"}
 CONTAINER = {
     *("id", "name", "image", "command", "labels", "created_ns"),
     *("state", "pid", "started_ns", "restart_policy", "restart_count", "exit_code", "exited_ns", "oom", "reason"),
+    "health",
 }
 INFO = {
     *("version", "root", "state", "namespace", "content_digests", "durability", "platform", "kernel"),

@@ -133,6 +133,15 @@ def _groups() -> Mapping[str, tuple[click.Option, ...]]:
             _many("--dns-search", "DOMAIN", "A domain to search; . for none."),
             _many("--dns-option", "OPTION", "As resolv.conf(5)."),
         ),
+        "Health": (
+            _text("--health-cmd", "COMMAND", "Asks for its health, by a shell; none for no check."),
+            _text("--health-interval", "DURATION", "Between probes: 1m30s, 500ms [30s]."),
+            _text("--health-timeout", "DURATION", "Of a probe, which is ended then [30s]."),
+            _number("--health-retries", "N", "Failures in a row that make it unhealthy [3]."),
+            _text("--health-start-period", "DURATION", "Failures so soon do not count [0s]."),
+            _text("--health-start-interval", "DURATION", "Between probes until then [5s]."),
+            _switch("--no-healthcheck", "Leave the image's check out."),
+        ),
         "Records": (
             _file("--env-file", "Variables, NAME[=VALUE] a line."),
             _file("--label-file", "Labels, KEY=VALUE a line."),
@@ -148,7 +157,7 @@ def _groups() -> Mapping[str, tuple[click.Option, ...]]:
 class ContainerCommand(click.Command):
     """A command that makes a container.
 
-    It has eighty options. Most commands give few and usual ones, and would wait for the making of all the others:
+    It has ninety options. Most commands give few and usual ones, and would wait for the making of all the others:
     those are made when a word is there that the usual ones do not know, for the help, and for variables.
     """
 
@@ -196,7 +205,7 @@ def wanted_options(chosen: Mapping[str, Any]) -> ContainerOptions:
     }
     found["env"] = [_variable(text) for text in found["env"]]
     for name, keyword in _AS_THEY_ARE.items():
-        if chosen.get(name) not in (None, (), ""):
+        if chosen.get(name) not in (None, (), "") or (name == "health_cmd" and chosen.get(name) is not None):
             found[keyword] = chosen[name]
     found |= _numbers(chosen)
     if chosen["rootfs"] is not None:
@@ -210,7 +219,7 @@ def wanted_options(chosen: Mapping[str, Any]) -> ContainerOptions:
 
 
 def _numbers(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes, rates by device, and what is written NAME=VALUE."""
+    """Sizes, times, rates by device, and what is written NAME=VALUE."""
     found: dict[str, Any] = {}
     for name in ("memory", "memory_swap", "memory_reservation", "shm_size"):
         if (text := chosen.get(name)) is not None:
@@ -218,6 +227,11 @@ def _numbers(chosen: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops"):
         if texts := chosen.get(name):
             found[name] = dict(_rate(name, text) for text in texts)
+    for name in ("health_interval", "health_timeout", "health_start_period", "health_start_interval"):
+        if (text := chosen.get(name)) is not None:
+            from pyctrd.cli.times import parse_duration
+
+            found[f"{name}_seconds"] = parse_duration(text, field=name)
     for name, keyword in (("sysctl", "sysctls"), ("annotation", "annotations")):
         if texts := chosen.get(name):
             found[keyword] = dict(_equals(name, text) for text in texts)
@@ -234,6 +248,7 @@ _AS_THEY_ARE = {
             *("init_path", "memory_swappiness", "oom_kill_disable", "cpu_shares", "cpuset_cpus", "cpuset_mems"),
             *("blkio_weight", "cgroup_parent", "pid", "ipc", "uts", "cgroupns", "userns", "domainname", "dns"),
             *("dns_search", "subuidname", "subgidname"),
+            *("health_cmd", "health_retries", "no_healthcheck"),
         )
     },
     "tty": "terminal",

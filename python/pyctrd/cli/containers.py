@@ -31,7 +31,7 @@ names_argument = click.argument("names", metavar="CONTAINER...", nargs=-1, requi
 @click.option("-q", "--quiet", is_flag=True, help="Print the ids only.")
 @click.option(
     *("-f", "--filter", "filters"), metavar="KEY=VALUE", multiple=True,
-    help="name, id, label, status, exited, ancestor, since or before; several times.",
+    help="name, id, label, status, health, exited, ancestor, since or before; several times.",
 )  # fmt: skip
 @click.option(
     "-n", "--last", type=click.IntRange(min=1), metavar="N", help="The last N that were made, running or not."
@@ -183,12 +183,19 @@ def unpause_command(options: Globals, names: tuple[str, ...]) -> None:
 @click.command("wait")
 @names_argument
 @click.option("--timeout", type=float, metavar="SECONDS", help="Give up after this long.")
+@click.option(
+    "--condition", type=click.Choice(["stopped", "healthy"]), default="stopped", show_default=True, help="For what."
+)
 @pass_globals
-def wait_command(options: Globals, names: tuple[str, ...], *, timeout: float | None) -> None:
-    """Wait until containers end, and print their exit codes."""
+def wait_command(options: Globals, names: tuple[str, ...], *, timeout: float | None, condition: str) -> None:
+    """Wait until containers end, and print their exit codes; or until they are healthy, and print that."""
     with options.engine() as engine:
         for name in names:
-            click.echo(engine.containers.get(name).wait(timeout).exit_code)
+            container = engine.containers.get(name)
+            if condition == "healthy":
+                click.echo(container.wait_healthy(timeout).status)
+            else:
+                click.echo(container.wait(timeout).exit_code)
 
 
 @click.command("logs")
@@ -284,6 +291,7 @@ def describe_container(container: Container) -> dict[str, Any]:
         "state": status.state,
         "pid": status.pid,
         "started_ns": status.started_ns,
+        "health": None if (health := container.health) is None else health.status,
         "restart_policy": container.restart_policy,
         "restart_count": status.restart_count,
         "exit_code": status.exit.exit_code if status.exit else None,
@@ -299,7 +307,11 @@ def _status_text(facts: dict[str, Any]) -> str:
         return f"exited ({facts['exit_code']}{why}) {age_text(facts['exited_ns'])}"
     if facts["state"] == "restarting":
         return f"restarting ({facts['restart_count']})"
-    return f"{facts['state']} since {age_text(facts['started_ns'])}" if facts["started_ns"] else facts["state"]
+    if not facts["started_ns"]:
+        return str(facts["state"])
+    health = facts["health"] if facts["state"] == "running" else None
+    shown = "" if health is None else f" ({'health: starting' if health == 'starting' else health})"
+    return f"{facts['state']} since {age_text(facts['started_ns'])}{shown}"
 
 
 def _count(text: str) -> int:

@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "pyctrd.cli.cp",
     "fork": "pyctrd.cli.fork",
     "gc": "pyctrd.cli.collection",
+    "healthcheck": "pyctrd.cli.health",
     "images": "pyctrd.cli.images",
     "info": "pyctrd.cli.store",
     "inspect": "pyctrd.cli.inspect",
