@@ -40,10 +40,14 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def reboot(engine: pyctrd.Engine) -> None:
-    """What a boot takes: processes, mounts and the state directory. Groups go with their processes, by the runtime."""
+def reboot(*engines: pyctrd.Engine) -> None:
+    """What a boot takes: processes, mounts and the state directory. Groups go with their processes, by the runtime.
+
+    Args:
+        engines: One for each namespace that has containers.
+    """
     root, state = Path(os.environ["PYCTRD_ROOT"]), Path(os.environ["PYCTRD_STATE"])
-    for container in engine.containers.list():
+    for container in [one for engine in engines for one in engine.containers.list()]:
         pid = container.status.pid
         if pid:
             shim = shim_of(container)
@@ -158,10 +162,7 @@ def test_after_a_reboot_policies_of_all_namespaces_run_and_names_and_volumes_sta
     with pyctrd.Engine(namespace="other") as other:
         other.images.pull(images.busybox.reference)
         theirs = other.containers.run(images.busybox.reference, ["sleep", "600"], name="theirs", restart="always")
-        reboot(other)
-        for container in engine.containers.list():
-            os.kill(container.status.pid, signal.SIGKILL) if container.status.pid else None
-        reboot(engine)
+        reboot(other, engine)
         with pyctrd.Engine() as after:
             assert after.check(repair=True) == []
             assert {one.status.state for one in after.containers.list()} <= {"created", "stopped"}
