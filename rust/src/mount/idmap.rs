@@ -68,12 +68,16 @@ pub fn set_file_ids(uid: u32, gid: u32) -> Result<()> {
     let failed = |e| Error::errno("set", "file ids", e);
     let before = rustix::thread::capabilities(None).map_err(failed)?;
     // SAFETY: they take numbers, and change this thread alone: the C library does not tell its other threads.
-    unsafe {
+    let set = |uid, gid| unsafe {
         libc::setfsgid(gid);
         libc::setfsuid(uid);
-    }
+    };
+    set(uid, gid);
     // With root's file id the kernel took those of files away.
-    rustix::thread::set_capabilities(None, before).map_err(failed)
+    rustix::thread::set_capabilities(None, before).map_err(|error| {
+        set(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        failed(error)
+    })
 }
 
 /// As `set_file_ids`, the owner's of a path, for as long as this lives.
