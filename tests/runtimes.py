@@ -8,14 +8,27 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import pyctrd
 from pyctrd.errors import UnsupportedError
 from pyctrd.runtime.cgroup import cgroup_form, check_runtime
 
 RUNTIMES = ("runc", "crun", "youki")
 _MNT_DETACH = 2
+
+
+@contextmanager
+def ending(**options: Any) -> Iterator[pyctrd.Engine]:
+    """An engine with some options, whose containers end with the block."""
+    with pyctrd.Engine(**options) as opened:
+        try:
+            yield opened
+        finally:
+            for container in opened.containers.list():
+                container.delete(force=True)
 
 
 @contextmanager

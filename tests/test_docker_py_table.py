@@ -11,6 +11,7 @@ import pytest
 import pyctrd
 from tests.children import until
 from tests.images import Images
+from tests.runtimes import ending
 
 pytestmark = pytest.mark.root
 
@@ -24,10 +25,8 @@ ROWS_MIN = 50
 def engine(state: Path) -> Iterator[pyctrd.Engine]:
     """An engine over the test's root; its containers end with the test."""
     del state
-    with pyctrd.Engine() as opened:
+    with ending() as opened:
         yield opened
-        for container in opened.containers.list():
-            container.delete(force=True)
 
 
 def test_every_row_of_the_table_is_read() -> None:

@@ -13,7 +13,7 @@ import pytest
 import pyctrd
 from pyctrd.errors import CommandNotFoundError, ConflictError, DeadlineError
 from tests.images import Images
-from tests.runtimes import RUNTIMES, usable
+from tests.runtimes import RUNTIMES, ending, usable
 
 pytestmark = pytest.mark.root
 
@@ -47,10 +47,8 @@ REFUSED = [case for case in REFUSED if case not in {("running", "attach"), ("pau
 def engine(request: pytest.FixtureRequest, state: Path) -> Iterator[pyctrd.Engine]:
     """With one runtime after the other; its containers end with the test."""
     del state
-    with usable(request.param) as runtime, pyctrd.Engine(runtime=runtime) as opened:
+    with usable(request.param) as runtime, ending(runtime=runtime) as opened:
         yield opened
-        for container in opened.containers.list():
-            container.delete(force=True)
 
 
 @pytest.fixture

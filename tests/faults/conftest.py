@@ -14,6 +14,7 @@ import pyctrd
 from tests.faults.tally import Tally
 from tests.faults.works import WORKS, Shop, Work, open_shop, set_up
 from tests.registry_faults import FaultyRegistry
+from tests.runtimes import ending
 
 _PROPERTY = "faults"
 _UNPACKING = ("pull", "load", "commit")
@@ -52,10 +53,8 @@ def root() -> Path:
 def engine(state: Path) -> Iterator[pyctrd.Engine]:
     """An engine over it; its containers end with the test."""
     del state  # named so that PYCTRD_STATE is the short one: sockets are made in it
-    with pyctrd.Engine() as opened:
+    with ending() as opened:
         yield opened
-        for container in opened.containers.list():
-            container.delete(force=True)
 
 
 @pytest.fixture(params=SETTINGS, ids=lambda setting: f"{setting[0].name.replace(' ', '-')}-{setting[1]}")

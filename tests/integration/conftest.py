@@ -16,6 +16,7 @@ import pytest
 import pyctrd
 from pyctrd.metadata.database import Database
 from tests.registry_faults import FaultyRegistry
+from tests.runtimes import ending
 
 DEADLINE_SECONDS = 120.0
 
@@ -79,10 +80,8 @@ def cli(state: Path) -> Cli:
 def engine(state: Path) -> Iterator[pyctrd.Engine]:
     """An engine over the test's root; its containers end with the test."""
     del state
-    with pyctrd.Engine() as opened:
+    with ending() as opened:
         yield opened
-        for container in opened.containers.list():
-            container.delete(force=True)
 
 
 @pytest.fixture

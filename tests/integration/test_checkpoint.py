@@ -19,6 +19,7 @@ from pyctrd.errors import ConflictError, NotFoundError, RuncError, UnsupportedEr
 from tests.children import until
 from tests.images import Images
 from tests.integration.conftest import Cli
+from tests.runtimes import ending
 
 pytestmark = pytest.mark.root
 DEADLINE_SECONDS = 60.0
@@ -63,10 +64,8 @@ def engine(state: Path, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPat
     script(tmp_path / "criu", "#!/bin/sh\nexit 0\n")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     program = script(tmp_path / "runtime", RUNTIME.replace("LOG", str(log)))
-    with pyctrd.Engine(runtime=str(program)) as opened:
+    with ending(runtime=str(program)) as opened:
         yield opened
-        for container in opened.containers.list():
-            container.delete(force=True)
 
 
 @pytest.fixture

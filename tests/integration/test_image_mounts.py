@@ -15,6 +15,7 @@ from pyctrd.runtime.mounts import ImageMount
 from tests.children import Child
 from tests.images import Images
 from tests.integration.conftest import Cli
+from tests.runtimes import ending
 
 pytestmark = pytest.mark.root
 DEADLINE_SECONDS = 60.0
@@ -26,10 +27,8 @@ def engine(request: pytest.FixtureRequest, state: Path, monkeypatch: pytest.Monk
     """With one snapshotter after the other; its containers end with the test."""
     del state
     monkeypatch.setenv("PYCTRD_SNAPSHOTTER", request.param)
-    with pyctrd.Engine() as opened:
+    with ending() as opened:
         yield opened
-        for container in opened.containers.list():
-            container.delete(force=True)
 
 
 @pytest.fixture

@@ -47,10 +47,8 @@ print(pyctrd.enter_user_namespace())
 @pytest.fixture
 def ranges(tmp_path: Path) -> Iterator[Ranges]:
     """Ids for nobody."""
-    made = Ranges(tmp_path)
-    made.set(f"nobody:{FIRST}:{COUNT}")
-    yield made
-    made.close()
+    with Ranges(tmp_path, f"nobody:{FIRST}:{COUNT}") as made:
+        yield made
 
 
 @pytest.fixture

@@ -34,10 +34,8 @@ MAPPED = Path("/run/pyctrd-mapped")
 @pytest.fixture
 def ranges(tmp_path: Path) -> Iterator[Ranges]:
     """Three containers' ids and some."""
-    made = Ranges(tmp_path)
-    made.set(f"containers:{FIRST}:{COUNT}", "somebody:500000:1000", "somebody:600000:70000")
-    yield made
-    made.close()
+    with Ranges(tmp_path, f"containers:{FIRST}:{COUNT}", "somebody:500000:1000", "somebody:600000:70000") as made:
+        yield made
 
 
 @pytest.fixture

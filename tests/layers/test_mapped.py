@@ -52,10 +52,8 @@ else:
 @pytest.fixture
 def ranges(tmp_path: Path) -> Iterator[Ranges]:
     """Two ranges for nobody, enough for ids up to 65535."""
-    made = Ranges(tmp_path)
-    made.set(f"nobody:{FIRST}:{COUNT}", "somebody:1:2", f"{NOBODY}:{MORE_FIRST}:{MORE_COUNT}")
-    yield made
-    made.close()
+    with Ranges(tmp_path, f"nobody:{FIRST}:{COUNT}", "somebody:1:2", f"{NOBODY}:{MORE_FIRST}:{MORE_COUNT}") as made:
+        yield made
 
 
 @pytest.fixture
@@ -151,7 +149,10 @@ def test_it_is_what_tar_extracts_in_the_namespace_of_podman(nobody: Nobody) -> N
     theirs.mkdir()
     os.chown(theirs, NOBODY, NOBODY)
     extract = ["tar", "-xpf", str(nobody.home / "layer"), "-C", str(theirs), "--numeric-owner", "--xattrs"]
-    done = nobody.execute("podman", "unshare", *extract, "--xattrs-include=*")
+    try:
+        done = nobody.execute("podman", "unshare", *extract, "--xattrs-include=*")
+    finally:
+        nobody.execute("podman", "system", "migrate")  # it ends the process by which podman keeps its namespace
     if "cannot set up namespace" in done.err:
         pytest.skip(done.err)
     assert done.status == 0, done.err
