@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyctrd import _core
 from pyctrd.errors import ConflictError, NotFoundError
-from pyctrd.flows.run import KILL_SECONDS, bundle_path, container_status, start_container
+from pyctrd.flows.run import KILL_SECONDS, bundle_path, container_status, require_state, start_container
 from pyctrd.flows.runs import notice
 from pyctrd.runtime.criu import check_criu
 from pyctrd.runtime.life import flush_directory, read_life
@@ -28,11 +28,16 @@ def checkpoint_container(
     rooms: Rooms, record: ContainerRecord, *, leave_running: bool, tcp_established: bool, file_locks: bool, keep: bool
 ) -> None:
     """See ``Container.checkpoint``."""
-    status = container_status(rooms, record)
-    if status.state != "running":
-        raise _conflict(record, "checkpoint", status.state, "running")
+    require_state(container_status(rooms, record), record, "checkpoint", "running")
     if record.auto_remove and not leave_running:
-        raise _conflict(record, "checkpoint", "auto-removed", "any that is not")
+        raise ConflictError(
+            f"container {record.name}: cannot checkpoint: it is auto-removed",
+            kind="container",
+            name=record.name,
+            state="auto-removed",
+            allowed="any that is not",
+            hint="leave it running: --leave-running",
+        )
     check_criu()
     bundle = bundle_path(rooms, record)
     runtime = rooms.runtime(record.runtime)
@@ -63,9 +68,7 @@ def restore_container(
     rooms: Rooms, record: ContainerRecord, *, tcp_established: bool, file_locks: bool, keep: bool
 ) -> None:
     """See ``Container.restore``."""
-    status = container_status(rooms, record)
-    if status.state not in ("created", "stopped"):
-        raise _conflict(record, "restore", status.state, "created,stopped")
+    require_state(container_status(rooms, record), record, "restore", "created", "stopped")
     bundle = bundle_path(rooms, record)
     images = bundle / CHECKPOINT
     if not images.is_dir():
@@ -95,13 +98,3 @@ def _flags(leave_running: bool, tcp_established: bool, file_locks: bool) -> dict
 def _remove(bundle: Path, name: str) -> None:
     if (bundle / name).exists():
         _core.remove_tree(bundle, name)
-
-
-def _conflict(record: ContainerRecord, verb: str, state: str, allowed: str) -> ConflictError:
-    return ConflictError(
-        f"container {record.name}: cannot {verb}: it is {state}",
-        kind="container",
-        name=record.name,
-        state=state,
-        allowed=allowed,
-    )

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pyctrd import _core
 from pyctrd.errors import AlreadyExistsError, IntegrityError, NotFoundError
 from pyctrd.flows.load import get_image, image_layers
+from pyctrd.flows.mount import record_snapshot
+from pyctrd.flows.run import IMAGES
 from pyctrd.oci.value import NamedTuple
 from pyctrd.runtime.life import replace_durably
 from pyctrd.runtime.mounts import Bind, ImageMount
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.runtime.mounts import Mount
 
-IMAGES = "images.json"
 DIRECTORY = "images"
 _KEY = "mount-"
 
@@ -166,20 +167,16 @@ def _record(
     like: str = "",
 ) -> None:
     """Say durably that there will be one: from here on its layers stay."""
-    from pyctrd.flows.choose import choose_for
-
     target = rooms.bundle(record.namespace, record.id) / DIRECTORY / str(number)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    snapshotter = rooms.snapshotter_for(like) if like else choose_for(rooms, layers)
-    with rooms.database.write() as tx:
-        tx.snapshots.add(
-            _key(record, number),
-            namespace=record.namespace,
-            snapshotter=snapshotter.name,
-            kind="active" if writable else "view",
-            diff_ids=tuple(layer.diff_id for layer in layers),
-            target=str(target),
-        )
+    record_snapshot(
+        rooms,
+        _key(record, number),
+        kind="active" if writable else "view",
+        layers=layers,
+        target=target,
+        snapshotter=rooms.snapshotter_for(like) if like else None,
+    )
 
 
 def _make(rooms: Rooms, key: str, layers: Sequence[LayerRef], *, writable: bool) -> None:

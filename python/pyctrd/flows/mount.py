@@ -113,7 +113,7 @@ def record_snapshot(
         target: Where it is going to be mounted.
         container: Whose root file system it is: recorded with it, or a crash between the two would keep the layers
             for ever.
-        snapshotter: What is to make it of what is no image's; None chooses one for its layers.
+        snapshotter: What is to make it; None chooses one for its layers.
 
     Returns:
         What is to make it.
@@ -121,9 +121,9 @@ def record_snapshot(
     Raises:
         AlreadyExistsError: The key or the container's name is taken; nothing is recorded then.
     """
-    from pyctrd.flows.choose import choose_for
+    from pyctrd.flows.choose import DIRECTORY, choose_for
 
-    diff_ids = () if snapshotter is not None else tuple(layer.diff_id for layer in layers)
+    diff_ids = tuple(layer.diff_id for layer in layers if layer.diff_id != DIRECTORY)
     snapshotter = snapshotter or choose_for(rooms, layers)
     with rooms.database.write() as tx:
         if tx.snapshots.find(key) is not None:

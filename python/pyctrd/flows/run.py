@@ -48,6 +48,8 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 PRIVATE_MODE = 0o700
 # In the bundle, of a container with a user namespace of its own: what it was asked for, and the ids that it has.
 USERNS = "userns.json"
+# Likewise, of one with images mounted beside its own.
+IMAGES = "images.json"
 SIGKILL = 9
 # After SIGKILL only the kernel is waited for: processes in uninterruptible sleep.
 KILL_SECONDS = 30.0
@@ -89,7 +91,7 @@ def create_container(
 
     Raises:
         AlreadyExistsError: The name is taken.
-        InvalidError, NotFoundError: An option, or what it names, cannot be used. Nothing is left then.
+        InvalidError, NotFoundError, UnsupportedError: An option, or what it names, cannot be used. Nothing is left.
     """
     if os.geteuid() != 0:
         _refuse_unprivileged()
@@ -217,7 +219,7 @@ def start_container(
     # Nobody may freeze or reset its files between their mount and its start.
     with rootfs_lock(rooms, record, shared=True):
         mount_rootfs(rooms, record)
-        if (bundle_path(rooms, record) / "images.json").exists():
+        if (bundle_path(rooms, record) / IMAGES).exists():
             from pyctrd.flows.image_mounts import mount_images
 
             mount_images(rooms, record)
@@ -250,11 +252,12 @@ def stop_container(rooms: Rooms, record: ContainerRecord, *, timeout: float | No
     status = container_status(rooms, record)
     if status.exit is not None:
         return status.exit
-    _require(status, record, "stop", "running", "paused", "restarting", "stopped")
-    _signal(rooms, record, signal_number(record.stop_signal))
+    require_state(status, record, "stop", "running", "paused", "restarting", "stopped")
     if status.state == "paused":
+        # Before the signal: youki says of a frozen one that has got any that it runs, and lets nobody resume it.
         with suppress(ConflictError, NotFoundError):  # somebody else let it go on, and it may have ended
             resume_container(rooms, record)
+    _signal(rooms, record, signal_number(record.stop_signal))
     try:
         patience = read_life(bundle).stop_timeout_seconds if timeout is None else timeout
         ended = rooms.runtime(record.runtime).wait(record.id, bundle, patience)
@@ -355,11 +358,11 @@ def kill_container(rooms: Rooms, record: ContainerRecord, number: int) -> None:
     """
     status = container_status(rooms, record)
     if number in (SIGKILL, signal_number(record.stop_signal)):
-        _require(status, record, "kill", "running", "paused", "restarting")
+        require_state(status, record, "kill", "running", "paused", "restarting")
         rooms.runtime(record.runtime).give_up_restarts(record.id, bundle_path(rooms, record))
         _signal(rooms, record, number)
     else:
-        _require(status, record, "kill", "running", "paused")
+        require_state(status, record, "kill", "running", "paused")
         rooms.runtime(record.runtime).kill(record.id, number)
 
 
@@ -370,7 +373,7 @@ def pause_container(rooms: Rooms, record: ContainerRecord) -> None:
         ConflictError: It does not run, or is paused.
     """
     # What a killed process left frozen goes on first: or the next engine would take this for that.
-    _require(container_status(rooms, record), record, "pause", "running")
+    require_state(container_status(rooms, record), record, "pause", "running")
     require("pausing")
     rooms.runtime(record.runtime).pause(record.id)
     tell(rooms, record, "paused")
@@ -383,7 +386,7 @@ def resume_container(rooms: Rooms, record: ContainerRecord) -> None:
         ConflictError: It is not paused.
     """
     if not thaw(rooms, record):
-        _require(notice(rooms, record), record, "resume", "paused")
+        require_state(notice(rooms, record), record, "resume", "paused")
         rooms.runtime(record.runtime).resume(record.id)
         tell(rooms, record, "resumed")
 
@@ -481,7 +484,7 @@ def _remove_bundle(rooms: Rooms, bundle: Path) -> None:
         _core.remove_tree(taken.parent, taken.name)
 
 
-def _require(status: ContainerStatus, record: ContainerRecord, verb: str, *allowed: State) -> None:
+def require_state(status: ContainerStatus, record: ContainerRecord, verb: str, *allowed: State) -> None:
     """Refuse what a container's state does not allow, before the runtime says so in words of its own."""
     if status.state not in allowed:
         raise ConflictError(

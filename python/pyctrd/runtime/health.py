@@ -12,7 +12,7 @@ import orjson
 
 from pyctrd.errors import InvalidError
 from pyctrd.oci.value import NamedTuple
-from pyctrd.runtime.life import HEALTH
+from pyctrd.runtime.life import HEALTH, read_bounded
 
 RECORD = "health.json"
 # What the runtime starts as a probe, in the shim's directory.
@@ -83,7 +83,7 @@ def read_health(directory: Path, started_ns: int) -> Health:
     Raises:
         InvalidError: Somebody else wrote it.
     """
-    body = _read(directory / RECORD)
+    body = read_bounded(directory / RECORD, _RECORD_MAX_BYTES)
     if body is None:
         return Health()
     try:
@@ -102,7 +102,7 @@ def read_changes(bundle: Path) -> list[HealthChange]:
     Raises:
         InvalidError: Somebody else wrote it.
     """
-    body = _read(bundle / HEALTH)
+    body = read_bounded(bundle / HEALTH, _RECORD_MAX_BYTES)
     if body is None:
         return []
     try:
@@ -166,11 +166,3 @@ def _status(text: Any) -> HealthStatus:
         if text == known:
             return known
     raise ValueError(text)
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            return file.read(_RECORD_MAX_BYTES)
-    except FileNotFoundError:
-        return None

@@ -142,14 +142,14 @@ def read_life(bundle: Path) -> Life:
     Raises:
         InvalidError: Somebody else wrote it.
     """
-    try:
-        with (bundle / LIFE).open("rb") as file:
-            values: dict[str, Any] = orjson.loads(file.read(_BODY_MAX_BYTES))
-            if (health := values.get("health")) is not None:
-                values["health"] = HealthCheck(**{**health, "command": tuple(health["command"])})
-            return Life(**values)
-    except FileNotFoundError:
+    body = read_bounded(bundle / LIFE, _BODY_MAX_BYTES)
+    if body is None:
         return Life()
+    try:
+        values: dict[str, Any] = orjson.loads(body)
+        if (health := values.get("health")) is not None:
+            values["health"] = HealthCheck(**{**health, "command": tuple(health["command"])})
+        return Life(**values)
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise InvalidError(f"{LIFE}: {error}", field=LIFE) from error
 
@@ -205,6 +205,15 @@ def replace_durably(path: Path, body: bytes) -> None:
             os.fsync(file.fileno())
         staged.replace(path)
     flush_directory(path.parent)
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes | None:
+    """A record's bytes, no more than so many; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            return file.read(max_bytes)
+    except FileNotFoundError:
+        return None
 
 
 def flush_directory(directory: Path) -> None:

@@ -16,7 +16,7 @@ import orjson
 from pyctrd.errors import InvalidError
 from pyctrd.oci.value import NamedTuple
 from pyctrd.runtime.boot import boot_id
-from pyctrd.runtime.life import RUNS
+from pyctrd.runtime.life import RUNS, read_bounded
 
 EXIT_RECORD = "exit.json"
 RUNNING_RECORD = "shim.json"
@@ -159,7 +159,7 @@ class Running(NamedTuple):
 
 def read_exit(bundle: Path) -> ExitStatus | None:
     """The exit record; None where the container has not ended."""
-    body = _read(bundle / EXIT_RECORD)
+    body = read_bounded(bundle / EXIT_RECORD, RECORD_MAX_BYTES)
     return None if body is None else ExitStatus.parse(body)
 
 
@@ -170,7 +170,7 @@ def read_end(bundle: Path, directory: Path) -> ExitStatus | None:
 
 def read_runs(bundle: Path) -> list[ExitStatus]:
     """How runs ended that a restart policy let others follow, oldest first; the last sixteen are kept."""
-    body = _read(bundle / RUNS)
+    body = read_bounded(bundle / RUNS, RECORD_MAX_BYTES)
     return [] if body is None else [ExitStatus.parse(line) for line in body.splitlines()]
 
 
@@ -182,7 +182,7 @@ def last_seen(bundle: Path, running: Running) -> ExitStatus:
 
 def read_running(directory: Path) -> Running | None:
     """What the shim wrote into its directory; None where it has started nothing yet."""
-    body = _read(directory / RUNNING_RECORD)
+    body = read_bounded(directory / RUNNING_RECORD, RECORD_MAX_BYTES)
     if body is None:
         return None
     values = _document(body, RUNNING_RECORD)
@@ -236,14 +236,6 @@ def process_start_ticks(pid: int) -> int | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in {"Z", "X"} else int(fields[19])
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            return file.read(RECORD_MAX_BYTES)
-    except FileNotFoundError:
-        return None
 
 
 def _document(body: bytes, name: str) -> dict[str, Any]:
