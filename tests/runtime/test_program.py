@@ -9,13 +9,14 @@ import signal
 import socket
 import stat
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import pyctrd
 from pyctrd.errors import InvalidError, NotFoundError, PyctrdError, UnsupportedError
-from pyctrd.runtime.cgroup import cgroups_path
+from pyctrd.runtime.cgroup import CgroupForm, cgroups_path, check_runtime
 from pyctrd.runtime.program import named_programs, read_runtimes, read_version
 from pyctrd.runtime.runc import Program, find_binary
 from pyctrd.runtime.runtime import Runtime
@@ -250,3 +251,13 @@ def test_the_engines_systemd_is_a_word_of_the_runtimes(
         with pytest.raises(InvalidError, match="expected a slice"):
             engine.containers.create(None, ["true"], rootfs=host.rootfs, cgroup_parent="/machine")
     assert named_programs({"one": {"path": "runc", "args": ["--systemd-cgroup"]}})["one"].uses_systemd
+
+
+def test_youki_without_the_hosts_form_of_control_groups_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    for has_v1, refused in (("false", True), ("true", False)):
+        (tmp_path / has_v1).mkdir()
+        answer = f'{{"linux": {{"cgroup": {{"v1": {has_v1}, "v2": true}}}}}}'
+        youki = str(script(tmp_path / has_v1 / "youki", f"echo '{answer}'"))
+        check_runtime(youki, CgroupForm.V2)
+        with pytest.raises(UnsupportedError, match="without this host's cgroup v1") if refused else nullcontext():
+            check_runtime(youki, CgroupForm.V1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyctrd.errors import ConflictError
 from pyctrd.flows.alter import read_spec
@@ -12,9 +12,12 @@ from pyctrd.runtime.exec_spec import ExecOptions, exec_spec
 from pyctrd.runtime.users import find_user
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pyctrd.flows.rooms import Rooms
     from pyctrd.metadata.containers import ContainerRecord
     from pyctrd.runtime.execs import Exec, Execs
+    from pyctrd.runtime.runtime import Runtime
     from pyctrd.runtime.shim import Connection
 
 _HINTS = {"paused": "let it go on: pyctrd unpause", "created": "start it: pyctrd start"}
@@ -45,6 +48,7 @@ def exec_process(
         ConflictError: The container does not run, or is paused.
         InvalidError, NotFoundError: An option, or what it names, cannot be used.
         RuncError: It could not be started.
+        UnsupportedError: The runtime would start it outside the container's user namespace.
     """
     thaw(rooms, record)
     runtime = rooms.runtime(record.runtime)
@@ -60,9 +64,26 @@ def exec_process(
             hint=_HINTS.get(status.state, "start it again: pyctrd start"),
         )
     config = read_spec(record, bundle)
+    check_exec(runtime, config)
     found = find_user(mount_rootfs(rooms, record), user) if user else None
     process = exec_spec(config, options, found)
     return runtime.execs(record.id).start(process, stdin=stdin, attached=attached, timeout=timeout)
+
+
+def check_exec(runtime: Runtime, spec: Mapping[str, Any]) -> None:
+    """Refuse to start processes beside the own one of a container where they would not be in its user namespace.
+
+    Args:
+        runtime: Whose ``exec`` starts them.
+        spec: The container's.
+
+    Raises:
+        UnsupportedError: They would be root of the host.
+    """
+    if any(one["type"] == "user" for one in spec.get("linux", {}).get("namespaces") or ()):
+        from pyctrd.runtime.program import refuse_exec_outside
+
+        refuse_exec_outside(runtime.name())
 
 
 def container_execs(rooms: Rooms, record: ContainerRecord) -> Execs:

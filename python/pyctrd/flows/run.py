@@ -135,6 +135,11 @@ def create_container(
         try:
             snapshotter.prepare(record.snapshot_key, layers)
             _make_bundle(rooms, record, config, options)
+            if life.health is not None:
+                from pyctrd.flows.alter import read_spec
+                from pyctrd.flows.exec import check_exec
+
+                check_exec(rooms.runtime(record.runtime), read_spec(record, bundle_path(rooms, record)))
             write_life(bundle_path(rooms, record), life)
             write_policy(bundle_path(rooms, record), restart)
         except BaseException:

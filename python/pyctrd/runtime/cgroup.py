@@ -98,8 +98,11 @@ def check_runtime(binary: str, form: CgroupForm) -> None:
     """Refuse a runtime that cannot use the host's form.
 
     Raises:
-        UnsupportedError: crun with hybrid control groups: it answers "invalid cgroup mode".
+        UnsupportedError: crun with hybrid control groups: it answers "invalid cgroup mode". youki that was built
+            without version 1's, where the host has those.
     """
+    if form in (CgroupForm.V1, CgroupForm.HYBRID) and Path(binary).name.startswith("youki"):
+        _check_v1(binary)
     if form is CgroupForm.HYBRID and Path(binary).name.startswith("crun"):
         raise UnsupportedError(
             f"unsupported: {binary}: refuses the hybrid cgroups of this host",
@@ -125,3 +128,17 @@ def is_frozen(pid: int, form: CgroupForm) -> bool:
         except OSError:
             return False  # the group at the hierarchy's root has no such file, or it is just being removed
     return False
+
+
+def _check_v1(binary: str) -> None:
+    from pyctrd.runtime.features import read_features
+    from pyctrd.runtime.runc import find_binary
+
+    groups = (read_features(find_binary(binary)).get("linux") or {}).get("cgroup") or {}
+    if groups.get("v1") is False:
+        raise UnsupportedError(
+            f"unsupported: {binary}: was built without this host's cgroup v1",
+            feature="youki with cgroup v1",
+            needs="cgroup v2, or youki built with its feature v1",
+            hint="use runc, or cargo install youki --features v1",
+        )

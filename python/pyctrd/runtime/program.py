@@ -18,6 +18,8 @@ VERSION_SECONDS = 20.0
 # The oldest that start containers as they are asked to: before these `run --detach` with a pid file, or the answers to
 # `kill` and `delete`, were others.
 OLDEST = {"runc": (1, 0, 0), "crun": (1, 0, 0), "youki": (0, 3, 0)}
+# Whose `exec` leaves what it starts outside the container's user namespace, as root of the host's; youki 0.7's does.
+EXEC_OUTSIDE = ("youki",)
 FILE_MAX_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # "runc version 1.1.5+ds1", "crun version 1.8.1", "youki version: 0.7.0", "runsc version release-20240102.0".
@@ -107,6 +109,24 @@ def read_version(path: str) -> tuple[str, str]:
             needs = f"{name} {'.'.join(map(str, oldest))} or later"
             raise _unusable(path, f"{name} {version} is too old: expected {needs}", needs)
     return name, version
+
+
+def refuse_exec_outside(name: str) -> None:
+    """Refuse a process beside the own one of a container with a user namespace, where it would not be in that.
+
+    Args:
+        name: What the runtime calls itself.
+
+    Raises:
+        UnsupportedError: It would be root of the host.
+    """
+    if name in EXEC_OUTSIDE:
+        raise UnsupportedError(
+            f"unsupported: exec and health checks with a user namespace: {name} starts them outside of it",
+            feature="exec and health checks with a user namespace",
+            needs="a runtime whose exec enters it: runc, crun",
+            hint="choose another runtime, or leave out --userns, or the health check: --no-healthcheck",
+        )
 
 
 def _ask(path: str) -> str:

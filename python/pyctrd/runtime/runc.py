@@ -127,7 +127,7 @@ class Runc:
         self.args = tuple(args)
         self._root = root
         self._path = ""
-        self._version: str | None = None
+        self._identity: tuple[str, str] | None = None
 
     @property
     def path(self) -> str:
@@ -199,11 +199,15 @@ class Runc:
             NotFoundError: It is not there.
             UnsupportedError: It is no OCI runtime that can be used here.
         """
-        if self._version is None:
+        return self.identity()[1]
+
+    def identity(self) -> tuple[str, str]:
+        """What the program calls itself, as "runc", and its version; as ``version``."""
+        if self._identity is None:
             from pyctrd.runtime.program import read_version
 
-            self._version = read_version(self.path)[1]
-        return self._version
+            self._identity = read_version(self.path)
+        return self._identity
 
     def delete(self, container_id: str) -> None:
         """Kill what still runs, and forget the container; nothing is done where there is none."""

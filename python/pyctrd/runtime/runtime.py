@@ -58,6 +58,10 @@ class Runtime:
         """
         return self._runc.path, self._runc.version()
 
+    def name(self) -> str:
+        """What the runtime calls itself, as "runc"; errors as ``program``."""
+        return self._runc.identity()[0]
+
     def create_bundle(self, directory: Path, spec: Mapping[str, Any], *, transient: bool = False) -> None:
         """Make the directory that the runtime reads, or replace its ``config.json``.
 
